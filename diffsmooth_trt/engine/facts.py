@@ -1,0 +1,64 @@
+"""What an engine file says about itself: JSON in the ONNX metadata (key `diffsmooth_trt`) or in a file beside a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError
+
+METADATA_KEY = "diffsmooth_trt"
+ROLES = ("denoiser", "classifier")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """Facts of one engine file.
+
+    `role` is "denoiser" (`[B, C, H, W]` in [0, 1] → the same) or "classifier" (→ logits `[B, classes]`);
+    `input_shape` is (C, H, W); `sigma` the noise level in image units that a denoiser was folded for, `timestep` the
+    schedule's t*; `precision` that of the graph; `source_sha256` that of the checkpoint; `details` anything else.
+    """
+
+    role: str
+    input_shape: tuple[int, int, int]
+    classes: int | None = None
+    sigma: float | None = None
+    timestep: float | None = None
+    schedule: str | None = None
+    family: str | None = None
+    precision: str = "fp32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    source_sha256: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise InputError(f"engine role {self.role!r} is unknown: expected one of {', '.join(ROLES)}")
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise InputError(f"engine input shape {self.input_shape} is not (C, H, W)")
+        if self.value_range != (0.0, 1.0):
+            raise InputError(f"engine value range {self.value_range} is not (0.0, 1.0): export it again")
+
+    def to_json(self) -> str:
+        """One line of JSON, keys sorted."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "engine") -> EngineFacts:
+        """Facts read back; `name` names the file in errors."""
+        try:
+            values = dict(json.loads(text))
+            version = values.pop("format")
+            if version != FORMAT:
+                raise InputError(f"{name} carries facts of format {version}, this version reads {FORMAT}: export it again")
+            values["input_shape"] = tuple(int(size) for size in values["input_shape"])
+            values["value_range"] = tuple(float(end) for end in values["value_range"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{name} carries unreadable facts ({error}): export it again") from None

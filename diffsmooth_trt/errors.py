@@ -1,0 +1,23 @@
+"""Errors of diffsmooth-trt: each is one line that names what came, what was expected and the remedy."""
+
+from __future__ import annotations
+
+
+class DiffsmoothError(Exception):
+    """Base of every error this package raises on purpose; `exit_code` is the command line's exit status."""
+
+    exit_code = 1
+
+
+class InputError(DiffsmoothError, ValueError):
+    """An argument, a file or a configuration that cannot be used as given (exit status 2)."""
+
+    exit_code = 2
+
+
+class EngineError(DiffsmoothError):
+    """A backend failed while running, or an engine produced values that cannot be classified."""
+
+
+class StoreError(DiffsmoothError):
+    """A run store could not be read or written (damaged file, full disk)."""

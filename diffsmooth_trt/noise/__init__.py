@@ -1,0 +1,23 @@
+"""Noise as a pure function of (key, phase, image, sample, coordinate): the grid Gaussian, drawn by exact integers.
+
+`law` has the distribution and its bound on total variation, `reference` the NumPy form anyone can audit with, `cpu`
+the C++ one. What is left to assume is that Philox's output cannot be told from random bits.
+"""
+
+from __future__ import annotations
+
+from .counters import DIFFUSION_CLASSIFIER, ESTIMATION, LOCAL, NOISE_VERSION, PREDICTION, SELECTION
+from .law import SIGMA_MAX, SIGMA_MIN, GridLaw, grid_law
+
+__all__ = [
+    "DIFFUSION_CLASSIFIER",
+    "ESTIMATION",
+    "LOCAL",
+    "NOISE_VERSION",
+    "PREDICTION",
+    "SELECTION",
+    "SIGMA_MAX",
+    "SIGMA_MIN",
+    "GridLaw",
+    "grid_law",
+]
