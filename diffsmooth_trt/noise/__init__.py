@@ -1,7 +1,7 @@
-"""Noise as a pure function of (key, phase, image, sample, coordinate): the grid Gaussian, drawn by exact integers.
+"""Noise as a pure function of (key, phase, image, sample, coordinate): the grid Gaussian, in integers.
 
-`law` has the distribution and its bound on total variation, `reference` the NumPy form anyone can audit with, `cpu`
-the C++ one. What is left to assume is that Philox's output cannot be told from random bits.
+`law` has the distribution and its bound on total variation, `reference` the NumPy form anyone can audit with,
+`cpu` the C++ one. What is left to assume is that Philox's output cannot be told from random bits.
 """
 
 from __future__ import annotations
