@@ -79,9 +79,7 @@ def grid_law(sigma: SupportsFloat) -> GridLaw:
     except (TypeError, ValueError):
         raise InputError(f"sigma is {sigma!r}, expected a number such as 0.25, in image units") from None
     if not SIGMA_MIN <= value <= SIGMA_MAX:  # NaN fails this too
-        raise InputError(
-            f"sigma is {value}, expected {SIGMA_MIN} to {SIGMA_MAX}: give it in image units, [0,1]"
-        )
+        raise InputError(f"sigma is {value}, expected {SIGMA_MIN} to {SIGMA_MAX}: give it in image units, [0,1]")
     return _grid_law(value)
 
 

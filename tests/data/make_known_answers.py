@@ -2,9 +2,9 @@
 
     python tests/data/make_known_answers.py
 
-Philox and the pixel scaling are done here in plain Python integers and doubles, apart from the package, NumPy's
-generator and the compiled code; the alias table is the package's own, checked by its own tests. The raw Philox answers
-are those published with Random123 (DEShawResearch/random123, tests/kat_vectors).
+Philox and the pixel scaling are done here in plain Python integers and doubles, apart from the package,
+NumPy's generator and the compiled code; the alias table is the package's own, checked by its own tests. The
+raw Philox answers are those published with Random123 (DEShawResearch/random123, tests/kat_vectors).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def draw(law: GridLaw, word: int) -> int:
 
 
 def scaled(pixel: int, k: int) -> str:
-    """Return the bits of float32 (pixel + k)/255; the double in between cannot change the rounding (53 ≥ 2·24 + 2)."""
+    """Return the bits of float32 (pixel + k)/255; through a double, harmless as 53 ≥ 2·24 + 2."""
     return f"{int(np.float32((pixel + k) / 255).view(np.uint32)):08x}"
 
 

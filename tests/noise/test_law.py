@@ -67,9 +67,7 @@ def test_columns_give_back_the_weights(sigma: float) -> None:
 def test_packed_table_says_the_same_at_every_threshold(sigma: float) -> None:
     law = grid_law(sigma)
     capacity, mask = 2 ** (64 - law.column_bits), 2**law.column_bits - 1
-    for column, (threshold, entry) in enumerate(
-        zip(law.thresholds.tolist(), law.table.tolist(), strict=True)
-    ):
+    for column, (threshold, entry) in enumerate(zip(law.thresholds.tolist(), law.table.tolist(), strict=True)):
         for low in (0, max(0, threshold - 1), min(threshold, capacity - 1), capacity - 1):
             expected = law.primary[column] if low < threshold else law.alias[column]
             packed = column if (low << law.column_bits | mask) < entry else entry & mask
@@ -91,9 +89,7 @@ def test_any_sigma_gives_an_exact_law(sigma: float) -> None:
     assert sum(law.weights) == 2**64
     assert min(law.weights) >= 1
     assert len(law.weights) == 2 * law.reach + 1 <= len(law.table)
-    deviation = math.sqrt(
-        sum(w * k * k for k, w in zip(law.support.tolist(), law.weights, strict=True)) / 2**64
-    )
+    deviation = math.sqrt(sum(w * k * k for k, w in zip(law.support.tolist(), law.weights, strict=True)) / 2**64)
     assert deviation == pytest.approx(math.hypot(255 * sigma, math.sqrt(1 / 12)), rel=1e-9)
 
 
@@ -154,5 +150,5 @@ def test_law_is_made_once_and_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, 0.00999, 4.0001, -0.25, 63.75, math.nan, math.inf, "0.25x", None])
 def test_sigma_outside_the_range_is_refused(sigma: object) -> None:
-    with pytest.raises(InputError, match="sigma is .*expected"):
+    with pytest.raises(InputError, match=r"sigma is .*expected"):
         grid_law(sigma)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 """Ten million draws against the exact law.
 
-The key is fixed, so each check passes always or never; a correct sampler would fail one under a random key with
-probability 1e-9. With n = 10^7 that still finds, at even odds, a mean off by 0.002 standard deviations, a variance off
-by 0.3 %, a correlation of 0.002 between neighbours or rows, and an event of probability p off by 6.1·√(p/n): 1 % of it
-at p = 0.04, 12 % at p = 2.7e-4.
+The key is fixed, so each check passes always or never; a correct sampler would fail one under a random key
+with probability 1e-9. With n = 10^7 that still finds, at even odds, a mean off by 0.002 standard deviations,
+a variance off by 0.3 %, a correlation of 0.002 between neighbours or rows, and an event of probability p off
+by 6.1·√(p/n): 1 % of it at p = 0.04, 12 % at p = 2.7e-4.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def p_value(law: GridLaw, noise: NDArray[np.int32]) -> float:
     inside = np.flatnonzero(expected >= 30)
     low, high = inside[0], inside[-1] + 1
     cells, means = (
-        np.concatenate([[v[: low + 1].sum()], v[low + 1 : high - 1], [v[high - 1 :].sum()]])
-        for v in (counts, expected)
+        np.concatenate([[v[: low + 1].sum()], v[low + 1 : high - 1], [v[high - 1 :].sum()]]) for v in (counts, expected)
     )
     return float(stats.chi2.sf(((cells - means) ** 2 / means).sum(), len(cells) - 1))
 
@@ -50,8 +49,7 @@ def test_counts_moments_and_tails(sigma: float) -> None:
     noise = draws(law)
     assert p_value(law, noise) > FALSE_ALARM
     moments = [
-        sum(w * k**order for k, w in zip(law.support.tolist(), law.weights, strict=True)) / 2**64
-        for order in (2, 4)
+        sum(w * k**order for k, w in zip(law.support.tolist(), law.weights, strict=True)) / 2**64 for order in (2, 4)
     ]
     values = noise.astype(np.float64)
     assert abs(values.mean()) <= Z * np.sqrt(moments[0] / noise.size)
