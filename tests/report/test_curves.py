@@ -1,0 +1,91 @@
+"""Curves against counting by hand and SciPy's exact interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.report.curves import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_accuracy_interval,
+)
+
+LABELS = [0, 1, 2, 3, 4]
+PREDICTED = [0, 1, 2, -1, 0]  # three correct, one abstention, one wrong
+RADII = [0.0, 0.5, 1.0, 0.0, 2.0]
+
+
+def test_certified_accuracy_counts_correct_rows_that_reach_the_radius() -> None:
+    found = certified_accuracy(LABELS, PREDICTED, RADII, [0, 1e-9, 0.5, math.nextafter(0.5, 1), 1.0, 2.0])
+    assert found.tolist() == [0.6, 0.4, 0.4, 0.2, 0.2, 0.0]
+    assert certified_accuracy(LABELS, PREDICTED, RADII, 0.0).shape == ()
+
+
+def test_an_abstention_is_never_correct() -> None:
+    assert certified_accuracy([-1, 3], [-1, 3], [0.0, 0.0], 0.0) == 0.5
+
+
+def test_average_radius_and_abstentions() -> None:
+    assert average_certified_radius(LABELS, PREDICTED, RADII) == pytest.approx(0.3)
+    assert abstention_rate(PREDICTED) == 0.2
+
+
+ROW = st.tuples(st.integers(0, 2), st.integers(-1, 2), st.sampled_from([0.0, 0.25, 0.5, 0.7]))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.lists(ROW, min_size=1, max_size=30))
+def test_the_curve_is_what_counting_gives_and_its_area_is_the_average_radius(
+    rows: list[tuple[int, int, float]],
+) -> None:
+    labels, predicted, radii = zip(*rows, strict=True)
+    at = np.array([0.0, 0.25, 0.5, 0.7])
+    found = certified_accuracy(labels, predicted, radii, at)
+    by_hand = [sum(y == c and r >= a for y, c, r in rows) / len(rows) for a in at]
+    assert found.tolist() == by_hand
+    area = float(np.sum(found[1:] * np.diff(at)))
+    assert average_certified_radius(labels, predicted, radii) == pytest.approx(area)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_interval_is_the_exact_one_rounded_outward(alpha: float) -> None:
+    radii = np.arange(500) / 500
+    zeros = np.zeros(500, np.int64)
+    low, high = certified_accuracy_interval(zeros, zeros, radii, [0.0, 0.3, 0.9, 5.0], alpha)
+    for found, certified in zip(zip(low, high, strict=True), [500, 350, 50, 0], strict=True):
+        exact = stats.binomtest(certified, 500).proportion_ci(1 - alpha, method="exact")
+        assert found == pytest.approx((exact.low, exact.high), rel=1e-9, abs=1e-12)
+    one_low, one_high = certified_accuracy_interval(zeros, zeros, radii, 0.3, alpha)
+    assert (one_low, one_high) == (low[1], high[1])
+    assert one_low.shape == one_high.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: certified_accuracy([0], [0, 1], [0.0, 0.0], 0.0), "labels"),
+        (lambda: certified_accuracy([], [], [], 0.0), "labels"),
+        (lambda: certified_accuracy([0.0], [0], [0.0], 0.0), "labels"),
+        (lambda: certified_accuracy([0], [0], [None], 0.0), "radii"),  # type: ignore[arg-type]
+        (lambda: certified_accuracy([0], [0], [math.nan], 0.0), "radii"),
+        (lambda: certified_accuracy([0], [0], ["far"], 0.0), "radii"),
+        (lambda: certified_accuracy([0], [0], [0.0], -1.0), "at"),
+        (lambda: certified_accuracy_interval([0], [0], [0.0], 0.0, 0.0), "alpha"),
+        (lambda: certified_accuracy_interval([0], [0], [0.0], 0.0, 1.5), "alpha"),
+        (lambda: average_certified_radius([0], [0], [-1.0]), "radii"),
+        (lambda: abstention_rate([]), "predicted"),
+    ],
+)
+def test_errors_are_one_line_and_name_the_argument(call: Callable[[], object], named: str) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        call()
+    assert "\n" not in str(caught.value)
