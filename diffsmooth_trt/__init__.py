@@ -1,0 +1,34 @@
+"""diffsmooth-trt: certified robustness of image classifiers by diffusion-denoised randomized smoothing."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+
+from .api import certify, predict
+from .certify.store import Result, RunStore, open_run
+from .config import RunConfig
+from .data import Image, Images, open_images
+from .engine import Engine, EngineFacts, open_engine
+from .errors import DiffsmoothError, EngineError, InputError, StoreError
+
+__version__ = _version("diffsmooth-trt")
+
+__all__ = [
+    "DiffsmoothError",
+    "Engine",
+    "EngineError",
+    "EngineFacts",
+    "Image",
+    "Images",
+    "InputError",
+    "Result",
+    "RunConfig",
+    "RunStore",
+    "StoreError",
+    "__version__",
+    "certify",
+    "open_engine",
+    "open_images",
+    "open_run",
+    "predict",
+]

@@ -58,7 +58,9 @@ class ParquetSource(Source):
         try:
             self.file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} is not a readable parquet file ({_first_line(error)}): download it again") from None
+            raise InputError(
+                f"{path} is not a readable parquet file ({_first_line(error)}): download it again"
+            ) from None
         names = self.file.schema_arrow.names
         columns = [name for name in ("img", "image") if name in names]
         labels = [name for name in ("label", "fine_label", "labels") if name in names]
@@ -102,7 +104,9 @@ class FolderSource(Source):
             if file.suffix.lower() in SUFFIXES
         ]
         if not self.files:
-            raise InputError(f"{path} holds no images: expected one sub-folder a class with {', '.join(sorted(SUFFIXES))}")
+            raise InputError(
+                f"{path} holds no images: expected one sub-folder a class with {', '.join(sorted(SUFFIXES))}"
+            )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -142,7 +146,9 @@ def decode(data: bytes, name: str) -> Pixels:
     try:
         with PillowImage.open(io.BytesIO(data)) as image:
             if image.mode not in ("RGB", "L", "P", "RGBA", "CMYK", "YCbCr", "1"):
-                raise InputError(f"{name} has pixel mode {image.mode}, which is off the 8-bit grid: convert it to 8-bit RGB")
+                raise InputError(
+                    f"{name} has pixel mode {image.mode}, which is off the 8-bit grid: convert it to 8-bit RGB"
+                )
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
     except InputError:
         raise

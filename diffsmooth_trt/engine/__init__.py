@@ -1,0 +1,16 @@
+"""Engines: files that run fixed-size batches on a device behind one interface."""
+
+from .base import BACKENDS, PRECISIONS, Engine, choose_backend, file_sha256, instruction_set, open_engine
+from .facts import METADATA_KEY, EngineFacts
+
+__all__ = [
+    "BACKENDS",
+    "METADATA_KEY",
+    "PRECISIONS",
+    "Engine",
+    "EngineFacts",
+    "choose_backend",
+    "file_sha256",
+    "instruction_set",
+    "open_engine",
+]

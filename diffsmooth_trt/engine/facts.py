@@ -54,7 +54,9 @@ class EngineFacts:
             values = dict(json.loads(text))
             version = values.pop("format")
             if version != FORMAT:
-                raise InputError(f"{name} carries facts of format {version}, this version reads {FORMAT}: export it again")
+                raise InputError(
+                    f"{name} carries facts of format {version}, this version reads {FORMAT}: export it again"
+                )
             values["input_shape"] = tuple(int(size) for size in values["input_shape"])
             values["value_range"] = tuple(float(end) for end in values["value_range"])
             return cls(**values)

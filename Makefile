@@ -1,0 +1,45 @@
+# make demo   certify 20 shipped CIFAR-10 images: table on the terminal, demo.html and demo.png on disk
+# make test   every test        make lint   linters and types        make bench   rebuild the README's CPU tables
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+
+.PHONY: demo test lint bench clean
+demo: .venv/.run
+	$(BIN)/diffsmooth-trt demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+lint: .venv/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*
+
+bench: .venv/.test
+	$(BIN)/python benchmarks/bench_noise.py
+	$(BIN)/python benchmarks/bench_cpu.py
+
+.venv/.made:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+.venv/.run: .venv/.made $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu]'
+	touch $@
+
+# torch first and by version: a plain torch brings gigabytes of CUDA packages
+.venv/.test: .venv/.run
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,test]'
+	touch $@
+
+.venv/.lint: .venv/.test
+	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info diffsmooth_trt/*.so

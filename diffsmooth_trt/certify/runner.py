@@ -1,0 +1,201 @@
+"""The loop: rows of several images packed into full batches, votes counted per block, results as blocks complete.
+
+Results are a function of (classifier id, key, image) alone: every row's noise and label depend on nothing else, so packing,
+order and restarts cannot change them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Image, Images
+from ..errors import InputError
+from ..methods import Method, Rows
+from ..noise import grid_law
+from ..noise.cpu import noisy_images
+from .plan import Block, Plan
+from .store import RunStore
+
+COMMIT_SECONDS = 1.0
+Finish = Callable[[RunStore, int], None]
+
+
+class Progress(Protocol):
+    """What the loop tells while it runs."""
+
+    def start(self, images: int, finished: int, samples: int, drawn: int) -> None:
+        """`images` images and `samples` samples in all, of which the store already holds `finished` and `drawn`."""
+
+    def update(self, samples: int, images: int) -> None:
+        """`samples` more samples were drawn, `images` more images finished."""
+
+
+@dataclass
+class _Task:
+    """One image in work."""
+
+    image: Image
+    pixels: NDArray[np.uint8]  # flat, in [C, H, W] order
+    pending: int
+    seconds: float = 0.0
+
+
+@dataclass
+class _OpenBlock:
+    task: _Task
+    block: Block
+    counts: NDArray[np.int64]
+    drawn: int = 0  # rows handed to batches
+    counted: int = 0  # rows whose votes are in
+
+
+@dataclass
+class _Segment:
+    """Rows `low` … `high` − 1 of a batch belong to `open`, from sample `start` on."""
+
+    open: _OpenBlock
+    low: int
+    high: int
+    start: int
+
+
+def pixel_digest(image: Image) -> str:
+    """SHA-256 over the shape and the 8-bit pixels of an image."""
+    return hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).hexdigest()
+
+
+@dataclass
+class Runner:
+    """Draws what `plan` asks for each image, and writes it to `store`; `finish` derives an image's result."""
+
+    method: Method
+    plan: Plan
+    key: int
+    store: RunStore
+    finish: Finish
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=lambda: {"noise": 0.0, "method": 0.0, "count": 0.0})
+
+    def __post_init__(self) -> None:
+        self.law = grid_law(self.method.sigma)
+        self.size = int(np.prod(self.method.input_shape))
+        self.noisy = np.empty((self.method.batch, *self.method.input_shape), dtype=np.float32)
+        self.committed = time.monotonic()
+
+    def run(self, images: Images) -> None:
+        """Finish every image; what the store already holds is not drawn again."""
+        self.progress.start(
+            len(images), len(self.store.finished()), len(images) * self.plan.samples, self.store.drawn()
+        )
+        segments: list[_Segment] = []
+        filled = 0
+        for opened in self._open_blocks(images):
+            count = opened.block.stop - opened.block.start
+            while opened.drawn < count:
+                take = min(self.method.batch - filled, count - opened.drawn)
+                segments.append(_Segment(opened, filled, filled + take, opened.block.start + opened.drawn))
+                opened.drawn += take
+                filled += take
+                if filled == self.method.batch:
+                    self._batch(segments)
+                    segments, filled = [], 0
+        if segments:
+            self._batch(segments)
+        self.store.commit()
+
+    def _open_blocks(self, images: Iterable[Image]) -> Iterator[_OpenBlock]:
+        done, finished = self.store.done(), self.store.finished()
+        for image in images:
+            self._check(image)
+            missing = [
+                block
+                for block in self.plan.blocks(image.index)
+                if block.start not in done.get((image.index, block.phase), ())
+            ]
+            if not missing:
+                if image.index not in finished:
+                    self.finish(self.store, image.index)
+                continue
+            flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
+            task = _Task(image, flat, len(missing))
+            for block in missing:
+                yield _OpenBlock(task, block, np.zeros(self.method.classes, dtype=np.int64))
+
+    def _check(self, image: Image) -> None:
+        channels, height, width = self.method.input_shape
+        if image.pixels.shape != (height, width, channels):
+            raise InputError(
+                f"image {image.index} is {image.pixels.shape}, the engine takes {(height, width, channels)}: "
+                f"pass --resize {min(height, width)} --crop {min(height, width)} or another engine"
+            )
+        if not 0 <= image.label < self.method.classes:
+            raise InputError(
+                f"image {image.index} has label {image.label}, the classifier has {self.method.classes} classes: "
+                "give the data set that it was trained for"
+            )
+        digest = pixel_digest(image)
+        known = self.store.digest(image.index)
+        if known is None:
+            self.store.add_image(image.index, image.label, digest)
+        elif known != (image.label, digest):
+            raise InputError(f"image {image.index} differs from the one in {self.store.path}: --data is not the run's")
+
+    def _batch(self, segments: list[_Segment]) -> None:
+        start = time.perf_counter()
+        rows = self._fill(segments)
+        filled = time.perf_counter()
+        labels = self.method.labels(self.noisy, rows)
+        labelled = time.perf_counter()
+        done = [self._count(segment, labels[segment.low : segment.high]) for segment in segments]
+        used = segments[-1].high
+        for segment in segments:
+            segment.open.task.seconds += (labelled - start) * (segment.high - segment.low) / used
+        for task in done:
+            if task is not None:
+                self.store.add_seconds(task.image.index, task.seconds)
+                task.seconds = 0.0
+                if not task.pending:
+                    self.finish(self.store, task.image.index)
+        if any(done) and time.monotonic() - self.committed > COMMIT_SECONDS:
+            self.store.commit()
+            self.committed = time.monotonic()
+        self.progress.update(used, sum(task is not None and not task.pending for task in done))
+        ended = time.perf_counter()
+        for name, spent in (("noise", filled - start), ("method", labelled - filled), ("count", ended - labelled)):
+            self.seconds[name] += spent
+
+    def _fill(self, segments: list[_Segment]) -> Rows:
+        """Noisy images into the batch; rows past the last segment repeat its last draw, and are not counted."""
+        batch = self.method.batch
+        words = np.empty((3, batch), dtype=np.uint64)
+        sources = np.empty(batch, dtype=np.int64)
+        for number, segment in enumerate(segments):
+            block = segment.open.block
+            rows = slice(segment.low, segment.high)
+            words[0, rows], words[1, rows] = block.phase, block.image
+            words[2, rows] = np.arange(segment.start, segment.start + segment.high - segment.low, dtype=np.uint64)
+            sources[rows] = number
+        used = segments[-1].high
+        words[:, used:], sources[used:] = words[:, used - 1 : used], sources[used - 1]
+        pixels = np.stack([segment.open.task.pixels for segment in segments])
+        noisy = self.noisy.reshape(batch, self.size)
+        noisy_images(self.law, self.key, words[0], pixels, words[1], words[2], noisy, rows=sources)
+        return Rows(phases=words[0], images=words[1], samples=words[2])
+
+    def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> _Task | None:
+        """Add a segment's votes; the task when that completed a block."""
+        opened = segment.open
+        opened.counts += np.bincount(labels, minlength=opened.counts.size)
+        opened.counted += len(labels)
+        if opened.counted < opened.block.stop - opened.block.start:
+            return None
+        self.store.add_block(opened.block, opened.counts.tolist())
+        opened.task.pending -= 1
+        return opened.task

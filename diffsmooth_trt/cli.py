@@ -1,0 +1,249 @@
+"""The command line: arguments → one configuration → one call each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .config import RunConfig, field_names
+from .engine import BACKENDS, PRECISIONS
+from .errors import DiffsmoothError, InputError
+from .methods import METHODS
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors; options are never guessed from a prefix."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+
+
+def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
+    add = parser.add_argument
+    add(
+        "--engine",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="denoiser (dds, diffsmooth) or classifier (rs), .onnx",
+    )
+    add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx (not for rs)")
+    add("--method", choices=METHODS, default="dds", help="default: dds")
+    add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
+    add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
+    add("--skip", type=int, default=1, metavar="K", help="take every K-th image")
+    add("--max", type=int, metavar="N", help="take at most N images")
+    add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
+    add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
+    add("--quantise", action="store_true", help="round float images to the 8-bit grid instead of refusing them")
+    if command == "certify":
+        add("--n0", type=int, default=100, help="samples that select the class (default: 100)")
+    add("--n", type=int, default=100_000, help="samples of the estimate (default: 100000)")
+    add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
+    add("--local-sigma", type=float, default=0.12, help="DiffSmooth: local noise in image units (default: 0.12)")
+    add("--m", type=int, default=5, help="DiffSmooth: local noises a sample (default: 5)")
+    add("--local-noise", choices=("fixed", "fresh"), default="fixed", help="DiffSmooth: the same or new ones a sample")
+    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of the classifier's own noise")
+    add("--batch", type=int, default=64, metavar="B", help="rows an engine call; part of the classifier (default: 64)")
+    add("--backend", choices=tuple(BACKENDS), help="default: openvino where installed, else onnxruntime")
+    add("--precision", choices=PRECISIONS, help="default: bf16 where the CPU has it (OpenVINO), else fp32")
+    add("--device", default="cpu", help="default: cpu")
+    add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+    add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
+    add("--resume", action="store_true", help="go on with --out")
+    add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="diffsmooth-trt",
+        description="Certified robustness of image classifiers by randomized smoothing through diffusion denoisers.",
+    )
+    parser.add_argument("--version", action="version", version=version("diffsmooth-trt"))
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser, metavar="COMMAND")
+
+    def command(name: str, help: str, example: str) -> Parser:
+        made: Parser = commands.add_parser(
+            name, help=help, description=help, epilog=f"example:\n  diffsmooth-trt {example}"
+        )
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return made
+
+    demo = command("demo", "certify shipped CIFAR-10 images with the shipped engines", "demo --images 20")
+    demo.add_argument("--images", type=int, default=20, metavar="N", help="how many of the 100 (default: 20)")
+    demo.add_argument("--n", type=int, default=1000, help="samples an image (default: 1000)")
+    demo.add_argument("--html", type=Path, default=Path("demo.html"), metavar="FILE", help="default: demo.html")
+    demo.add_argument("--figure", type=Path, default=Path("demo.png"), metavar="FILE", help="default: demo.png")
+    for name, text in (
+        ("certify", "certify images: the radius within which the smoothed classifier's answer cannot change"),
+        ("predict", "predict with the smoothed classifier, abstaining where the vote is too close"),
+    ):
+        example = f"{name} --engine denoiser.onnx --classifier classifier.onnx --data images.parquet --n 1000 --out run.sqlite"
+        _add_run_options(command(name, text, example), name)
+    report = command("report", "tables and figures of run stores", "report run.sqlite --figure curve.png")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run stores")
+    report.add_argument("--radii", type=_numbers, metavar="R,R,…", help="default: 0,0.25,0.5,0.75,1")
+    report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one run)")
+    report.add_argument("--html", type=Path, metavar="FILE", help="a single-file page")
+    report.add_argument("--figure", type=Path, metavar="FILE", help="certified-accuracy curve: .png, .svg or .pdf")
+    _add_export(command)
+    return parser
+
+
+def _add_export(command: Any) -> None:
+    export = command("export", "checkpoints to engine files", "export denoiser --help")
+    kinds = export.add_subparsers(dest="kind", required=True, parser_class=Parser, metavar="KIND")
+    example = (
+        "example:\n  diffsmooth-trt export denoiser --family improved-diffusion --checkpoint cifar10_uncond_50M_500K.pt "
+        "--config cifar10_uncond_50M_500K --sigma 0.25 --out denoiser.onnx"
+    )
+    text = "fold the one-shot denoising step of a diffusion network into one ONNX file"
+    denoiser = kinds.add_parser("denoiser", help=text, description=text, epilog=example)
+    denoiser.add_argument("--family", required=True, help="improved-diffusion or guided-diffusion")
+    denoiser.add_argument("--sigma", type=float, required=True, help="noise level in [0, 1] image units")
+    denoiser.add_argument(
+        "--config", metavar="NAME|FILE", help="a published configuration's name, or JSON of the family's options"
+    )
+    example = (
+        "example:\n  diffsmooth-trt export classifier --arch resnet20 --checkpoint resnet20.th --out classifier.onnx"
+    )
+    text = "a classifier with its resize and normalisation as one ONNX file"
+    classifier = kinds.add_parser("classifier", help=text, description=text, epilog=example)
+    classifier.add_argument("--arch", required=True, help="resnet20…110 or cifar_resnet20…110")
+    classifier.add_argument(
+        "--image-size", type=int, default=32, metavar="N", help="size of the incoming images (default: 32)"
+    )
+    classifier.add_argument(
+        "--input-size", type=int, metavar="N", help="resize to N×N inside the graph (bicubic, antialiased)"
+    )
+    classifier.add_argument("--mean", type=_numbers, metavar="R,G,B", help="default: the architecture's")
+    classifier.add_argument("--std", type=_numbers, metavar="R,G,B", help="default: the architecture's")
+    for made in (denoiser, classifier):
+        made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a state dict (.pt, .th)")
+        made.add_argument("--out", type=Path, required=True, metavar="FILE.onnx", help="the engine file to write")
+        made.add_argument("--precision", default="fp32", help="default: fp32")
+        made.add_argument("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
+        made.add_argument(
+            "--fp16-weights", action="store_true", help="store the weights in half the bytes, compute as before"
+        )
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from .api import run
+    from .report.progress import ProgressBar
+    from .report.tables import summarise, text_table
+
+    given = {name: value for name, value in vars(arguments).items() if name in field_names()}
+    config = RunConfig(**given)
+    with ProgressBar(config.command) as progress, run(config, progress) as store:
+        summary = summarise(store)
+    print(text_table([summary]))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from .certify.store import open_run
+    from .report.figures import write_figure
+    from .report.html import page
+    from .report.tables import DEFAULT_RADII, summarise, text_table
+    from .report.tsv import write_atomically, write_tsv
+
+    radii = arguments.radii or DEFAULT_RADII
+    if arguments.tsv and len(arguments.runs) != 1:
+        raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
+    summaries = []
+    for path in arguments.runs:
+        with open_run(path) as store:
+            summaries.append(summarise(store))
+            if arguments.tsv:
+                write_tsv(arguments.tsv, store)
+    print(text_table(summaries, radii))
+    if arguments.html:
+        write_atomically(arguments.html, page(summaries, radii))
+    if arguments.figure:
+        write_figure(arguments.figure, summaries)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from . import zoo
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "demo.sqlite"
+        options = argparse.Namespace(
+            command="certify",
+            engine=zoo.DENOISER,
+            classifier=zoo.CLASSIFIER_DDS,
+            data=zoo.IMAGES,
+            out=run,
+            max=arguments.images,
+            n=arguments.n,
+        )
+        _run(options)
+        made = argparse.Namespace(runs=[run], radii=None, tsv=None, html=arguments.html, figure=arguments.figure)
+        _report(made)
+    print(f"wrote {arguments.html} and {arguments.figure}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .exporting import export_classifier, export_denoiser
+
+    common = {
+        "checkpoint": arguments.checkpoint,
+        "out": arguments.out,
+        "precision": arguments.precision,
+        "batch": arguments.batch,
+        "store_fp16": arguments.fp16_weights,
+    }
+    if arguments.kind == "denoiser":
+        report = export_denoiser(family=arguments.family, config=arguments.config, sigma=arguments.sigma, **common)
+    else:
+        report = export_classifier(
+            arch=arguments.arch,
+            image_size=arguments.image_size,
+            input_size=arguments.input_size,
+            mean=arguments.mean,
+            std=arguments.std,
+            **common,
+        )
+    print(f"wrote {report.path}: maximum difference from the torch source {report.max_difference:.2g}")
+
+
+COMMANDS = {"certify": _run, "predict": _run, "report": _report, "demo": _demo, "export": _export}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 the run failed, 2 bad arguments or input)."""
+    debug = "--debug" in (argv if argv is not None else sys.argv)
+    try:
+        arguments = _parser().parse_args(argv)
+        COMMANDS[arguments.command](arguments)
+        return 0
+    except DiffsmoothError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"diffsmooth-trt: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("diffsmooth-trt: interrupted; go on with --resume", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

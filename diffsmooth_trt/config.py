@@ -1,0 +1,109 @@
+"""The configuration of a run: frozen, validated at the edge, passed explicitly."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .methods import METHODS
+
+COMMANDS = ("certify", "predict")
+KEY_DIGITS = 32
+
+
+def _positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"--{name} must be an integer of at least 1, got {value}")
+
+
+def parse_key(text: str) -> int:
+    """A key as its 128-bit integer, from at most 32 hexadecimal digits (big-endian)."""
+    digits = text.removeprefix("0x")
+    if not 0 < len(digits) <= KEY_DIGITS or not all(digit in "0123456789abcdefABCDEF" for digit in digits):
+        raise InputError(
+            f"--key takes 1 to {KEY_DIGITS} hexadecimal digits, got {len(text)} characters: leave it out to draw one"
+        )
+    return int(digits, 16)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a certify or predict run is asked for; names are the command line's.
+
+    `sigma` is in image units and may be None where the denoiser says its own; `n0` is for certify only; `key` is hex or
+    None (drawn by the operating system). Raises InputError on construction for values that cannot be.
+    """
+
+    command: str
+    engine: Path
+    data: Path
+    out: Path
+    classifier: Path | None = None
+    method: str = "dds"
+    sigma: float | None = None
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    local_sigma: float = 0.12
+    m: int = 5
+    local_noise: str = "fixed"
+    classifier_seed: int = 0
+    skip: int = 1
+    max: int | None = None
+    resize: int | None = None
+    crop: int | None = None
+    quantise: bool = False
+    batch: int = 64
+    backend: str | None = None
+    device: str = "cpu"
+    precision: str | None = None
+    threads: int | None = None
+    key: str | None = None
+    resume: bool = False
+    tsv: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("engine", "data", "out", "classifier", "tsv"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        if self.command not in COMMANDS:
+            raise InputError(f"command {self.command!r} is unknown: use one of {', '.join(COMMANDS)}")
+        if self.method not in METHODS:
+            raise InputError(f"--method {self.method!r} is unknown: use one of {', '.join(METHODS)}")
+        for name in ("n0", "n", "m", "batch", "skip"):
+            _positive(name, getattr(self, name))
+        for name in ("max", "resize", "crop", "threads"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        if not (math.isfinite(self.alpha) and 0 < self.alpha < 1):
+            raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
+        if self.local_noise not in ("fixed", "fresh"):
+            raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
+        if not 0 <= self.classifier_seed < 2**128:
+            raise InputError(f"--classifier-seed must lie in [0, 2^128), got {self.classifier_seed}")
+        if self.method == "rs":
+            if self.classifier is not None:
+                raise InputError("--classifier is not used by --method rs: --engine is the classifier itself")
+            if self.sigma is None:
+                raise InputError("--sigma is needed by --method rs: a classifier does not say its noise level")
+        elif self.classifier is None:
+            raise InputError(f"--classifier is needed by --method {self.method}: pass the classifier's .onnx file")
+        if self.key is not None:
+            parse_key(self.key)
+
+    def recorded(self) -> dict[str, Any]:
+        """The part that decides the results, as JSON values: what a resumed run must agree with."""
+        names = ["command", "method", "n", "alpha", "skip", "max", "resize", "crop", "quantise"]
+        if self.command == "certify":
+            names.insert(2, "n0")
+        return {name: getattr(self, name) for name in names}
+
+
+def field_names() -> list[str]:
+    """The names of RunConfig's fields."""
+    return [field.name for field in dataclasses.fields(RunConfig)]

@@ -1,0 +1,158 @@
+"""The one interface of every backend: a file that runs fixed-size batches on a device."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError, InputError
+from .facts import EngineFacts
+
+Floats = NDArray[np.float32]
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "avx_vnni")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hex, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def instruction_set() -> str:
+    """The CPU features that decide which kernels a backend takes, as one string; the architecture's name elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return platform.machine()
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return "+".join([platform.machine(), *(flag for flag in CPU_FLAGS if flag in flags)])
+
+
+class Engine(ABC):
+    """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`.
+
+    `identity` is the engine's part of the classifier id: votes of engines with different identities never mix. It holds
+    the file's hash, backend and version, effective precision, instruction set and batch size, and the thread count where
+    the arithmetic depends on it (OpenVINO; ONNX Runtime's does not, tests/engine checks it).
+    """
+
+    backend: str
+
+    def __init__(self, path: Path, facts: EngineFacts, batch: int) -> None:
+        self.path = path
+        self.facts = facts
+        self.batch = batch
+        self.identity: dict[str, Any] = {
+            "sha256": file_sha256(path),
+            "backend": self.backend,
+            "instruction_set": instruction_set(),
+            "batch": batch,
+        }
+
+    def run(self, x: Floats) -> Floats:
+        """The network's output for one full batch; raises EngineError for NaN or infinite values."""
+        expected = (self.batch, *self.facts.input_shape)
+        if x.shape != expected or x.dtype != np.float32:
+            raise InputError(f"{self.path.name} takes float32 {expected}, got {x.dtype} {x.shape}")
+        y = self._run(np.ascontiguousarray(x))
+        if not np.isfinite(y).all():
+            rows = np.flatnonzero(~np.isfinite(y).reshape(self.batch, -1).all(axis=1))
+            raise EngineError(
+                f"{self.path.name} returned NaN or infinity for {len(rows)} of {self.batch} rows: "
+                "run it in a wider precision (--precision fp32)"
+            )
+        return y
+
+    @abstractmethod
+    def _run(self, x: Floats) -> Floats: ...
+
+    def close(self) -> None:  # noqa: B027  (backends that hold nothing need not override it)
+        """Release what the backend holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _onnxruntime() -> Callable[..., Engine]:
+    from .onnx import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine
+
+
+def _openvino() -> Callable[..., Engine]:
+    from .openvino import OpenVinoEngine
+
+    return OpenVinoEngine
+
+
+# In the order of the rule: the first installed one runs .onnx files on the CPU.
+BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+PRECISIONS = ("fp32", "bf16")
+
+
+def choose_backend(backend: str | None) -> str:
+    """The backend for `.onnx` on the CPU: `backend` if given, else OpenVINO where installed, else ONNX Runtime."""
+    if backend is not None and backend not in BACKENDS:
+        raise InputError(f"--backend {backend!r} is unknown: use one of {', '.join(BACKENDS)}")
+    for name in BACKENDS if backend is None else (backend,):
+        if _installed(name):
+            return name
+    raise InputError(f"backend {backend or 'for .onnx files'} is not installed: pip install 'diffsmooth-trt[cpu]'")
+
+
+def open_engine(
+    path: str | Path,
+    *,
+    batch: int,
+    backend: str | None = None,
+    device: str = "cpu",
+    precision: str | None = None,
+    threads: int | None = None,
+    role: str | None = None,
+    sigma: float | None = None,
+) -> Engine:
+    """Open an engine file for batches of `batch` rows.
+
+    `role` and `sigma` (image units) are what the caller needs: they must agree with the file's own facts, and stand in
+    for them where an ONNX file carries none. `precision` "fp32" or "bf16" asks for one; by default the CPU's own choice
+    (bf16 where it has it, under OpenVINO) is taken and recorded. Raises InputError for anything that does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"engine {path} does not exist: make one with `diffsmooth-trt export`")
+    if path.suffix != ".onnx":
+        raise InputError(f"engine {path.name} is not an .onnx file: this version runs .onnx on the CPU")
+    if device != "cpu":
+        raise InputError(f"--device {device!r} is not available: this version runs on 'cpu'")
+    if batch < 1:
+        raise InputError(f"--batch must be at least 1, got {batch}")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"--precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+    from .graph import read_facts
+
+    facts, fixed = read_facts(path, role=role, sigma=sigma)
+    if fixed not in (None, batch):
+        raise InputError(
+            f"engine {path.name} was exported for batches of {fixed}, the run asks for {batch}: --batch {fixed}"
+        )
+    return BACKENDS[choose_backend(backend)]()(path, facts, batch, precision=precision, threads=threads)

@@ -1,0 +1,94 @@
+"""Small real engines that need no torch: ONNX graphs written out, and images to feed them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from diffsmooth_trt.engine import METADATA_KEY, EngineFacts
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPE = (3, 4, 4)
+EngineMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data folder beside a checkout; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("DIFFSMOOTH_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data" / "cifar10-test.parquet").is_file():
+        pytest.skip(f"no CIFAR-10 in {folder.name}/data beside the checkout")
+    return folder
+
+
+def save_graph(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.float32]], out: list[object],
+               facts: EngineFacts | None, shape: tuple[int, ...], batch: int | str) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, *out])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if facts is not None:
+        helper.set_model_props(model, {METADATA_KEY: facts.to_json()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def linear_classifier(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
+    """`make(weights [classes, d], bias [classes], …)`: logits = W·x + b, a half-space for two classes."""
+
+    def make(weights: NDArray[np.float64], bias: NDArray[np.float64], *, shape: tuple[int, int, int] = SHAPE,
+             facts: bool = True, batch: int | str = "B") -> Path:
+        classes = len(bias)
+        nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1)]
+        known = EngineFacts("classifier", shape, classes=classes) if facts else None
+        values = {"w": weights.astype(np.float32), "b": bias.astype(np.float32)}
+        path = tmp_path_factory.mktemp("classifier") / "classifier.onnx"
+        return save_graph(path, nodes, values, [classes], known, shape, batch)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shrinking_denoiser(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
+    """`make(sigma, …)`: clip(½ + ¾·(x − ½), 0, 1), a crude denoiser."""
+
+    def make(sigma: float | None = 0.25, *, shape: tuple[int, int, int] = SHAPE, batch: int | str = "B") -> Path:
+        nodes = [
+            helper.make_node("Mul", ["x", "scale"], ["m"]),
+            helper.make_node("Add", ["m", "offset"], ["s"]),
+            helper.make_node("Clip", ["s", "low", "high"], ["y"]),
+        ]
+        values = {"scale": 0.75, "offset": 0.125, "low": 0.0, "high": 1.0}
+        arrays = {name: np.array(value, dtype=np.float32) for name, value in values.items()}
+        facts = EngineFacts("denoiser", shape, sigma=sigma) if sigma is not None else None
+        path = tmp_path_factory.mktemp("denoiser") / "denoiser.onnx"
+        return save_graph(path, nodes, arrays, list(shape), facts, shape, batch)
+
+    return make
+
+
+@pytest.fixture
+def images_npz(tmp_path: Path) -> Callable[..., Path]:
+    """`make(count, classes, …)`: random 8-bit images with labels in an .npz."""
+
+    def make(count: int = 5, classes: int = 2, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        path = tmp_path / "images.npz"
+        pixels = rng.integers(0, 256, (count, shape[1], shape[2], shape[0]), dtype=np.uint8)
+        np.savez(path, images=pixels, labels=rng.integers(0, classes, count))
+        return path
+
+    return make
