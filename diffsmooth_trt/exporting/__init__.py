@@ -1,0 +1,83 @@
+"""Checkpoints → engine files: `export_denoiser` and `export_classifier`. Needs the `export` extra (PyTorch, ONNX)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+from ..errors import InputError
+from .result import ExportReport
+
+__all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser"]
+
+PRECISIONS = ("fp32",)
+_NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+Source = str | PathLike[str]
+
+
+def _check(precision: str, batch: int | None) -> None:
+    if precision not in PRECISIONS:
+        raise InputError(f"--precision {precision!r} is not available for exports: use one of {', '.join(PRECISIONS)}")
+    if batch is not None and batch < 1:
+        raise InputError(f"--batch must be at least 1, got {batch}")
+    for package in _NEEDED:
+        try:
+            found = importlib.util.find_spec(package)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise InputError(f'exporting needs {package}, which is not installed: pip install "diffsmooth-trt[export]"')
+
+
+def export_denoiser(
+    family: str,
+    checkpoint: Source,
+    config: Source | Mapping[str, object] | None,
+    sigma: float,
+    out: Source,
+    *,
+    batch: int | None = None,
+    store_fp16: bool = False,
+    precision: str = "fp32",
+    image_size: int | None = None,
+) -> ExportReport:
+    """Fold an ε-network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
+
+    `config` is a JSON file of the family's options, one of their mappings, or a built-in name; None takes the built-in
+    configuration named like the checkpoint. The file maps `[B, 3, H, W]` in [0, 1] units to the same; B is dynamic
+    unless `batch` is given; H = W = `image_size`, by default the network's own. With `store_fp16` weights are rounded
+    to half precision once, stored so and computed with as float32. Before anything appears at `out`, ONNX Runtime's
+    outputs are compared with the unfolded network's on noisy images. Raises InputError for unusable arguments and
+    files and for outputs that differ by more than the tolerance, StoreError where writing fails.
+    """
+    _check(precision, batch)
+    from .pipeline import denoiser_file
+
+    return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size)
+
+
+def export_classifier(
+    arch: str,
+    checkpoint: Source,
+    out: Source,
+    *,
+    input_size: int | None = None,
+    image_size: int = 32,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    batch: int | None = None,
+    store_fp16: bool = False,
+    precision: str = "fp32",
+) -> ExportReport:
+    """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
+
+    The graph resizes to `input_size` (antialiased bicubic) where given, normalises by `mean` and `std` (three numbers
+    each, by default those of the architecture's published checkpoints) and returns logits `[B, classes]`. The rest is
+    as in `export_denoiser`.
+    """
+    _check(precision, batch)
+    from .pipeline import classifier_file
+
+    return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16)

@@ -1,0 +1,226 @@
+"""Torch modules → ONNX files that are compared with their source before they appear.
+
+Everything is written in a fresh folder beside the target and moved into place by `os.replace` after the check, so that
+`out` is either what it was or complete. Files above protobuf's 2 GB keep their weights in a second file named by content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..engine.base import file_sha256
+from ..engine.facts import METADATA_KEY, EngineFacts
+from ..errors import InputError, StoreError
+from .result import ExportReport
+
+INPUT, OUTPUT = "images", "output"
+OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
+TOLERANCE = 1e-4  # of float32 outputs, relative to the larger of 1 and the largest output
+INLINE_BYTES = 1_800_000_000  # protobuf messages end at 2 GiB
+_BATCHES = 2
+_ROWS = 2  # rows compared in each batch: the source may be slow
+_HALF_FROM = 256  # elements; smaller tensors stay float32
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """The source network, one image's shape (C, H, W), and the noise `sigma` on the random images it is compared on."""
+
+    source: nn.Module
+    shape: tuple[int, int, int]
+    sigma: float
+
+    def batches(self, rows: int) -> Iterator[Floats]:
+        """Noisy random 8-bit images `[rows, C, H, W]` float32, the same in every call."""
+        generator = np.random.Generator(np.random.Philox(key=20))
+        for _ in range(_BATCHES):
+            pixels = generator.integers(0, 256, (rows, *self.shape)) / 255
+            yield (pixels + self.sigma * generator.standard_normal(pixels.shape)).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's log lines and warnings from the terminal; they concern its authors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def trace(module: nn.Module, shape: tuple[int, int, int], batch: int | None) -> ir.Model:
+    """The ONNX graph of `module` for images of `shape` (C, H, W); weights are shared with the module, not copied."""
+    example = torch.zeros((2 if batch is None else batch, *shape))
+    dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model: ir.Model = program.model
+    # The exporter notes Python source lines, with paths, at every node.
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    return model
+
+
+def store_as_half(model: ir.Model) -> None:
+    """Store every weight that is exactly a half-precision number as one, followed by a cast to float32."""
+    graph = model.graph
+    first = graph[0]
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _HALF_FROM:
+            continue
+        full = tensor.numpy()
+        half = full.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), full):
+            continue
+        stored = ir.val(f"{name}_half", const_value=ir.tensor(half, name=f"{name}_half"))
+        cast = ir.node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
+        cast.outputs[0].name = f"{name}_float"
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, value.type
+        graph.insert_before(first, cast)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+
+
+def _save(model: ir.Model, folder: Path, name: str) -> list[Path]:
+    """Write the model into `folder`; returns its files, the one that refers to the others last."""
+    path = folder / name
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    if sum(tensor.nbytes for tensor in tensors) <= INLINE_BYTES:
+        ir.save(model, path)
+        return [path]
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.tobytes())
+    data = f"{path.stem}-{digest.hexdigest()[:16]}.data"
+    ir.save(model, path, external_data=data)
+    return [folder / data, path]
+
+
+def _append_facts(path: Path, facts: EngineFacts) -> None:
+    """Protobuf messages concatenate: the facts join a file that was checked without writing its weights again."""
+    entry = onnx.StringStringEntryProto(key=METADATA_KEY, value=facts.to_json())
+    with path.open("ab") as file:
+        file.write(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _compare(path: Path, check: ImageCheck, batch: int | None) -> tuple[float, float]:
+    """Largest difference between the file and its source over random noisy batches, and the tolerance for it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights twice
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    largest, difference = 1.0, 0.0
+    for images in check.batches(_ROWS if batch is None else batch):
+        got = session.run(None, {INPUT: images})[0][:_ROWS]
+        with torch.no_grad():
+            want = check.source(torch.from_numpy(images[:_ROWS])).numpy()
+        if got.shape != want.shape:
+            raise InputError(f"the exported graph returns {got.shape} where the network returns {want.shape}")
+        if not (np.isfinite(want).all() and np.isfinite(got).all()):
+            raise InputError("the network returns NaN or infinity on noisy images: the checkpoint is not usable")
+        largest = max(largest, float(np.abs(want).max()))
+        difference = max(difference, float(np.abs(got - want).max()))
+    return difference, TOLERANCE * largest
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("diffsmooth-trt", "torch", "onnx", "onnxscript", "onnxruntime"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def write_checked(
+    module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
+) -> ExportReport:
+    """Export `module` to `out` with `facts` in its metadata once ONNX Runtime agrees with `check.source`.
+
+    Raises InputError when they differ by more than the tolerance or `out` is not writable, StoreError when writing
+    fails; neither leaves anything behind.
+    """
+    start = time.perf_counter()
+    if out.is_dir() or not out.name:
+        raise InputError(f"--out {out} is a folder: name a file in it")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
+    try:
+        model = trace(module, check.shape, batch)
+        if store_fp16:
+            store_as_half(model)
+        files = _save(model, folder, out.name)
+        del model
+        difference, tolerance = _compare(files[-1], check, batch)
+        if difference > tolerance:
+            raise InputError(
+                f"{out.name} differs from its source by {difference:.2g} where {tolerance:.2g} is allowed: "
+                "nothing was written; try other versions of torch and onnxscript"
+            )
+        details: dict[str, object] = {
+            "max_difference": float(f"{difference:.2g}"),
+            "tolerance": float(f"{tolerance:.2g}"),
+            "opset": OPSET,
+            "versions": _versions(),
+        }
+        if len(files) > 1:
+            details["external_data"] = {"name": files[0].name, "sha256": file_sha256(files[0])}
+        facts = dataclasses.replace(facts, details={**facts.details, **details})
+        _append_facts(files[-1], facts)
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            os.replace(file, out.parent / file.name)
+    except OSError as error:
+        raise StoreError(f"{out} could not be written: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return ExportReport(out, facts, difference, tolerance, time.perf_counter() - start, size)

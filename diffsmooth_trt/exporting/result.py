@@ -1,0 +1,20 @@
+"""What an export reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.facts import EngineFacts
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A finished export: the file, its facts, and how far ONNX Runtime's outputs were from the source network's."""
+
+    path: Path
+    facts: EngineFacts
+    max_difference: float
+    tolerance: float
+    seconds: float
+    bytes: int
