@@ -176,7 +176,7 @@ def on_grid(images: NDArray[Any], name: str, quantise: bool = False) -> Pixels:
 
 def _open_npz(path: Path, quantise: bool) -> Source:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a readable .npz of plain arrays ({_first_line(error)})") from None

@@ -153,20 +153,24 @@ class Runner:
         filled = time.perf_counter()
         labels = self.method.labels(self.noisy, rows)
         labelled = time.perf_counter()
-        done = [self._count(segment, labels[segment.low : segment.high]) for segment in segments]
         used = segments[-1].high
+        finished = 0
+        completed: dict[int, _Task] = {}  # an image may complete several blocks in one batch
         for segment in segments:
-            segment.open.task.seconds += (labelled - start) * (segment.high - segment.low) / used
-        for task in done:
-            if task is not None:
-                self.store.add_seconds(task.image.index, task.seconds)
-                task.seconds = 0.0
-                if not task.pending:
-                    self.finish(self.store, task.image.index)
-        if any(done) and time.monotonic() - self.committed > COMMIT_SECONDS:
+            task = segment.open.task
+            task.seconds += (labelled - start) * (segment.high - segment.low) / used
+            if self._count(segment, labels[segment.low : segment.high]):
+                completed[task.image.index] = task
+        for task in completed.values():
+            self.store.add_seconds(task.image.index, task.seconds)
+            task.seconds = 0.0
+            if not task.pending:
+                self.finish(self.store, task.image.index)
+                finished += 1
+        if completed and time.monotonic() - self.committed > COMMIT_SECONDS:
             self.store.commit()
             self.committed = time.monotonic()
-        self.progress.update(used, sum(task is not None and not task.pending for task in done))
+        self.progress.update(used, finished)
         ended = time.perf_counter()
         for name, spent in (("noise", filled - start), ("method", labelled - filled), ("count", ended - labelled)):
             self.seconds[name] += spent
@@ -189,13 +193,13 @@ class Runner:
         noisy_images(self.law, self.key, words[0], pixels, words[1], words[2], noisy, rows=sources)
         return Rows(phases=words[0], images=words[1], samples=words[2])
 
-    def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> _Task | None:
-        """Add a segment's votes; the task when that completed a block."""
+    def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> bool:
+        """Add a segment's votes; whether that completed its block."""
         opened = segment.open
         opened.counts += np.bincount(labels, minlength=opened.counts.size)
         opened.counted += len(labels)
         if opened.counted < opened.block.stop - opened.block.start:
-            return None
+            return False
         self.store.add_block(opened.block, opened.counts.tolist())
         opened.task.pending -= 1
-        return opened.task
+        return True

@@ -1,0 +1,259 @@
+"""The loop: right against a closed form, the same for any packing, whole after a crash."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import subprocess
+import sys
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import diffsmooth_trt as dst
+from diffsmooth_trt.api import run
+from diffsmooth_trt.config import RunConfig
+from diffsmooth_trt.noise import ESTIMATION, grid_law
+from diffsmooth_trt.noise.reference import grid_noise
+
+RNG = np.random.default_rng(0)
+W = RNG.normal(size=48)
+KEY = "0123456789abcdef0123456789abcdef"
+TABLES = ("meta", "images", "blocks", "results")
+
+
+@pytest.fixture
+def half_space(linear_classifier):
+    """Class 1 where w·(x − ½) > 0: radius of the smoothed classifier |w·(x − ½)|/‖w‖, whatever σ."""
+    rows = np.stack([np.zeros(48), W])
+    return linear_classifier(rows, np.array([0.0, -W.sum() / 2]))
+
+
+def config(engine, data, out, **options) -> RunConfig:
+    settings = {"method": "rs", "sigma": 0.5, "n": 2500, "n0": 50, "key": KEY, "backend": "onnxruntime"}
+    return RunConfig(command="certify", engine=engine, data=data, out=out, **{**settings, **options})
+
+
+def contents(path: Path, drop_meta: tuple[str, ...] = ("command_line",)) -> dict[str, list[tuple]]:
+    with sqlite3.connect(path) as connection:
+        tables = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
+    connection.close()
+    tables["meta"] = [row for row in tables["meta"] if row[0] not in drop_meta]
+    return {name: sorted(rows) for name, rows in tables.items()}
+
+
+def test_half_space_radii(half_space, images_npz, tmp_path):
+    """40 images, n = 10^4: no certified radius exceeds the true one (false alarm ≤ 40·10^-6), and all come near."""
+    data = images_npz(count=40)
+    images = {image.index: image for image in dst.Images(data)}
+    with run(config(half_space, data, tmp_path / "r.sqlite", n=10_000, alpha=1e-6)) as store:
+        results = list(store.results())
+    assert len(results) == 40
+    certified = 0
+    for result in results:
+        x = images[result.image].pixels.transpose(2, 0, 1).reshape(-1) / 255 - 0.5
+        margin = float(W @ x) / np.linalg.norm(W)
+        if result.predict < 0:
+            assert abs(margin) < 0.08  # beyond it p > 0.563, eight deviations above what n = 10^4 needs at this α
+            continue
+        certified += 1
+        assert result.predict == int(margin > 0)
+        assert result.radius <= abs(margin)
+        p = norm.cdf(abs(margin) / 0.5)
+        allowed = p - 10 * math.sqrt(p * (1 - p) / 10_000)  # 4.75 deviations for α, 5 for chance
+        assert result.p_lower >= allowed - 1e-3
+    assert certified >= 30
+
+
+def test_counts_are_those_of_the_reference_noise(half_space, images_npz, tmp_path):
+    """The votes of one image, drawn again with NumPy alone from key and counters."""
+    data = images_npz(count=2)
+    with run(config(half_space, data, tmp_path / "r.sqlite", n=400)) as store:
+        counts = store.counts(1, ESTIMATION, 2)
+    image = list(dst.Images(data))[1]
+    law, pixels = grid_law(0.5), image.pixels.transpose(2, 0, 1).reshape(-1)
+    steps = np.stack([grid_noise(law, int(KEY, 16), ESTIMATION, 1, sample, 48) for sample in range(400)])
+    x = (pixels + steps).astype(np.float32) / np.float32(255)
+    assert counts[1] == int(((x - 0.5) @ W > 0).sum())
+
+
+def test_packing_order_and_batch_change_nothing(half_space, images_npz, tmp_path):
+    data = images_npz(count=4)
+    first = tmp_path / "a.sqlite"
+    run(config(half_space, data, first)).close()
+    reference = contents(first)
+    assert len(reference["results"]) == 4
+    for batch in (1, 7, 1000):
+        out = tmp_path / f"{batch}.sqlite"
+        run(config(half_space, data, out, batch=batch, n=2500)).close()
+        got = contents(out)
+        assert got["blocks"] == reference["blocks"]
+        assert got["results"] == reference["results"]
+    subset = tmp_path / "subset.sqlite"
+    run(config(half_space, data, subset, skip=2)).close()
+    assert set(contents(subset)["blocks"]) <= set(reference["blocks"])
+
+
+def test_resume_draws_only_what_is_missing(half_space, images_npz, tmp_path):
+    data = images_npz(count=3)
+    whole, part = tmp_path / "whole.sqlite", tmp_path / "part.sqlite"
+    for out in (whole, part):
+        run(config(half_space, data, out)).close()
+    with sqlite3.connect(part) as connection:
+        connection.execute("DELETE FROM results WHERE image = 2")
+        connection.execute("DELETE FROM blocks WHERE image = 2 AND (phase = 0 OR start = 1000)")
+        connection.execute("DELETE FROM results WHERE image = 1")  # counts whole, killed before the result
+    connection.close()
+
+    class Counting:
+        samples = 0
+
+        def start(self, images: int, finished: int, samples: int, drawn: int) -> None:
+            assert (images, finished, samples - drawn) == (3, 1, 1050)
+
+        def update(self, samples: int, images: int) -> None:
+            self.samples += samples
+
+    counting = Counting()
+    run(config(half_space, data, part, resume=True), counting).close()
+    assert counting.samples == 1050
+    assert contents(part) == contents(whole)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from diffsmooth_trt.api import run
+from diffsmooth_trt.config import RunConfig
+sys.modules["diffsmooth_trt.certify.runner"].COMMIT_SECONDS = 0.0
+class Slow:
+    def start(self, *_): pass
+    def update(self, samples, images): time.sleep(0.01); print("step", flush=True)
+engine, data, out, key = sys.argv[1:]
+run(RunConfig(command="certify", engine=Path(engine), data=Path(data), out=Path(out), method="rs", sigma=0.5, n=2500, n0=50,
+              key=key, backend="onnxruntime", resume=True), Slow())
+"""
+
+
+def test_kill_and_resume_gives_the_identical_store(half_space, images_npz, tmp_path):
+    """kill -9 at three different moments, then a resume: the tables of an uninterrupted run."""
+    data = images_npz(count=4)
+    whole, killed = tmp_path / "whole.sqlite", tmp_path / "killed.sqlite"
+    run(config(half_space, data, whole)).close()
+    for steps in (20, 35, 50):
+        command = [sys.executable, "-c", KILLED, str(half_space), str(data), str(killed), KEY]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            for _ in range(steps):
+                process.stdout.readline()
+            process.kill()
+            process.wait()
+        with dst.open_run(killed) as store:
+            assert len(list(store.results())) < 4
+    assert contents(killed)["blocks"]
+    run(config(half_space, data, killed, resume=True)).close()
+    assert contents(killed) == contents(whole)
+
+
+def test_resume_refuses_another_configuration(half_space, linear_classifier, images_npz, tmp_path):
+    data = images_npz(count=2)
+    base = config(half_space, data, tmp_path / "r.sqlite", n=200, resume=True)
+    run(base).close()
+    before = contents(base.out)
+    other = linear_classifier(np.stack([W, W]), np.zeros(2))
+    for change, message in (
+        ({"alpha": 0.01}, r"config\.alpha \(run: 0\.001, asked: 0\.01\)"),
+        ({"n": 300}, r"config\.n "),
+        ({"sigma": 0.25}, r"classifier\.sigma"),
+        ({"batch": 8}, r"classifier\.classifier\.batch"),
+        ({"engine": other}, r"classifier\.classifier\.sha256"),
+        ({"key": "ff"}, "key"),
+        ({"resume": False}, "exists: pass --resume"),
+    ):
+        with pytest.raises(dst.InputError, match=message):
+            run(replace(base, **change))
+    images_npz(count=2, seed=9)  # other pixels in the same file
+    with pytest.raises(dst.InputError, match="differs from the one in"):
+        run(base)
+    assert contents(base.out) == before
+
+
+def test_empty_store_starts_anew_and_keys_are_drawn(half_space, images_npz, tmp_path):
+    keys = []
+    for name in ("a", "b"):
+        out = tmp_path / name
+        out.touch()
+        with run(config(half_space, images_npz(count=1), out, n=50, key=None, resume=True)) as store:
+            keys.append(store.meta["key"])
+            assert store.meta["key_source"] == "drawn"
+    assert keys[0] != keys[1]
+
+
+def test_predict_abstains_near_the_boundary(linear_classifier, images_npz, tmp_path):
+    coin = linear_classifier(np.stack([np.zeros(48), np.eye(48)[0]]), np.array([0.0, -0.5]))
+    pixels = np.full((2, 4, 4, 3), 128, dtype=np.uint8)
+    pixels[1] = 255
+    np.savez(data := tmp_path / "d.npz", images=pixels, labels=np.ones(2, dtype=np.int64))
+    options = {"method": "rs", "sigma": 0.5, "n": 500, "key": KEY}
+    with dst.predict(engine=coin, data=data, out=tmp_path / "p.sqlite", **options) as store:
+        near, far = store.results()
+    assert (near.predict, far.predict) == (-1, 1)
+    assert near.radius is None
+
+
+def test_memory_does_not_grow_with_n_or_images(half_space, tmp_path):
+    """Peak allocation of Python and NumPy; parquet sources are read a batch at a time (tests/test_data.py)."""
+    peaks = []
+    np.savez(data := tmp_path / "d.npz", images=RNG.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), labels=np.zeros(60, int))
+    for name, limit, n in (("warm", 2, 100), ("small", 5, 500), ("large", 60, 5000)):
+        tracemalloc.start()
+        run(config(half_space, data, tmp_path / name, max=limit, n=n)).close()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 300_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "--n must be"),
+        ({"n0": -1}, "--n0 must be"),
+        ({"alpha": 1.0}, "--alpha must lie between 0 and 1, got 1.0"),
+        ({"alpha": math.nan}, "--alpha"),
+        ({"method": "magic"}, "use one of rs, dds, diffsmooth"),
+        ({"sigma": None}, "--sigma is needed"),
+        ({"sigma": 9.0}, "sigma"),
+        ({"method": "dds"}, "--classifier is needed"),
+        ({"classifier": "x.onnx"}, "--classifier is not used"),
+        ({"key": "xyz"}, "--key takes"),
+        ({"key": "0" * 33}, "--key takes"),
+        ({"local_noise": "pink"}, "'fixed' or 'fresh'"),
+        ({"classifier_seed": -1}, "--classifier-seed"),
+        ({"m": 0}, "--m"),
+    ],
+)
+def test_bad_options(half_space, images_npz, tmp_path, options, message):
+    with pytest.raises(dst.InputError, match=message) as error:
+        run(config(half_space, images_npz(count=1), tmp_path / "r.sqlite", **options))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*sqlite*"))
+
+
+def test_images_that_do_not_fit(half_space, images_npz, tmp_path):
+    for options, message in (({"shape": (3, 8, 8)}, "the engine takes"), ({"classes": 9, "seed": 4}, "has 2 classes")):
+        with pytest.raises(dst.InputError, match=message):
+            run(config(half_space, images_npz(**options), tmp_path / f"{len(options)}.sqlite"))
+    with pytest.raises(dst.InputError, match="unexpected keyword"):
+        dst.certify(engine=half_space, data="x", out="y", epsilon=1)
+
+
+def test_time_of_a_certificate_is_recorded(half_space, images_npz, tmp_path):
+    start = time.monotonic()
+    with run(config(half_space, images_npz(count=3), tmp_path / "r.sqlite")) as store:
+        seconds = [result.seconds for result in store.results()]
+    assert all(spent > 0 for spent in seconds)
+    assert sum(seconds) < time.monotonic() - start

@@ -1,0 +1,152 @@
+"""Engines: facts are checked, rows do not influence each other, bad files answer in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from diffsmooth_trt import zoo
+from diffsmooth_trt.engine import BACKENDS, EngineFacts, choose_backend, open_engine
+from diffsmooth_trt.errors import EngineError, InputError
+
+RNG = np.random.default_rng(0)
+W, B = RNG.normal(size=(2, 48)), np.zeros(2)
+
+
+def batch_of(size: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(1).random((size, *shape), dtype=np.float32)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_values_and_identity(backend, linear_classifier):
+    path = linear_classifier(W, B)
+    x = batch_of(8, (3, 4, 4))
+    with open_engine(path, batch=8, backend=backend, precision="fp32", role="classifier") as engine:
+        y = engine.run(x)
+        assert engine.facts.classes == 2
+        assert engine.identity["backend"] == backend
+        assert engine.identity["precision"] == "fp32"
+        assert engine.identity["batch"] == 8
+    np.testing.assert_allclose(y, x.reshape(8, -1) @ W.T.astype(np.float32), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [None, "fp32"])
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("batch", [5, 64])
+@pytest.mark.parametrize("file", [zoo.DENOISER, zoo.CLASSIFIER_DDS], ids=["denoiser", "classifier"])
+def test_rows_do_not_influence_each_other(file, batch, backend, precision):
+    """A row's output is the same bits wherever it stands and whatever stands beside it."""
+    x = batch_of(batch, (3, 32, 32))
+    order = np.random.default_rng(2).permutation(batch)
+    with open_engine(file, batch=batch, backend=backend, precision=precision) as engine:
+        y = engine.run(x)
+        np.testing.assert_array_equal(engine.run(x[order]), y[order])
+        alone = np.repeat(x[3:4], batch, axis=0)
+        np.testing.assert_array_equal(engine.run(alone), np.repeat(y[3:4], batch, axis=0))
+
+
+def test_onnxruntime_does_not_depend_on_threads():
+    x = batch_of(8, (3, 32, 32))
+    ys = []
+    for threads in (1, 2):
+        with open_engine(zoo.DENOISER, batch=8, backend="onnxruntime", threads=threads) as engine:
+            ys.append(engine.run(x))
+            assert "threads" not in engine.identity
+    np.testing.assert_array_equal(ys[0], ys[1])
+
+
+def test_openvino_records_threads_and_real_precision():
+    with open_engine(zoo.DENOISER, batch=8, backend="openvino", threads=1) as engine:
+        assert engine.identity["threads"] == 1
+        assert engine.identity["precision"] in ("fp32", "bf16")
+
+
+def test_rule_prefers_openvino():
+    assert choose_backend(None) == "openvino"
+    assert choose_backend("onnxruntime") == "onnxruntime"
+
+
+def test_own_onnx_without_facts(linear_classifier, shrinking_denoiser):
+    with open_engine(linear_classifier(W, B, facts=False), batch=2, role="classifier") as engine:
+        assert (engine.facts.classes, engine.facts.input_shape) == (2, (3, 4, 4))
+    with open_engine(shrinking_denoiser(None), batch=2, role="denoiser", sigma=0.5) as engine:
+        assert engine.facts.sigma == 0.5
+
+
+def test_facts_survive_json():
+    facts = EngineFacts("denoiser", (3, 8, 8), sigma=0.25, timestep=7.0, details={"a": [1]})
+    assert EngineFacts.from_json(facts.to_json()) == facts
+
+
+def one_node(path: Path, node: onnx.NodeProto, kind: int = TensorProto.FLOAT) -> Path:
+    values = [helper.make_tensor_value_info(name, kind, ["B", 3, 4, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_nan_is_an_error_not_a_vote(tmp_path):
+    path = one_node(tmp_path / "log.onnx", helper.make_node("Log", ["x"], ["y"]))
+    with (
+        open_engine(path, batch=2, role="denoiser", sigma=0.25, precision="fp32") as engine,
+        pytest.raises(EngineError, match=r"NaN or infinity for 1 of 2 rows"),
+    ):
+        x = np.ones((2, 3, 4, 4), dtype=np.float32)
+        x[1] = -1
+        engine.run(x)
+
+
+def test_bad_files(tmp_path, linear_classifier, shrinking_denoiser):
+    classifier, denoiser = linear_classifier(W, B), shrinking_denoiser(0.25)
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(zoo.DENOISER.read_bytes()[:5000])
+    text = tmp_path / "text.onnx"
+    text.write_text("not an engine")
+    empty = tmp_path / "empty.onnx"
+    empty.touch()
+    plan = tmp_path / "x.plan"
+    plan.touch()
+    identity = one_node(tmp_path / "i.onnx", helper.make_node("Identity", ["x"], ["y"]))
+    double = one_node(tmp_path / "d.onnx", helper.make_node("Identity", ["x"], ["y"]), TensorProto.DOUBLE)
+    cases = [
+        (tmp_path / "none.onnx", {}, "does not exist"),
+        (cut, {"role": "denoiser"}, "not a readable ONNX"),
+        (text, {"role": "denoiser"}, "not a readable ONNX"),
+        (empty, {"role": "denoiser"}, "not a readable ONNX"),
+        (plan, {}, r"not an \.onnx"),
+        (classifier, {"role": "denoiser"}, "is a classifier, expected a denoiser"),
+        (denoiser, {"role": "classifier"}, "is a denoiser, expected a classifier"),
+        (denoiser, {"role": "denoiser", "sigma": 0.5}, "exported for sigma 0.25, the run asks for 0.5"),
+        (identity, {"role": "denoiser"}, "pass --sigma"),
+        (identity, {}, "carries no facts"),
+        (double, {"role": "denoiser", "sigma": 0.5}, "float32"),
+        (linear_classifier(W, B, batch=4), {}, "exported for batches of 4"),
+        (denoiser, {"backend": "tpu"}, "use one of openvino, onnxruntime"),
+        (denoiser, {"device": "cuda:0"}, "runs on 'cpu'"),
+        (denoiser, {"precision": "int3"}, "use one of fp32, bf16"),
+        (denoiser, {"backend": "onnxruntime", "precision": "bf16"}, "does not exist in ONNX Runtime"),
+        (denoiser, {"batch": 0}, "at least 1"),
+    ]
+    for path, options, message in cases:
+        with pytest.raises(InputError, match=message) as error:
+            open_engine(path, **{"batch": 2, **options})
+        assert "\n" not in str(error.value)
+
+
+def test_wrong_shape_to_run(linear_classifier):
+    with open_engine(linear_classifier(W, B), batch=2) as engine, pytest.raises(InputError, match="takes float32"):
+        engine.run(np.zeros((1, 3, 4, 4), dtype=np.float32))
+
+
+def test_dynamic_quantisation_is_refused(tmp_path):
+    nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), helper.make_node("Identity", ["x"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 3, 4, 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    path = tmp_path / "dynamic.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    with pytest.raises(InputError, match="quantise it statically"):
+        open_engine(path, batch=2, role="denoiser", sigma=0.25)
