@@ -69,9 +69,10 @@ def _guarded(path: Path) -> Iterator[None]:
 class RunStore:
     """An open run store; `create` makes one whole or not at all, `open` takes an existing one."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, write: bool) -> None:
         self.path = path
         self.connection = connection
+        self.write = write
         with _guarded(path):
             rows = connection.execute("SELECT name, value FROM meta").fetchall()
         self.meta: dict[str, Any] = {name: json.loads(value) for name, value in rows}
@@ -117,7 +118,7 @@ class RunStore:
             raise InputError(
                 f"{path} is of store format {version}, this version reads {FORMAT}: use the version that wrote it"
             )
-        return cls(path, connection)
+        return cls(path, connection, write)
 
     def done(self) -> dict[tuple[int, int], set[int]]:
         """The starts of the blocks held, by (image, phase)."""
@@ -199,7 +200,11 @@ class RunStore:
             )
 
     def close(self) -> None:
-        """Drop what was not committed and close; the last writer leaves a single file."""
+        """Drop what was not committed and close; the last writer leaves a single file without its log."""
+        if self.write:
+            self.connection.rollback()
+            with contextlib.suppress(sqlite3.DatabaseError):  # a reader, or a full disk: the log stays, and is valid
+                self.connection.execute("PRAGMA journal_mode = DELETE")
         self.connection.close()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,170 @@
+"""The command line as a user meets it: subprocesses, exit codes, one-line errors, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffsmooth_trt import zoo
+
+PROGRAM = Path(sys.executable).parent / "diffsmooth-trt"
+W = np.random.default_rng(0).normal(size=(2, 48))
+
+
+def call(*arguments: object, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
+    command = [str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture
+def files(linear_classifier, shrinking_denoiser, images_npz):
+    return {"engine": shrinking_denoiser(), "classifier": linear_classifier(W, np.zeros(2)), "data": images_npz()}
+
+
+def certify(files, cwd: Path, *more: object, **changes) -> subprocess.CompletedProcess[str]:
+    merged = {**files, "n": 300, "n0": 20, "out": "run.sqlite", **changes}
+    flags = [part for name, value in merged.items() if value is not None for part in (f"--{name}", value)]
+    return call("certify", *flags, *more, cwd=cwd)
+
+
+def test_certify_report_and_resume(files, tmp_path):
+    done = certify(files, tmp_path, "--tsv", "run.tsv")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "acc@0.25" in done.stdout
+    assert "ACR" in done.stdout
+    lines = (tmp_path / "run.tsv").read_text().splitlines()
+    assert lines[0] == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+    assert len(lines) == 6
+    for line in lines[1:]:
+        assert re.fullmatch(r"\d+\t\d\t(-1\t0\.0\t0|\d\t\d+\.\d{6}\t[01])\t\d+:\d\d:\d\d(\.\d+)?", line)
+    again = certify(files, tmp_path)
+    assert again.returncode == 2
+    assert "pass --resume" in again.stderr
+    resumed = certify(files, tmp_path, "--resume", "--tsv", "again.tsv")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "again.tsv").read_text() == (tmp_path / "run.tsv").read_text()
+    report = call("report", "run.sqlite", "--figure", "c.png", "--html", "r.html", "--tsv", "t.tsv", "--radii", "0,0.1", cwd=tmp_path)
+    assert report.returncode == 0, report.stderr
+    assert "acc@0.1" in report.stdout
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "r.html").read_text()
+    assert (tmp_path / "t.tsv").read_text() == (tmp_path / "run.tsv").read_text()
+    left = {"images.npz", "run.sqlite", "run.tsv", "again.tsv", "c.png", "r.html", "t.tsv"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_predict(files, tmp_path):
+    flags = [part for name, value in files.items() for part in (f"--{name}", value)]
+    done = call("predict", *flags, "--n", 200, "--out", "p.sqlite", "--tsv", "p.tsv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    assert len((tmp_path / "p.tsv").read_text().splitlines()) == 6
+
+
+def test_demo_makes_its_page_without_torch(tmp_path):
+    """The whole demo on two images, in a process where importing torch is an error."""
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from diffsmooth_trt.cli import main\n"
+        "sys.exit(main(['demo', '--images', '2', '--n', '100']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"demo.html", "demo.png"}
+    assert "dds" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["certify"], ["predict"], ["report"], ["demo"], ["export", "denoiser"], ["export", "classifier"]])
+def test_help_shows_an_example(command, tmp_path):
+    done = call(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    if command:
+        assert "example:\n  diffsmooth-trt" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "none.parquet"}, "none.parquet does not exist"),
+        ({"engine": "none.onnx"}, "none.onnx does not exist"),
+        ({"n": 0}, "--n must be"),
+        ({"n": "many"}, "invalid int value"),
+        ({"n0": -3}, "--n0 must be"),
+        ({"alpha": 2}, "--alpha must lie between 0 and 1"),
+        ({"sigma": 0.5}, "exported for sigma 0.25, the run asks for 0.5"),
+        ({"classifier": None}, "--classifier is needed"),
+        ({"method": "epndc"}, "invalid choice"),
+        ({"out": "no/such/folder/run.sqlite"}, "the folder no/such/folder does not exist"),
+        ({"key": "zz"}, "--key takes"),
+        ({"max": 0}, "--max must be"),
+        ({"wrong": 1}, "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_write_nothing(files, tmp_path, changes, message):
+    done = certify(files, tmp_path, **changes)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"images.npz"}
+
+
+def test_debug_shows_the_traceback(files, tmp_path):
+    assert "Traceback" in certify(files, tmp_path, "--debug", n=0).stderr
+
+
+def limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+def test_full_disk_keeps_what_was_committed(files, tmp_path):
+    """A file-size limit stands in for a full disk: the run fails with one line, and a resume ends as a whole run does."""
+    options = {"n": 300_000, "key": "ab", "backend": "onnxruntime"}
+    flags = [part for name, value in {**files, **options, "out": "run.sqlite"}.items() for part in (f"--{name}", value)]
+    done = call("certify", *flags, cwd=tmp_path, preexec_fn=limit_file_size)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "run store" in done.stderr
+    with sqlite3.connect(tmp_path / "run.sqlite") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    resumed = call("certify", *flags, "--resume", "--tsv", "a.tsv", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = call("certify", *[str(f).replace("run.sqlite", "whole.sqlite") for f in flags], "--tsv", "b.tsv", cwd=tmp_path)
+    assert whole.returncode == 0
+    first, second = ((tmp_path / name).read_text().splitlines() for name in ("a.tsv", "b.tsv"))
+    assert [line.split("\t")[:5] for line in first] == [line.split("\t")[:5] for line in second]
+
+
+def test_report_refuses_what_is_not_a_run(files, tmp_path):
+    (tmp_path / "text.sqlite").write_text("not a database at all, but long enough to be read as one")
+    (tmp_path / "cut.sqlite").write_bytes(b"SQLite format 3\0" + os.urandom(100))
+    for name, message in (("none.sqlite", "does not exist"), ("text.sqlite", "not a run store"), ("cut.sqlite", "not a run store")):
+        done = call("report", name, cwd=tmp_path)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    certify(files, tmp_path)
+    for arguments, message in (
+        (["--figure", "c.bmp"], "use one of .png, .svg, .pdf"),
+        (["--radii", "a,b"], "expected numbers"),
+        (["--tsv", "no/t.tsv"], "cannot be written"),
+        (["run.sqlite", "--tsv", "t.tsv"], "--tsv takes one run"),
+    ):
+        done = call("report", "run.sqlite", *arguments, cwd=tmp_path)
+        assert done.returncode in (1, 2)
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_zoo_fits_the_wheel():
+    assert sum(path.stat().st_size for path in zoo.FOLDER.iterdir() if path.is_file()) <= 12e6
