@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from os import PathLike
@@ -36,19 +37,26 @@ def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
 
 def _read(path: Path) -> object:
     try:
-        # Mapped where the format allows: half-precision files are then never in memory twice.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        if "Unsupported " in text or "Trying to " in text or "not an allowed global" in text:
-            raise InputError(
-                f"checkpoint {path} holds code or objects other than tensors and was NOT executed: "
-                "re-save it as a plain state dict (torch.save(model.state_dict(), …)) where you trust it"
-            ) from error
-        raise _damaged(path) from error
+        with path.open("rb") as file:
+            start = file.read(2)
     except OSError as error:
         raise InputError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file fails in many ways: EOFError, RuntimeError, KeyError, UnicodeError, …
+    zipped = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what matters is said below
+            # Mapped where the format allows: half-precision files are then never in memory twice.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        # Any byte can be an operand that the loader does not know: only in a pickle does it mean an object.
+        pickled = zipped or (start[:1] == pickle.PROTO and start[1:] <= b"\x05")
+        if "Unsupported operand" in str(error) and not pickled:
+            raise _damaged(path) from error
+        raise InputError(
+            f"checkpoint {path} holds code or objects other than tensors and was NOT executed: "
+            "re-save it as a plain state dict (torch.save(model.state_dict(), …)) where you trust it"
+        ) from error
+    except Exception as error:  # a damaged file fails in many ways: EOFError, RuntimeError, KeyError, OSError, …
         raise _damaged(path) from error
 
 

@@ -1,0 +1,126 @@
+"""Arguments that cannot be used: one line each, before anything is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="exports need torch")
+pytest.importorskip("onnxscript", reason="exports need onnxscript")
+
+from diffsmooth_trt.errors import InputError  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.nets.options import parse_options  # noqa: E402
+from diffsmooth_trt.nets.resnet import classifier_from_arch  # noqa: E402
+
+OPTIONS: dict[str, Any] = {
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2",
+    "attention_resolutions": "8",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "net.pt"
+    torch.save(parse_options("guided-diffusion", OPTIONS).network().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "edm"}, "--family 'edm' is unknown: use one of improved-diffusion, guided-diffusion"),
+        (
+            {"config": "cifar10"},
+            "--config cifar10 cannot be read .*: give a JSON file or one of cifar10_uncond_50M_500K",
+        ),
+        ({"config": None}, "--config is missing: give a JSON file of guided-diffusion options or one of"),
+        ({"config": "cifar10_uncond_50M_500K"}, "belongs to --family improved-diffusion, got guided-diffusion"),
+        ({"config": {**OPTIONS, "chanels": 3}}, "option 'chanels' is unknown"),
+        (
+            {"config": {**OPTIONS, "class_cond": True}},
+            "does not fit the network: parameters 1 missing \\(label_emb.weight\\)",
+        ),
+        ({"config": {**OPTIONS, "num_channels": 64}}, r"of another shape \(time_embed.0.weight \[128, 32\] instead of"),
+        ({"config": "zoo"}, "does not fit the network: parameters .* missing"),
+        ({"sigma": 1000.0}, "sigma must lie in"),
+        ({"sigma": -0.5}, "sigma must lie in"),
+        ({"image_size": 17}, "image size 17 does not fit this network: it must be a multiple of 2"),
+        ({"precision": "int4"}, "--precision 'int4' is not available for exports: use one of fp32"),
+        ({"batch": 0}, "--batch must be at least 1"),
+        ({"checkpoint": "absent.pt"}, "checkpoint absent.pt: no such file"),
+        ({"out": "absent/d.onnx"}, "absent/d.onnx cannot be written"),
+    ],
+)
+def test_denoiser_refusals(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments: dict[str, Any] = {
+        "family": "guided-diffusion",
+        "checkpoint": checkpoint,
+        "config": OPTIONS,
+        "sigma": 0.25,
+    }
+    with pytest.raises(InputError, match=message) as caught:
+        export_denoiser(**{**arguments, "out": "d.onnx", **changes})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "must hold one JSON object"),
+        (json.dumps({"x": 1}), "c.json: option 'x' is unknown"),
+    ],
+)
+def test_configuration_files(checkpoint: Path, tmp_path: Path, text: str, message: str) -> None:
+    config = tmp_path / "c.json"
+    config.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        export_denoiser("guided-diffusion", checkpoint, config, 0.25, tmp_path / "d.onnx")
+
+
+def test_half_precision_overflow(tmp_path: Path) -> None:
+    net = parse_options("guided-diffusion", OPTIONS).network()
+    net.time_embed[0].weight.data[0, 0] = 1e6
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(InputError, match=r"time_embed.0.weight is too large for half precision"):
+        export_denoiser("guided-diffusion", tmp_path / "net.pt", OPTIONS, 0.25, tmp_path / "d.onnx", store_fp16=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "vit"}, "classifier architecture 'vit' is unknown: use one of resnet20, "),
+        ({"arch": "resnet20"}, r"does not fit the network: parameters 2 missing \(linear.weight, linear.bias\)"),
+        ({"mean": (0.5, 0.5)}, "--mean must be three numbers"),
+        ({"std": (0.5, 0.5, 0.0)}, "--std must be three positive numbers"),
+        ({"input_size": 2}, "--input-size must lie between"),
+        ({"precision": "fp16"}, "--precision 'fp16' is not available"),
+    ],
+)
+def test_classifier_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    torch.save(classifier_from_arch("cifar_resnet20").module.state_dict(), tmp_path / "c.pt")
+    arguments: dict[str, Any] = {"arch": "cifar_resnet20", "checkpoint": tmp_path / "c.pt", "out": tmp_path / "c.onnx"}
+    with pytest.raises(InputError, match=message):
+        export_classifier(**{**arguments, **changes})
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_without_torch_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    with pytest.raises(
+        InputError, match=r'needs torch, which is not installed: pip install "diffsmooth-trt\[export\]"'
+    ):
+        export_denoiser("guided-diffusion", "net.pt", "zoo", 0.25, "d.onnx")
