@@ -81,7 +81,9 @@ def eager_loop(model: Eager, pixels: np.ndarray[Any, Any], samples: int, batch: 
     return time.perf_counter() - start
 
 
-def runner_for(method: Method, samples: int, images: Images, folder: Path, shares: dict[str, float]) -> Callable[[], float]:
+def runner_for(
+    method: Method, samples: int, images: Images, folder: Path, shares: dict[str, float]
+) -> Callable[[], float]:
     """A timed call of the whole runner on `images`, in a fresh run store."""
 
     def timed() -> float:
@@ -136,8 +138,8 @@ def main() -> None:
     for name, spent in seconds.items():
         rates = sorted(a.samples / s for s in spent)
         ratio = statistics.median(b / s for b, s in zip(base, spent, strict=True))
-        share = shares.get(name)
-        overhead = (share["noise"] + share["count"]) / sum(share.values()) if share else None
+        spent_on = shares.get(name)
+        overhead = (spent_on["noise"] + spent_on["count"]) / sum(spent_on.values()) if spent_on else None
         results[name] = {
             "samples_per_second": {"median": statistics.median(rates), "min": rates[0], "max": rates[-1]},
             "times_eager": ratio,

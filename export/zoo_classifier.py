@@ -19,21 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sources import Mixture, load
 from torch import Tensor
 
-from diffsmooth_trt.data import Images
 from diffsmooth_trt.engine import Engine, open_engine
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state
 from diffsmooth_trt.nets.resnet import classifier_from_arch
 
 CHUNK, POOL = 2048, 14  # images a chunk, chunks in the pool
-
-
-def load(path: str, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """All images uint8 `[N, 3, H, W]` and labels of a data set."""
-    images = list(Images(path))[rows]
-    pixels = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.tensor([image.label for image in images])
 
 
 def augment(x: Tensor) -> Tensor:
@@ -85,7 +78,7 @@ def main() -> None:
     torch.manual_seed(a.seed)
     engine = open_engine(a.denoiser, batch=128, role="denoiser")
     sigma = float(engine.facts.sigma or 0)
-    sources = [load(a.data)] + ([load(a.more)] if a.more else [])
+    sources = Mixture.open(a.data, a.more)
     tx, ty = load(a.test, slice(500, 1012))
     valid = denoise(engine, tx.float() / 255, sigma)
     arch = classifier_from_arch(a.arch)
@@ -97,14 +90,9 @@ def main() -> None:
     pool: list[tuple[Tensor, Tensor]] = torch.load(a.pool) if a.pool and a.pool.exists() else []
 
     def produce() -> tuple[Tensor, Tensor]:
-        first = round(CHUNK * (a.lossless if len(sources) > 1 else 1))
-        xs, ys = [], []
-        for (sx, sy), n in zip(sources, (first, CHUNK - first), strict=False):
-            i = torch.randint(len(sx), (n,))
-            xs.append(sx[i])
-            ys.append(sy[i])
-        x = augment(torch.cat(xs).float() / 255)
-        return torch.stack([denoise(engine, x, sigma) for _ in range(2)]), torch.cat(ys)
+        x, y = sources.draw(CHUNK, a.lossless)
+        x = augment(x)
+        return torch.stack([denoise(engine, x, sigma) for _ in range(2)]), y
 
     def forward(model: torch.nn.Module, x: Tensor) -> Tensor:
         x = x.float() + a.local_sigma * torch.randn(x.shape)

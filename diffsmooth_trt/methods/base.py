@@ -26,6 +26,11 @@ class Rows:
     samples: Words
 
 
+def winners(scores: Floats) -> Labels:
+    """The highest-scoring class of each row int64 `[batch]`; ties go to the lowest class."""
+    return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+
+
 class Method(ABC):
     """f of randomized smoothing. A row's label depends on that row's pixels and draw alone.
 

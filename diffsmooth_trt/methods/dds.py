@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Denoised, Floats, Labels, Rows
+from .base import Denoised, Floats, Labels, Rows, winners
 
 
 class DenoisedSmoothing(Denoised):
@@ -11,4 +11,4 @@ class DenoisedSmoothing(Denoised):
     name = "dds"
 
     def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        return self.classifier.run(self.denoiser.run(noisy)).argmax(axis=1)
+        return winners(self.classifier.run(self.denoiser.run(noisy)))

@@ -9,7 +9,7 @@ from ..engine import Engine
 from ..errors import InputError
 from ..noise import LOCAL, grid_law
 from ..noise.cpu import add_noise, grid_noise
-from .base import Denoised, Floats, Labels, Rows, Words
+from .base import Denoised, Floats, Labels, Rows, Words, winners
 
 PHASE_BITS = 56
 
@@ -47,18 +47,19 @@ class DiffSmooth(Denoised):
         size = int(np.prod(self.input_shape))
         words = np.arange(copies, dtype=np.uint64)
         steps = grid_noise(self.law, seed, LOCAL, np.zeros_like(words), words, size)
-        self.fixed = (steps.astype(np.float32) / np.float32(255)).reshape(copies, 1, *self.input_shape)
+        self.fixed: Floats = (steps.astype(np.float32) / np.float32(255)).reshape(copies, 1, *self.input_shape)
 
     def labels(self, noisy: Floats, rows: Rows) -> Labels:
         denoised = self.denoiser.run(noisy)
         total = np.zeros((self.batch, self.classes), dtype=np.float32)
         for copy in range(self.copies):
             total += softmax(self.classifier.run(self._with_noise(denoised, rows, copy)), axis=1)
-        return total.argmax(axis=1)
+        return winners(total)
 
     def _with_noise(self, denoised: Floats, rows: Rows, copy: int) -> Floats:
         if not self.fresh:
-            return denoised + self.fixed[copy]
+            noised: Floats = denoised + self.fixed[copy]
+            return noised
         out = np.empty_like(denoised)
         add_noise(self.law, self.seed, LOCAL, rows.images, fresh_words(rows, self.copies, copy), denoised, out)
         return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..engine import Engine
-from .base import Floats, Labels, Method, Rows
+from .base import Floats, Labels, Method, Rows, winners
 
 
 class Plain(Method):
@@ -15,4 +15,4 @@ class Plain(Method):
         super().__init__(classifier, classifier.facts.input_shape, sigma)
 
     def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        return self.classifier.run(noisy).argmax(axis=1)
+        return winners(self.classifier.run(noisy))
