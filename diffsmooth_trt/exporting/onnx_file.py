@@ -30,7 +30,7 @@ from torch import nn
 
 from ..engine.base import file_sha256
 from ..engine.facts import METADATA_KEY, EngineFacts
-from ..errors import InputError, StoreError
+from ..errors import EngineError, InputError, StoreError
 from .result import ExportReport
 
 INPUT, OUTPUT = "images", "output"
@@ -77,20 +77,24 @@ def trace(module: nn.Module, shape: tuple[int, int, int], batch: int | None) -> 
     """The ONNX graph of `module` for images of `shape` (C, H, W); weights are shared with the module, not copied."""
     example = torch.zeros((2 if batch is None else batch, *shape))
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=dynamic,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            optimize=True,
-            verbose=False,
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                optimize=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise EngineError(f"torch {torch.__version__} could not export the network: {reason}") from error
     if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
+        raise EngineError(f"torch {torch.__version__} exported nothing: try another version")
     model: ir.Model = program.model
     # The exporter notes Python source lines, with paths, at every node.
     for node in model.graph.all_nodes():

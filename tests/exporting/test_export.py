@@ -15,8 +15,8 @@ onnx = pytest.importorskip("onnx", reason="exports need onnx")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime", reason="exports are checked in ONNX Runtime")
 
-from diffsmooth_trt.engine.facts import METADATA_KEY, EngineFacts  # noqa: E402
-from diffsmooth_trt.errors import InputError, StoreError  # noqa: E402
+from diffsmooth_trt.engine import METADATA_KEY, EngineFacts, open_engine  # noqa: E402
+from diffsmooth_trt.errors import EngineError, InputError, StoreError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier, export_denoiser, onnx_file  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
 from diffsmooth_trt.exporting.fold import ClassifierWithPreprocessing, denoiser_pair  # noqa: E402
@@ -244,3 +244,30 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
         write(tmp_path / "absent" / "d.onnx")
     with pytest.raises(InputError, match="is a folder"):
         write(tmp_path)
+
+
+class Branches(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A network whose graph depends on its data: it cannot be exported."""
+
+    def forward(self, x: Any) -> Any:
+        return x if x.sum() > 0 else -x
+
+
+def test_networks_that_cannot_be_traced_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="could not export the network") as caught:
+        write(tmp_path / "d.onnx", Branches())
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_engine_runs_the_files(improved: Path) -> None:
+    pytest.importorskip("openvino", reason="the default CPU engine is OpenVINO")
+    options = parse_options("improved-diffusion", IMPROVED)
+    net = options.network()
+    load_into(net, load_state(improved / "net.pt"))
+    source, _ = denoiser_pair(options, net, 0.25)
+    x = torch.rand(4, 3, 16, 16)
+    with open_engine(improved / "d.onnx", batch=4, precision="fp32", role="denoiser", sigma=0.25) as engine:
+        got = engine.run(x.numpy())
+    with torch.no_grad():
+        np.testing.assert_allclose(got, source(x).numpy(), atol=1e-4)
