@@ -1,0 +1,365 @@
+"""Tables, TSV, figures, pages and progress, from small run stores written by hand."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffsmooth_trt.certify.store import Result, RunStore, open_run
+from diffsmooth_trt.errors import InputError, StoreError
+from diffsmooth_trt.report.figures import FORMATS, draw, write_figure
+from diffsmooth_trt.report.html import page
+from diffsmooth_trt.report.progress import ProgressBar
+from diffsmooth_trt.report.tables import Summary, percent, summarise, text_table
+from diffsmooth_trt.report.tsv import HEADER, tsv_line, write_atomically, write_tsv
+
+Row = tuple[int, int, int, float | None]  # image, label, predict, radius
+ROWS: list[Row] = [(0, 0, 0, 0.0), (3, 1, 1, 0.5), (7, 2, 2, 0.75), (9, 2, -1, 0.0), (12, 1, 0, 2.0), (13, 1, 1, 0.25)]
+ENGINE = {"sha256": "0123456789abcdef" * 4, "backend": "onnxruntime", "precision": "fp32"}
+RunMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> RunMaker:
+    def make(
+        rows: Sequence[Row] = ROWS, *, name: str = "run", command: str = "certify", key_source: str = "drawn"
+    ) -> Path:
+        path = tmp_path / f"{name}.sqlite"
+        config: dict[str, Any] = {"command": command, "method": "dds", "n": 1000, "alpha": 0.001}
+        if command == "certify":
+            config["n0"] = 100
+        identity = {"id": "feedfacefeedface", "method": "dds", "sigma": 0.25, "denoiser": ENGINE, "classifier": ENGINE}
+        meta = {"config": config, "classifier": identity, "key": "0" * 32, "key_source": key_source}
+        with RunStore.create(path, meta) as store:
+            for image, label, predict, radius in rows:
+                store.add_image(image, label, "00")
+                p_lower = None if radius is None else 0.5
+                store.add_result(image, predict, radius, p_lower, 900, 1000)
+                store.add_seconds(image, 1.5)
+            store.commit()
+        return path
+
+    return make
+
+
+def summary_of(path: Path) -> Summary:
+    with open_run(path) as store:
+        return summarise(store)
+
+
+def table(text: str) -> list[dict[str, str]]:
+    """The rows of a text table by column; whatever stands above its head is skipped."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.split()[:2] == ["run", "images"])
+    head, *rows = [line.split() for line in lines[start:]]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+# ---- tables ---------------------------------------------------------------------------------------------
+
+
+def test_a_certify_run_as_text(make_run: RunMaker) -> None:
+    """Six images, four correct with radii 0, ¼, ½, ¾: wrong ones and abstentions count in every denominator."""
+    (row,) = table(text_table([summary_of(make_run())]))
+    assert row == {
+        "run": "run", "images": "6", "acc@0": "66.6%", "acc@0.25": "50.0%", "acc@0.5": "33.3%", "acc@0.75": "16.6%",
+        "acc@1": "0.0%", "ACR": "0.2500", "abstain": "1", "samples/image": "1100", "seconds/image": "1.50",
+    }  # fmt: skip
+
+
+def test_the_lines_above_the_table_say_what_was_run(make_run: RunMaker) -> None:
+    text = text_table([summary_of(make_run())])
+    assert "run: certify dds, sigma=0.25, n0=100, n=1000, alpha=0.001\n" in text
+    assert "classifier id feedfacefeedface" in text
+    assert "denoiser 0123456789ab (onnxruntime fp32)" in text
+    assert "each radius is right with probability at least" in text
+
+
+def test_a_predict_run_has_an_accuracy_and_no_radii(make_run: RunMaker) -> None:
+    path = make_run([(0, 1, 1, None), (1, 1, 0, None), (2, 1, -1, None)], command="predict")
+    text = text_table([summary_of(path)])
+    (row,) = table(text)
+    assert row["accuracy"] == "33.3%"
+    assert row["abstain"] == "1"
+    assert row["samples/image"] == "1000"
+    assert not any(column.startswith(("acc@", "ACR")) for column in row)
+    assert "each is the smoothed classifier's with probability" in text
+    assert "n0" not in text
+
+
+def test_certify_and_predict_runs_side_by_side(make_run: RunMaker) -> None:
+    runs = [summary_of(make_run(name="c")), summary_of(make_run([(0, 1, 1, None)], name="p", command="predict"))]
+    for order in (runs, runs[::-1]):
+        rows = {row["run"]: row for row in table(text_table(order, [0.0, 0.5]))}
+        assert rows["c"]["acc@0.5"] == "33.3%"
+        assert {rows["p"][column] for column in ("acc@0", "acc@0.5", "ACR")} == {"-"}
+        assert rows["p"]["abstain"] == "0"
+
+
+@pytest.mark.parametrize(("source", "noted"), [("given", True), ("drawn", False)])
+def test_a_given_key_is_noted_and_a_drawn_one_is_not(make_run: RunMaker, source: str, noted: bool) -> None:
+    summary = summary_of(make_run(key_source=source))
+    for text in (text_table([summary]), page([summary])):
+        assert ("key was given" in text) is noted
+
+
+def test_columns_are_aligned(make_run: RunMaker) -> None:
+    runs = [summary_of(make_run(name=name)) for name in ("a", "a-much-longer-name")]
+    lines = text_table(runs).splitlines()[-3:]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("fraction", "shown"),
+    [(0.0, "0.0%"), (1.0, "100.0%"), (2 / 3, "66.6%"), (0.9999, "99.9%"), (math.nextafter(1, 0) - 1e-9, "99.9%"),
+     (0.29, "29.0%"), (0.57, "57.0%"), (0.0009, "0.0%")],
+)  # fmt: skip
+def test_percentages_round_down_but_keep_what_is_exact(fraction: float, shown: str) -> None:
+    assert percent(fraction) == shown
+
+
+def test_a_percentage_of_counted_images_is_never_above_the_count() -> None:
+    for images in (*range(1, 130), 500, 997, 1000, 9999, 10_000):
+        for correct in {0, 1, images // 3, images // 2, images - 1, images}:
+            shown = Decimal(percent(correct / images).rstrip("%"))
+            exact = Decimal(100 * correct) / images
+            assert shown <= exact < shown + Decimal("0.1")
+
+
+def test_the_average_radius_rounds_down(make_run: RunMaker) -> None:
+    (row,) = table(text_table([summary_of(make_run([(0, 1, 1, 0.99999), (1, 1, 1, 0.99999)]))]))
+    assert row["ACR"] == "0.9999"
+
+
+def test_a_run_without_finished_images_is_refused(make_run: RunMaker) -> None:
+    with pytest.raises(InputError, match=r"run\.sqlite has no finished images"):
+        summary_of(make_run([]))
+
+
+def test_radii_that_are_no_distances_are_refused(make_run: RunMaker) -> None:
+    summary = summary_of(make_run())
+    for radius in (-0.25, math.nan, math.inf):
+        with pytest.raises(InputError):
+            text_table([summary], [0.0, radius])
+
+
+# ---- TSV ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("radius", "shown"),
+    [(0.2499999, "0.249999"), (math.nextafter(0.25, 0), "0.249999"), (0.25, "0.250000"), (0.0, "0.000000"),
+     (1e-7, "0.000000"), (0.999999999, "0.999999"), (1e-300, "0.000000"), (12.3456789, "12.345678")],
+)  # fmt: skip
+def test_radii_are_truncated(radius: float, shown: str) -> None:
+    fields = tsv_line(Result(4, 1, 1, radius, 0.6, 9, 10, 61.25)).split("\t")
+    assert fields == ["4", "1", "1", shown, "1", "0:01:01.250000"]
+    assert Decimal(shown) <= Decimal(radius)
+
+
+def test_abstentions_wrong_answers_and_predictions() -> None:
+    assert tsv_line(Result(0, 1, -1, 0.0, 0.4, 5, 10, 0.0)) == "0\t1\t-1\t0.0\t0\t0:00:00"
+    assert tsv_line(Result(1, 1, 0, 0.5, 0.9, 9, 10, 0.0)) == "1\t1\t0\t0.500000\t0\t0:00:00"
+    assert tsv_line(Result(2, 1, 1, None, None, 9, 10, 0.0)) == "2\t1\t1\t0.0\t1\t0:00:00"
+
+
+def test_the_file_has_a_header_and_a_line_an_image_in_order(make_run: RunMaker, tmp_path: Path) -> None:
+    with open_run(make_run(ROWS[::-1])) as store:
+        write_tsv(tmp_path / "run.tsv", store)
+    text = (tmp_path / "run.tsv").read_text(encoding="utf-8")
+    head, *lines = text.splitlines()
+    assert head == HEADER == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+    assert text.endswith("\n")
+    assert [int(line.split("\t")[0]) for line in lines] == [row[0] for row in ROWS]
+    assert [line.split("\t")[4] for line in lines] == ["1", "1", "1", "0", "0", "1"]
+
+
+# ---- whole or not at all --------------------------------------------------------------------------------
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_writing_replaces_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    for text in ("first, and longer", "σ"):
+        write_atomically(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert names(tmp_path) == {"a.tsv"}
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_run: RunMaker
+) -> None:
+    summary = summary_of(make_run())
+    writers: dict[str, Callable[[Path], None]] = {
+        "a.tsv": lambda path: write_atomically(path, "new"),
+        "a.png": lambda path: write_figure(path, [summary]),
+    }
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in writers:
+        (tmp_path / name).write_text("old")
+    before = names(tmp_path)
+    monkeypatch.setattr(os, "replace", full)
+    for name, write in writers.items():
+        with pytest.raises(StoreError, match=rf"{re.escape(name)} cannot be written \(No space left on device\)"):
+            write(tmp_path / name)
+        assert (tmp_path / name).read_text() == "old"
+    assert names(tmp_path) == before
+
+
+def test_a_folder_in_the_way_or_missing(tmp_path: Path, make_run: RunMaker) -> None:
+    summary = summary_of(make_run())
+    (tmp_path / "folder.png").mkdir()
+    before = names(tmp_path)
+    for path in (tmp_path / "folder.png", tmp_path / "none" / "a.png"):
+        with pytest.raises(StoreError, match="cannot be written"):
+            write_atomically(path, "text")
+        with pytest.raises(StoreError, match="cannot be written"):
+            write_figure(path, [summary])
+    assert names(tmp_path) == before
+
+
+# ---- figures and pages ----------------------------------------------------------------------------------
+
+MAGIC = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF-"}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_figure_is_of_the_kind_its_suffix_says(make_run: RunMaker, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"curve{suffix}"
+    write_figure(path, [summary_of(make_run())])
+    assert path.read_bytes().startswith(MAGIC[suffix[1:]])
+    assert names(tmp_path) == {"run.sqlite", path.name}
+
+
+def test_a_figure_of_another_kind_or_of_predictions_is_refused(make_run: RunMaker, tmp_path: Path) -> None:
+    certified, predicted = make_run(), make_run([(0, 1, 1, None)], name="p", command="predict")
+    for name in ("c.bmp", "c", "c.png.gz"):
+        with pytest.raises(InputError, match="--figure"):
+            write_figure(tmp_path / name, [summary_of(certified)])
+    with pytest.raises(InputError, match="predict runs have no radii"):
+        write_figure(tmp_path / "c.png", [summary_of(predicted)])
+    assert names(tmp_path) == {"run.sqlite", "p.sqlite"}
+
+
+def test_a_figure_of_abstentions_only(make_run: RunMaker) -> None:
+    assert draw([summary_of(make_run([(0, 1, -1, 0.0)]))], "png").startswith(MAGIC["png"])
+
+
+class Page(HTMLParser):
+    """Collects tags, cells and everything a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.rows: list[tuple[str, list[str]]] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        if tag == "tr":
+            self.rows.append((values.get("class") or "", []))
+        found = [values.get(name) for name in ("src", "href", "xlink:href", "srcset", "data")]
+        self.fetched += [value for value in found if value and not value.startswith("#")]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == "td" and data.strip():
+            self.rows[-1][1].append(data)
+
+
+def parsed(text: str) -> Page:
+    parser = Page()
+    parser.feed(text)
+    return parser
+
+
+def test_a_page_shows_every_image_and_refers_to_nothing_outside(make_run: RunMaker) -> None:
+    rows = [*ROWS[:5], (13, 1, 1, 0.2499999)]
+    found = parsed(page([summary_of(make_run(rows))]))
+    assert found.fetched == []
+    assert not {"script", "link", "img", "iframe"} & set(found.tags)
+    assert "svg" in found.tags
+    shown = [(kind, cells[-3:]) for kind, cells in found.rows if cells]
+    assert shown == [
+        ("", ["0", "0", "0.000000"]),
+        ("", ["1", "1", "0.500000"]),
+        ("", ["2", "2", "0.750000"]),
+        ("abstain", ["2", "abstains", "0.000000"]),
+        ("wrong", ["1", "0", "2.000000"]),
+        ("", ["1", "1", "0.249999"]),
+    ]
+
+
+def test_a_page_of_predictions_has_no_figure_and_no_radii(make_run: RunMaker) -> None:
+    found = parsed(page([summary_of(make_run([(0, 1, 1, None)], command="predict"))]))
+    assert "svg" not in found.tags
+    assert [cells[-1] for _, cells in found.rows if cells] == ["–"]
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)<", "a&b\"'<b>", "--><script>x<!--", "]]><script>x"])
+def test_run_names_are_escaped_in_pages(make_run: RunMaker, name: str) -> None:
+    text = page([summary_of(make_run(name=name))])
+    tags = parsed(text).tags
+    assert "script" not in tags
+    assert "b" not in tags
+    assert "<script" not in text.lower()
+
+
+# ---- progress -------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_shown_where_no_terminal_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with ProgressBar("certify") as progress:
+        progress.start(images=3, finished=1, samples=300, drawn=100)
+        progress.update(samples=100, images=1)
+    assert stream.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_images_and_counts_what_the_store_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with ProgressBar("certify") as progress:
+        progress.start(images=4, finished=1, samples=400, drawn=100)
+        progress.update(samples=100, images=1)
+        assert progress.bar is not None
+        assert (progress.bar.n, progress.bar.total) == (200, 400)
+        progress.bar.refresh()
+    assert "certify" in stream.getvalue()
+    assert "2/4 images" in stream.getvalue()
+
+
+def test_progress_that_never_started_closes() -> None:
+    with ProgressBar("predict") as progress:
+        progress.update(samples=1, images=0)
+
+
+def test_summaries_are_in_image_order_and_typed(make_run: RunMaker) -> None:
+    summary = summary_of(make_run(ROWS[::-1]))
+    assert summary.labels.tolist() == [row[1] for row in ROWS]
+    assert summary.predicted.dtype == np.int64
+    assert summary.radii.dtype == np.float64
+    assert summary.abstentions == 1
