@@ -121,6 +121,9 @@ def _add_export(command: Any) -> None:
     denoiser.add_argument(
         "--config", metavar="NAME|FILE", help="a published configuration's name, or JSON of the family's options"
     )
+    denoiser.add_argument(
+        "--image-size", type=int, metavar="N", help="run the network on N×N images (default: its own size)"
+    )
     example = (
         "example:\n  diffsmooth-trt export classifier --arch resnet20 --checkpoint resnet20.th --out classifier.onnx"
     )
@@ -209,6 +212,7 @@ def _export(arguments: argparse.Namespace) -> None:
         "out": arguments.out,
         "precision": arguments.precision,
         "batch": arguments.batch,
+        "image_size": arguments.image_size,
         "store_fp16": arguments.fp16_weights,
     }
     if arguments.kind == "denoiser":
@@ -216,7 +220,6 @@ def _export(arguments: argparse.Namespace) -> None:
     else:
         report = export_classifier(
             arch=arguments.arch,
-            image_size=arguments.image_size,
             input_size=arguments.input_size,
             mean=arguments.mean,
             std=arguments.std,

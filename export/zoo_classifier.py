@@ -84,6 +84,7 @@ def main() -> None:
     arch = classifier_from_arch(a.arch)
     net, ema = arch.module, classifier_from_arch(a.arch).module
     load_into(net, load_state(a.init), str(a.init))
+    net.requires_grad_(True)  # loading assigns the tensors of the file
     ema.load_state_dict(net.state_dict())
     mean, std = (torch.tensor(v)[:, None, None] for v in (arch.mean, arch.std))
     opt = torch.optim.SGD(net.parameters(), lr=a.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)

@@ -28,8 +28,15 @@ def shared() -> Path:
     return folder
 
 
-def save_graph(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.float32]], out: list[object],
-               facts: EngineFacts | None, shape: tuple[int, ...], batch: int | str) -> Path:
+def save_graph(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, NDArray[np.float32]],
+    out: list[object],
+    facts: EngineFacts | None,
+    shape: tuple[int, ...],
+    batch: int | str,
+) -> Path:
     graph = helper.make_graph(
         nodes,
         "g",
@@ -49,8 +56,14 @@ def save_graph(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, NDArr
 def linear_classifier(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
     """`make(weights [classes, d], bias [classes], …)`: logits = W·x + b, a half-space for two classes."""
 
-    def make(weights: NDArray[np.float64], bias: NDArray[np.float64], *, shape: tuple[int, int, int] = SHAPE,
-             facts: bool = True, batch: int | str = "B") -> Path:
+    def make(
+        weights: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        *,
+        shape: tuple[int, int, int] = SHAPE,
+        facts: bool = True,
+        batch: int | str = "B",
+    ) -> Path:
         classes = len(bias)
         nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1)]
         known = EngineFacts("classifier", shape, classes=classes) if facts else None

@@ -52,7 +52,19 @@ def test_certify_report_and_resume(files, tmp_path):
     resumed = certify(files, tmp_path, "--resume", "--tsv", "again.tsv")
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / "again.tsv").read_text() == (tmp_path / "run.tsv").read_text()
-    report = call("report", "run.sqlite", "--figure", "c.png", "--html", "r.html", "--tsv", "t.tsv", "--radii", "0,0.1", cwd=tmp_path)
+    report = call(
+        "report",
+        "run.sqlite",
+        "--figure",
+        "c.png",
+        "--html",
+        "r.html",
+        "--tsv",
+        "t.tsv",
+        "--radii",
+        "0,0.1",
+        cwd=tmp_path,
+    )
     assert report.returncode == 0, report.stderr
     assert "acc@0.1" in report.stdout
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -83,7 +95,9 @@ def test_demo_makes_its_page_without_torch(tmp_path):
     assert "dds" in done.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["certify"], ["predict"], ["report"], ["demo"], ["export", "denoiser"], ["export", "classifier"]])
+@pytest.mark.parametrize(
+    "command", [[], ["certify"], ["predict"], ["report"], ["demo"], ["export", "denoiser"], ["export", "classifier"]]
+)
 def test_help_shows_an_example(command, tmp_path):
     done = call(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -139,7 +153,9 @@ def test_full_disk_keeps_what_was_committed(files, tmp_path):
     connection.close()
     resumed = call("certify", *flags, "--resume", "--tsv", "a.tsv", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    whole = call("certify", *[str(f).replace("run.sqlite", "whole.sqlite") for f in flags], "--tsv", "b.tsv", cwd=tmp_path)
+    whole = call(
+        "certify", *[str(f).replace("run.sqlite", "whole.sqlite") for f in flags], "--tsv", "b.tsv", cwd=tmp_path
+    )
     assert whole.returncode == 0
     first, second = ((tmp_path / name).read_text().splitlines() for name in ("a.tsv", "b.tsv"))
     assert [line.split("\t")[:5] for line in first] == [line.split("\t")[:5] for line in second]
@@ -148,7 +164,11 @@ def test_full_disk_keeps_what_was_committed(files, tmp_path):
 def test_report_refuses_what_is_not_a_run(files, tmp_path):
     (tmp_path / "text.sqlite").write_text("not a database at all, but long enough to be read as one")
     (tmp_path / "cut.sqlite").write_bytes(b"SQLite format 3\0" + os.urandom(100))
-    for name, message in (("none.sqlite", "does not exist"), ("text.sqlite", "not a run store"), ("cut.sqlite", "not a run store")):
+    for name, message in (
+        ("none.sqlite", "does not exist"),
+        ("text.sqlite", "not a run store"),
+        ("cut.sqlite", "not a run store"),
+    ):
         done = call("report", name, cwd=tmp_path)
         assert done.returncode == 2
         assert message in done.stderr

@@ -148,11 +148,14 @@ def open_engine(
         raise InputError(f"--batch must be at least 1, got {batch}")
     if precision not in (None, *PRECISIONS):
         raise InputError(f"--precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-    from .graph import read_facts
+    from .graph import read_graph
 
-    facts, fixed = read_facts(path, role=role, sigma=sigma)
-    if fixed not in (None, batch):
+    graph = read_graph(path, role=role, sigma=sigma)
+    if graph.batch not in (None, batch):
         raise InputError(
-            f"engine {path.name} was exported for batches of {fixed}, the run asks for {batch}: --batch {fixed}"
+            f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
         )
-    return BACKENDS[choose_backend(backend)]()(path, facts, batch, precision=precision, threads=threads)
+    engine = BACKENDS[choose_backend(backend)]()(path, graph.facts, batch, precision=precision, threads=threads)
+    if graph.weights:
+        engine.identity["weights"] = graph.weights
+    return engine

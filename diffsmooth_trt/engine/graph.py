@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from ..errors import InputError
+from .base import file_sha256
 from .facts import METADATA_KEY, EngineFacts
 
 DYNAMIC_QUANTISATION = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
@@ -29,8 +31,34 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def read_facts(path: Path, *, role: str | None, sigma: float | None) -> tuple[EngineFacts, int | None]:
-    """The file's facts and its fixed batch size (None when dynamic), checked against `role` and `sigma`.
+@dataclass(frozen=True)
+class GraphFile:
+    """An ONNX file: its facts, its fixed batch size (None when dynamic), SHA-256 of each file of external weights."""
+
+    facts: EngineFacts
+    batch: int | None
+    weights: dict[str, str]
+
+
+def _external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in names:
+        file = path.parent / name
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise InputError(f"{path} keeps weights outside its folder ({name}): export it again")
+        if not file.is_file():
+            raise InputError(f"{path} needs its weights file {name} beside it: copy both, or export it again")
+    return {name: file_sha256(path.parent / name) for name in sorted(names)}
+
+
+def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFile:
+    """What an ONNX file says about itself, checked against `role` and `sigma`.
 
     A file without facts is a user's own: its shapes come from the graph, its role and σ from the caller.
     """
@@ -61,7 +89,13 @@ def read_facts(path: Path, *, role: str | None, sigma: float | None) -> tuple[En
         size = (int(shape[1] or 0), int(shape[2] or 0), int(shape[3] or 0))
         classes = out[-1] if role == "classifier" else None
         facts = EngineFacts(role=role, input_shape=size, classes=classes, sigma=sigma if role == "denoiser" else None)
-    return _agreed(path, facts, role, sigma), shape[0] if shape else None
+    external = _external_weights(path, model)
+    recorded = facts.details.get("external_data")
+    if recorded and external != {recorded["name"]: recorded["sha256"]}:
+        raise InputError(
+            f"{path} and its weights file {recorded['name']} are not from the same export: export it again"
+        )
+    return GraphFile(_agreed(path, facts, role, sigma), shape[0] if shape else None, external)
 
 
 def _agreed(path: Path, facts: EngineFacts, role: str | None, sigma: float | None) -> EngineFacts:

@@ -208,7 +208,9 @@ def test_predict_abstains_near_the_boundary(linear_classifier, images_npz, tmp_p
 def test_memory_does_not_grow_with_n_or_images(half_space, tmp_path):
     """Peak allocation of Python and NumPy; parquet sources are read a batch at a time (tests/test_data.py)."""
     peaks = []
-    np.savez(data := tmp_path / "d.npz", images=RNG.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), labels=np.zeros(60, int))
+    np.savez(
+        data := tmp_path / "d.npz", images=RNG.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), labels=np.zeros(60, int)
+    )
     for name, limit, n in (("warm", 2, 100), ("small", 5, 500), ("large", 60, 5000)):
         tracemalloc.start()
         run(config(half_space, data, tmp_path / name, max=limit, n=n)).close()

@@ -143,10 +143,41 @@ def test_wrong_shape_to_run(linear_classifier):
 
 
 def test_dynamic_quantisation_is_refused(tmp_path):
-    nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), helper.make_node("Identity", ["x"], ["y"])]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("Identity", ["x"], ["y"]),
+    ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 3, 4, 4]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:])
     path = tmp_path / "dynamic.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     with pytest.raises(InputError, match="quantise it statically"):
         open_engine(path, batch=2, role="denoiser", sigma=0.25)
+
+
+def test_external_weights_belong_to_the_identity(tmp_path, linear_classifier):
+    model = onnx.load(linear_classifier(W, B))
+    path = tmp_path / "big.onnx"
+    options = {"save_as_external_data": True, "size_threshold": 0, "convert_attribute": False}
+    onnx.save_model(model, path, location="big.data", **options)
+    with open_engine(path, batch=2, backend="onnxruntime") as engine:
+        before = engine.identity["weights"]
+        assert list(before) == ["big.data"]
+    data = tmp_path / "big.data"
+    changed = bytearray(data.read_bytes())
+    changed[0] ^= 1
+    data.write_bytes(changed)
+    with open_engine(path, batch=2, backend="onnxruntime") as engine:
+        assert engine.identity["weights"] != before
+    data.unlink()
+    with pytest.raises(InputError, match="needs its weights file big.data"):
+        open_engine(path, batch=2)
+    outside = tmp_path / "inner" / "big.onnx"
+    outside.parent.mkdir()
+    for tensor in (model := onnx.load(path, load_external_data=False)).graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../big.data"
+    outside.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="outside its folder"):
+        open_engine(outside, batch=2)
