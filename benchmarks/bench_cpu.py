@@ -25,10 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.api import Silent, build_method, classifier_id
-from diffsmooth_trt.certify.plan import Plan
+from diffsmooth_trt.api import Silent, build_method, describe, open_store
 from diffsmooth_trt.certify.runner import Runner
-from diffsmooth_trt.certify.store import RunStore
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.data import Images
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state
@@ -71,7 +69,7 @@ def eager_loop(model: Eager, pixels: np.ndarray[Any, Any], samples: int, batch: 
     """Seconds that `samples` votes of one image take."""
     start = time.perf_counter()
     counts = np.zeros(10, dtype=int)
-    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
     with torch.no_grad():
         for _ in range(samples // batch):
             rows = image.repeat((batch, 1, 1, 1))
@@ -81,15 +79,14 @@ def eager_loop(model: Eager, pixels: np.ndarray[Any, Any], samples: int, batch: 
     return time.perf_counter() - start
 
 
-def runner_for(
-    method: Method, samples: int, images: Images, folder: Path, shares: dict[str, float]
-) -> Callable[[], float]:
+def runner_for(config: RunConfig, method: Method, images: Images, shares: dict[str, float]) -> Callable[[], float]:
     """A timed call of the whole runner on `images`, in a fresh run store."""
+    described = describe(config, method, images)
 
     def timed() -> float:
-        path = folder / f"{time.monotonic_ns()}.sqlite"
-        with RunStore.create(path, {"classifier": classifier_id(method)}) as store:
-            runner = Runner(method, Plan.predict(samples), 7, store, lambda *_: None, Silent())
+        config.out.unlink(missing_ok=True)
+        with open_store(config, described) as store:
+            runner = Runner(method, store, Silent())
             start = time.perf_counter()
             runner.run(images)
             seconds = time.perf_counter() - start
@@ -118,12 +115,12 @@ def main() -> None:
         for backend, precision in (("openvino", None), ("openvino", "fp32"), ("onnxruntime", "fp32")):
             config = RunConfig(
                 command="predict", engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, data=zoo.IMAGES,
-                out=Path(folder) / "x", backend=backend, precision=precision, batch=a.batch,
+                out=Path(folder) / "run.sqlite", n=a.samples, backend=backend, precision=precision, batch=a.batch,
             )  # fmt: skip
             method = build_method(config)
             name = f"{backend} {precision or 'default'}"
             precisions[name] = str(method.engines["denoiser"].identity["precision"])
-            subjects[name] = runner_for(method, a.samples, images, Path(folder), shares.setdefault(name, {}))
+            subjects[name] = runner_for(config, method, images, shares.setdefault(name, {}))
         for timed in subjects.values():
             timed()
         for share in shares.values():

@@ -7,23 +7,20 @@ import json
 import os
 import platform
 import secrets
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .certify.bounds import certificate, prediction
-from .certify.plan import Plan
-from .certify.runner import Finish, Progress, Runner
-from .certify.store import RunStore, open_run
+from .certify.runner import Progress, Runner
+from .certify.store import RunStore, is_empty, open_run
 from .config import KEY_DIGITS, RunConfig, parse_key
 from .data import Images
 from .engine import choose_backend, open_engine
 from .errors import InputError
 from .methods import DenoisedSmoothing, DiffSmooth, Method, Plain
-from .noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
+from .noise import NOISE_VERSION, grid_law
 from .report.tsv import write_tsv
 
 
@@ -75,8 +72,14 @@ def _versions() -> dict[str, str]:
         "diffsmooth-trt": version("diffsmooth-trt"),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "scipy": version("scipy"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
     }
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
 
 
 def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
@@ -86,34 +89,44 @@ def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = ""
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name} (run: {old}, asked: {new})")
+            found.append(f"{prefix}{name} (run: {_short(old)}, asked: {_short(new)})")
     return found
 
 
-def _open_store(config: RunConfig, identity: dict[str, Any]) -> RunStore:
-    fresh = not config.out.exists() or not config.out.stat().st_size
-    if not fresh and not config.resume:
+def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any]:
+    """What decides a run's results besides its key: what the store records, and what a resumed run must agree with."""
+    law = grid_law(method.sigma)
+    return {
+        "config": config.recorded(),
+        "classifier": classifier_id(method),
+        "classes": method.classes,
+        "law": law.digest,
+        "total_variation": law.tv_bound(int(np.prod(method.input_shape))),
+        "data": images.identity,
+        "images": len(images),
+    }
+
+
+def _refuse_existing(config: RunConfig) -> None:
+    if config.out.exists() and not config.out.is_file():
+        raise InputError(f"--out {config.out} is not a regular file: give another name")
+    if config.out.exists() and not is_empty(config.out) and not config.resume:
         raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
-    if fresh:
+
+
+def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
+    """A new store for the run, or with `config.resume` the one that is there, if it is of the same run."""
+    if not config.out.exists() or is_empty(config.out):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
-        return RunStore.create(
-            config.out,
-            {
-                "config": config.recorded(),
-                "classifier": identity,
-                "key": f"{key:0{KEY_DIGITS}x}",
-                "key_source": "given" if config.key is not None else "drawn",
-                "law": grid_law(identity["sigma"]).digest,
-                "versions": _versions(),
-                "data": str(config.data.name),
-                "command_line": sys.argv[1:],
-            },
-        )
+        drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
+        return RunStore.create(config.out, {**described, **drawn, "versions": _versions(), "source": config.data.name})
     store = RunStore.open(config.out, write=True)
-    asked = {"config": config.recorded(), "classifier": identity, "law": grid_law(identity["sigma"]).digest}
-    differing = _differences({name: store.meta.get(name) for name in asked}, asked)
-    if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
-        differing.append("key (another one was given)")
+    try:
+        differing = _differences({name: store.meta[name] for name in described}, described)
+        if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
+            differing.append("key (another one was given)")
+    except (AttributeError, TypeError, ValueError):
+        differing = ["meta, which is damaged"]
     if differing:
         store.close()
         raise InputError(
@@ -122,25 +135,19 @@ def _open_store(config: RunConfig, identity: dict[str, Any]) -> RunStore:
     return store
 
 
-def _finisher(config: RunConfig, method: Method) -> Finish:
-    tv = grid_law(method.sigma).tv_bound(int(np.prod(method.input_shape)))
-
-    def certified(store: RunStore, image: int) -> None:
-        selection = np.array(store.counts(image, SELECTION, method.classes), dtype=np.int64)
-        estimation = np.array(store.counts(image, ESTIMATION, method.classes), dtype=np.int64)
-        c = certificate(selection, estimation, config.alpha, method.sigma, tv)
-        store.add_result(image, c.predict, c.radius, c.p_lower, c.hits, c.trials)
-
-    def predicted(store: RunStore, image: int) -> None:
-        counts = np.array(store.counts(image, PREDICTION, method.classes), dtype=np.int64)
-        label = prediction(counts, config.alpha, tv)
-        store.add_result(image, label, None, None, int(counts.max()), int(counts.sum()))
-
-    return certified if config.command == "certify" else predicted
+def _check_images(images: Images, method: Method) -> None:
+    for row, label in zip(images.rows, images.labels(), strict=True):
+        if not 0 <= label < method.classes:
+            raise InputError(
+                f"image {row} has label {label}, the classifier has {method.classes} classes: "
+                "give the data set that it was trained for"
+            )
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
-    """Run `config` to its end and return the store, open for reading. Nothing is written before all of it is checked."""
+    """Run `config` to its end and return the store, open for reading; nothing is written before all of it is checked."""
+    _refuse_existing(config)
+    choose_backend(config.backend)
     images = Images(
         config.data,
         skip=config.skip,
@@ -149,17 +156,11 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
         crop=config.crop,
         quantise=config.quantise,
     )
-    if config.out.exists() and config.out.stat().st_size and not config.resume:
-        raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
-    choose_backend(config.backend)
     method = build_method(config)
     try:
-        plan = Plan.certify(config.n0, config.n) if config.command == "certify" else Plan.predict(config.n)
-        with _open_store(config, classifier_id(method)) as store:
-            runner = Runner(
-                method, plan, int(store.meta["key"], 16), store, _finisher(config, method), progress or Silent()
-            )
-            runner.run(images)
+        _check_images(images, method)
+        with open_store(config, describe(config, method, images)) as store:
+            Runner(method, store, progress or Silent()).run(images)
             if config.tsv is not None:
                 write_tsv(config.tsv, store)
     finally:

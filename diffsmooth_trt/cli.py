@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import RunConfig, field_names
 from .engine import BACKENDS, PRECISIONS
 from .errors import DiffsmoothError, InputError
 from .methods import METHODS
+
+if TYPE_CHECKING:
+    from .report.tables import Summary
 
 
 class Parser(argparse.ArgumentParser):
@@ -149,58 +155,58 @@ def _add_export(command: Any) -> None:
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _execute(given: dict[str, Any]) -> Summary:
     from .api import run
     from .report.progress import ProgressBar
-    from .report.tables import summarise, text_table
+    from .report.tables import summarise
 
-    given = {name: value for name, value in vars(arguments).items() if name in field_names()}
     config = RunConfig(**given)
     with ProgressBar(config.command) as progress, run(config, progress) as store:
-        summary = summarise(store)
-    print(text_table([summary]))
+        return summarise(store)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from .report.tables import text_table
+
+    print(text_table([_execute({name: value for name, value in vars(arguments).items() if name in field_names()})]))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from .certify.store import open_run
+    from .files import check_outputs, write_atomically
     from .report.figures import write_figure
     from .report.html import page
     from .report.tables import DEFAULT_RADII, summarise, text_table
-    from .report.tsv import write_atomically, write_tsv
+    from .report.tsv import write_tsv
 
     radii = arguments.radii or DEFAULT_RADII
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
+    outputs = {"--tsv": arguments.tsv, "--html": arguments.html, "--figure": arguments.figure}
+    check_outputs(outputs, {f"run {path}": path for path in arguments.runs})
     summaries = []
     for path in arguments.runs:
         with open_run(path) as store:
             summaries.append(summarise(store))
             if arguments.tsv:
                 write_tsv(arguments.tsv, store)
-    print(text_table(summaries, radii))
     if arguments.html:
         write_atomically(arguments.html, page(summaries, radii))
     if arguments.figure:
         write_figure(arguments.figure, summaries)
+    print(text_table(summaries, radii))
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     from . import zoo
+    from .files import check_outputs
 
+    check_outputs({"--html": arguments.html, "--figure": arguments.figure}, {})
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "demo.sqlite"
-        options = argparse.Namespace(
-            command="certify",
-            engine=zoo.DENOISER,
-            classifier=zoo.CLASSIFIER_DDS,
-            data=zoo.IMAGES,
-            out=run,
-            max=arguments.images,
-            n=arguments.n,
-        )
-        _run(options)
-        made = argparse.Namespace(runs=[run], radii=None, tsv=None, html=arguments.html, figure=arguments.figure)
-        _report(made)
+        given = {"command": "certify", "max": arguments.images, "n": arguments.n, "out": run, "data": zoo.IMAGES}
+        _execute({**given, "engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS})
+        _report(argparse.Namespace(runs=[run], radii=None, tsv=None, html=arguments.html, figure=arguments.figure))
     print(f"wrote {arguments.html} and {arguments.figure}")
 
 
@@ -231,21 +237,52 @@ def _export(arguments: argparse.Namespace) -> None:
 COMMANDS = {"certify": _run, "predict": _run, "report": _report, "demo": _demo, "export": _export}
 
 
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, ended as orderly as Ctrl-C."""
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise _Stopped(number)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"diffsmooth-trt: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 the run failed, 2 bad arguments or input)."""
     debug = "--debug" in (argv if argv is not None else sys.argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks σ shows ? for it
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    out: Path | None = None
     try:
         arguments = _parser().parse_args(argv)
+        out = getattr(arguments, "out", None)
         COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
         return 0
     except DiffsmoothError as error:
         if debug:
             traceback.print_exc()
-        print(f"diffsmooth-trt: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("diffsmooth-trt: interrupted; go on with --resume", file=sys.stderr)
+        kept = out is not None and out.suffix != ".onnx" and out.exists()
+        return _fail(f"interrupted; {out} keeps what was done, go on with --resume" if kept else "interrupted", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it exits
         return 1
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(f"{error.strerror} ({error.filename or 'standard output'}): free space or choose another place", 1)
+    except MemoryError:
+        return _fail("out of memory: choose a smaller --batch", 1)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import check_outputs
 from .methods import METHODS
+from .noise import SIGMA_MAX, SIGMA_MIN
 
 COMMANDS = ("certify", "predict")
 KEY_DIGITS = 32
 
 
+# More samples than the statistics are verified for, and sizes beyond any machine.
+LIMITS = {"n0": 10**12, "n": 10**12, "m": 2**16 - 1, "batch": 2**16, "skip": 2**62, "max": 2**62, "threads": 4096}
+
+
 def _positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"--{name} must be an integer of at least 1, got {value}")
+    high = LIMITS[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+        raise InputError(f"--{name.replace('_', '-')} must be an integer of 1 to {high}, got {value}")
+
+
+def _noise_level(name: str, value: float) -> None:
+    if not SIGMA_MIN <= value <= SIGMA_MAX:
+        raise InputError(f"--{name} must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {value}")
 
 
 def parse_key(text: str) -> int:
@@ -77,9 +89,12 @@ class RunConfig:
             raise InputError(f"--method {self.method!r} is unknown: use one of {', '.join(METHODS)}")
         for name in ("n0", "n", "m", "batch", "skip"):
             _positive(name, getattr(self, name))
-        for name in ("max", "resize", "crop", "threads"):
+        for name in ("max", "threads"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
+        if self.sigma is not None:
+            _noise_level("sigma", self.sigma)
+        _noise_level("local-sigma", self.local_sigma)
         if not (math.isfinite(self.alpha) and 0 < self.alpha < 1):
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
         if self.local_noise not in ("fixed", "fresh"):
@@ -95,6 +110,8 @@ class RunConfig:
             raise InputError(f"--classifier is needed by --method {self.method}: pass the classifier's .onnx file")
         if self.key is not None:
             parse_key(self.key)
+        inputs = {"--engine": self.engine, "--classifier": self.classifier, "--data": self.data}
+        check_outputs({"--out": self.out, "--tsv": self.tsv}, inputs)
 
     def recorded(self) -> dict[str, Any]:
         """The part that decides the results, as JSON values: what a resumed run must agree with."""

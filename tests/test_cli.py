@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 
 PROGRAM = Path(sys.executable).parent / "diffsmooth-trt"
@@ -177,7 +181,9 @@ def test_report_refuses_what_is_not_a_run(files, tmp_path):
     for arguments, message in (
         (["--figure", "c.bmp"], "use one of .png, .svg, .pdf"),
         (["--radii", "a,b"], "expected numbers"),
-        (["--tsv", "no/t.tsv"], "cannot be written"),
+        (["--tsv", "no/t.tsv"], "the folder no does not exist"),
+        (["--html", "run.sqlite"], "which it would destroy"),
+        (["--radii", "-1"], "radii"),
         (["run.sqlite", "--tsv", "t.tsv"], "--tsv takes one run"),
     ):
         done = call("report", "run.sqlite", *arguments, cwd=tmp_path)
@@ -188,3 +194,48 @@ def test_report_refuses_what_is_not_a_run(files, tmp_path):
 
 def test_zoo_fits_the_wheel():
     assert sum(path.stat().st_size for path in zoo.FOLDER.iterdir() if path.is_file()) <= 12e6
+
+
+def test_interrupts_end_in_one_line(files, tmp_path):
+    """SIGTERM and SIGINT in the middle: exit 1, one line that says how to go on, and a resume that works."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        out = tmp_path / f"{number.name}.sqlite"
+        flags = [
+            part
+            for name, value in {**files, "n": 400_000, "n0": 10, "out": out}.items()
+            for part in (f"--{name}", value)
+        ]
+        with subprocess.Popen(
+            [PROGRAM, "certify", *map(str, flags)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as process:
+            for _ in range(600):
+                if out.exists():
+                    break
+                time.sleep(0.05)
+            time.sleep(0.3)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert len(stderr.splitlines()) == 1
+        assert "go on with --resume" in stderr
+        with dst.open_run(out) as store:
+            assert list(store.results()) == []
+
+
+def test_closed_and_narrow_outputs(files, tmp_path):
+    assert certify(files, tmp_path).returncode == 0
+    report = f"{shlex.quote(str(PROGRAM))} report run.sqlite"
+    for command, expected in ((f"{report} | true", ""), (f"{report} > /dev/full", "diffsmooth-trt: No space left")):
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith(expected)
+        assert len(done.stderr.splitlines()) <= 1
+    narrow = call("report", "run.sqlite", cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert narrow.returncode == 0, narrow.stderr
+
+
+def test_huge_sizes_are_refused(files, tmp_path):
+    for name in ("n", "n0", "batch", "threads", "m"):
+        done = certify(files, tmp_path, **{name: 10**20})
+        assert done.returncode == 2
+        assert f"--{name} must be" in done.stderr

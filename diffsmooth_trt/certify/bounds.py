@@ -182,9 +182,7 @@ def normal_quantile_lower(p: float) -> float:
     if p in (0.0, 0.5, 1.0):
         return float(special.ndtri(p))
     exact = Decimal(p)
-    return furthest(
-        lambda x: normal(x)[1] <= exact, float(special.ndtri(p)), -NORMAL_REACH, NORMAL_REACH, abs
-    )
+    return furthest(lambda x: normal(x)[1] <= exact, float(special.ndtri(p)), -NORMAL_REACH, NORMAL_REACH, abs)
 
 
 def normal_quantile_upper(p: float) -> float:
@@ -193,9 +191,7 @@ def normal_quantile_upper(p: float) -> float:
     if p in (0.0, 0.5, 1.0):
         return float(special.ndtri(p))
     exact = Decimal(p)
-    return furthest(
-        lambda x: normal(x)[0] >= exact, float(special.ndtri(p)), NORMAL_REACH, -NORMAL_REACH, abs
-    )
+    return furthest(lambda x: normal(x)[0] >= exact, float(special.ndtri(p)), NORMAL_REACH, -NORMAL_REACH, abs)
 
 
 def radius_lower(p_lower: float, sigma: float) -> float:
@@ -245,9 +241,7 @@ def _bound_each(
         raise InputError(f"trials is in [{total.min()}, {total.max()}], expected 1 to 10^12: draw that many")
     if np.any(hits > total):
         where = int(np.argmax(hits > total))
-        raise InputError(
-            f"successes is {hits.flat[where]} of {total.flat[where]} trials, expected no more: swapped?"
-        )
+        raise InputError(f"successes is {hits.flat[where]} of {total.flat[where]} trials, expected no more: swapped?")
     if hits.ndim == 0:
         return bound(int(hits), int(total), alpha)
     flat = [bound(int(k), int(n), alpha) for k, n in zip(hits.flat, total.flat, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,11 +20,10 @@ from ..errors import InputError
 from ..methods import Method, Rows
 from ..noise import grid_law
 from ..noise.cpu import noisy_images
-from .plan import Block, Plan
+from .plan import Block
 from .store import RunStore
 
 COMMIT_SECONDS = 1.0
-Finish = Callable[[RunStore, int], None]
 
 
 class Progress(Protocol):
@@ -73,18 +72,17 @@ def pixel_digest(image: Image) -> str:
 
 @dataclass
 class Runner:
-    """Draws what `plan` asks for each image, and writes it to `store`; `finish` derives an image's result."""
+    """Draws what `store`'s plan asks for each image, and records it there."""
 
     method: Method
-    plan: Plan
-    key: int
     store: RunStore
-    finish: Finish
     progress: Progress
     seconds: dict[str, float] = field(default_factory=lambda: {"noise": 0.0, "method": 0.0, "count": 0.0})
 
     def __post_init__(self) -> None:
         self.law = grid_law(self.method.sigma)
+        self.key = int(self.store.meta["key"], 16)
+        self.plan = self.store.plan
         self.size = int(np.prod(self.method.input_shape))
         self.noisy = np.empty((self.method.batch, *self.method.input_shape), dtype=np.float32)
         self.committed = time.monotonic()
@@ -121,7 +119,7 @@ class Runner:
             ]
             if not missing:
                 if image.index not in finished:
-                    self.finish(self.store, image.index)
+                    self.store.add_result(image.index)
                 continue
             flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
             task = _Task(image, flat, len(missing))
@@ -133,7 +131,7 @@ class Runner:
         if image.pixels.shape != (height, width, channels):
             raise InputError(
                 f"image {image.index} is {image.pixels.shape}, the engine takes {(height, width, channels)}: "
-                f"pass --resize {min(height, width)} --crop {min(height, width)} or another engine"
+                "pass --resize and --crop, or another engine or data set"
             )
         if not 0 <= image.label < self.method.classes:
             raise InputError(
@@ -165,7 +163,7 @@ class Runner:
             self.store.add_seconds(task.image.index, task.seconds)
             task.seconds = 0.0
             if not task.pending:
-                self.finish(self.store, task.image.index)
+                self.store.add_result(task.image.index)
                 finished += 1
         if completed and time.monotonic() - self.committed > COMMIT_SECONDS:
             self.store.commit()

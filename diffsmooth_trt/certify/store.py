@@ -1,13 +1,14 @@
-"""The run store: one SQLite file a run (WAL, full sync) with configuration, counts per block, and results.
+"""The run store: one SQLite file a run (WAL, full sync) with configuration, votes per block, and results.
 
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
-JSON list of counts a class), `results` (what follows from the counts), `timing` (seconds an image; the only table that two
-runs of the same configuration and key do not share).
+JSON list of votes a class), `results` (what follows from the votes), `timing` (seconds an image; the only table that two runs
+of the same configuration and key do not share). Results are derived from the votes again whenever they are read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import sqlite3
@@ -17,9 +18,22 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError, StoreError
-from .plan import Block
+from .outcome import Outcome, derive
+from .plan import Block, Plan
 
 FORMAT = 1
+REQUIRED = (
+    "config",
+    "classifier",
+    "classes",
+    "total_variation",
+    "key",
+    "key_source",
+    "law",
+    "data",
+    "images",
+    "versions",
+)
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (image INTEGER PRIMARY KEY, label INTEGER NOT NULL, sha256 TEXT NOT NULL);
@@ -36,16 +50,11 @@ CREATE TABLE timing (image INTEGER PRIMARY KEY REFERENCES images, seconds REAL N
 
 
 @dataclass(frozen=True)
-class Result:
-    """One image's outcome: `predict` −1 is an abstention; radius and p_lower are None for predict runs."""
+class Result(Outcome):
+    """One image's outcome with its label and the seconds that it took."""
 
     image: int
     label: int
-    predict: int
-    radius: float | None
-    p_lower: float | None
-    hits: int
-    trials: int
     seconds: float
 
     @property
@@ -58,40 +67,52 @@ class Result:
 def _guarded(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.IntegrityError:
-        raise StoreError(f"{path} already holds that row: another process is writing this run; let it finish") from None
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise StoreError(f"run store {path} holds damaged values ({error}): restore it from a copy") from None
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"run store {path}: {error}; what was committed before is kept, free space or restore it"
         ) from None
 
 
+def _lock(path: Path) -> int:
+    """A descriptor that holds the file's write lock; closing it (after SQLite's own) or dying gives the lock back."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"--out {path} is being written by another process: let it finish, or stop it") from None
+    return descriptor
+
+
 class RunStore:
     """An open run store; `create` makes one whole or not at all, `open` takes an existing one."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, write: bool) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
         self.path = path
         self.connection = connection
-        self.write = write
+        self.lock = lock
         with _guarded(path):
             rows = connection.execute("SELECT name, value FROM meta").fetchall()
-        self.meta: dict[str, Any] = {name: json.loads(value) for name, value in rows}
+            self.meta: dict[str, Any] = {name: json.loads(value) for name, value in rows}
 
     @classmethod
     def create(cls, path: Path, meta: dict[str, Any]) -> Self:
-        """A new store with `meta`; the file appears complete. Raises InputError where it exists or cannot be."""
-        if path.exists() and path.stat().st_size:
-            raise InputError(f"--out {path} exists: pass --resume to go on with it, or another name")
-        if not path.parent.is_dir():
-            raise InputError(f"--out {path}: the folder {path.parent} does not exist; make it first")
+        """A new store with `meta`; the file appears complete. Raises InputError where it exists."""
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            connection = sqlite3.connect(draft)
-            with contextlib.closing(connection), connection:
+            with contextlib.closing(sqlite3.connect(draft)) as connection, connection:
                 connection.executescript(SCHEMA)
                 rows = [(name, json.dumps(value, sort_keys=True)) for name, value in {**meta, "format": FORMAT}.items()]
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-            os.replace(draft, path)
+            if is_empty(path):
+                path.unlink()
+            os.link(draft, path)  # unlike a rename, it never replaces a run that appeared meanwhile
+        except FileExistsError:
+            raise InputError(f"--out {path} exists: pass --resume to go on with it, or another name") from None
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"--out {path} cannot be written ({error}): choose another place or free space") from None
         finally:
@@ -103,22 +124,44 @@ class RunStore:
         """An existing store, read-only unless `write`. Raises InputError for anything that is not one."""
         if not path.is_file():
             raise InputError(f"run store {path} does not exist: make one with `diffsmooth-trt certify --out {path}`")
-        mode = "rw" if write else "ro"
+        lock = _lock(path) if write else None
+        connection: sqlite3.Connection | None = None
         try:
+            mode = "rw" if write else "ro"
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
             found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            version = json.loads(found[0]) if found else None
+            if version != FORMAT:
+                raise InputError(
+                    f"{path} is of store format {version}, this version reads {FORMAT}: use the one that wrote it"
+                )
             if write:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{path} is not a run store ({error}): give the --out of certify or predict") from None
-        version = json.loads(found[0]) if found else None
-        if version != FORMAT:
-            connection.close()
-            raise InputError(
-                f"{path} is of store format {version}, this version reads {FORMAT}: use the version that wrote it"
-            )
-        return cls(path, connection, write)
+            store = cls(path, connection, lock)
+            missing = [name for name in REQUIRED if name not in store.meta]
+            if missing:
+                raise InputError(f"{path} lacks {', '.join(missing)} in its table meta: restore it from a copy")
+            return store
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if lock is not None:
+                os.close(lock)
+            if isinstance(error, sqlite3.DatabaseError):
+                hint = "give the --out of certify or predict"
+                if path.with_name(f"{path.name}-wal").exists():
+                    hint = "it was interrupted; --resume it, or copy it with its -wal file to a folder you can write"
+                raise InputError(f"{path} is not a run store that can be read ({error}): {hint}") from None
+            if isinstance(error, ValueError) and not isinstance(error, InputError):
+                raise InputError(f"{path} is damaged in its table meta ({error}): restore it from a copy") from None
+            raise
+
+    @property
+    def plan(self) -> Plan:
+        """The samples that the run asks for."""
+        config = self.meta["config"]
+        return Plan.certify(config["n0"], config["n"]) if config["command"] == "certify" else Plan.predict(config["n"])
 
     def done(self) -> dict[tuple[int, int], set[int]]:
         """The starts of the blocks held, by (image, phase)."""
@@ -145,16 +188,27 @@ class RunStore:
             row = self.connection.execute("SELECT label, sha256 FROM images WHERE image = ?", (image,)).fetchone()
         return None if row is None else (int(row[0]), str(row[1]))
 
-    def counts(self, image: int, phase: int, classes: int) -> list[int]:
-        """Votes a class over all blocks of an image's phase."""
-        total = [0] * classes
+    def counts(self, image: int) -> dict[int, list[int]]:
+        """Votes a class by phase; raises StoreError unless the image's blocks are those of the plan, each complete."""
+        classes = int(self.meta["classes"])
+        totals = {phase: [0] * classes for phase, _ in self.plan.phases}
         with _guarded(self.path):
             rows = self.connection.execute(
-                "SELECT counts FROM blocks WHERE image = ? AND phase = ?", (image, phase)
+                "SELECT phase, start, stop, counts FROM blocks WHERE image = ? ORDER BY phase, start", (image,)
             ).fetchall()
-        for (text,) in rows:
-            total = [a + b for a, b in zip(total, json.loads(text), strict=True)]
-        return total
+            planned = [(block.phase, block.start, block.stop) for block in self.plan.blocks(image)]
+            if [row[:3] for row in rows] != sorted(planned):
+                raise ValueError(f"image {image} does not have the blocks that its run asks for")
+            for phase, start, stop, text in rows:
+                votes = json.loads(text)
+                if (
+                    len(votes) != classes
+                    or any(type(v) is not int or v < 0 for v in votes)
+                    or sum(votes) != stop - start
+                ):
+                    raise ValueError(f"image {image} has impossible votes in the block of sample {start}")
+                totals[phase] = [a + b for a, b in zip(totals[phase], votes, strict=True)]
+        return totals
 
     def add_image(self, image: int, label: int, sha256: str) -> None:
         """Record an image before its first block."""
@@ -175,12 +229,11 @@ class RunStore:
                 (image, seconds),
             )
 
-    def add_result(
-        self, image: int, predict: int, radius: float | None, p_lower: float | None, hits: int, trials: int
-    ) -> None:
-        """Record what follows from an image's counts."""
+    def add_result(self, image: int) -> None:
+        """Record what follows from an image's votes, all of which are here."""
+        outcome = derive(self.meta, self.counts(image))
         with _guarded(self.path):
-            row = (image, predict, radius, p_lower, hits, trials)
+            row = (image, outcome.predict, outcome.radius, outcome.p_lower, outcome.hits, outcome.trials)
             self.connection.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def commit(self) -> None:
@@ -189,29 +242,39 @@ class RunStore:
             self.connection.commit()
 
     def results(self) -> Iterator[Result]:
-        """Outcomes by ascending image."""
+        """Outcomes by ascending image, derived from the votes; StoreError where the recorded one says otherwise."""
         with _guarded(self.path):
-            yield from (
-                Result(*row)
-                for row in self.connection.execute(
-                    "SELECT r.image, i.label, r.predict, r.radius, r.p_lower, r.hits, r.trials, COALESCE(t.seconds, 0) "
-                    "FROM results r JOIN images i USING (image) LEFT JOIN timing t USING (image) ORDER BY r.image"
-                )
-            )
+            rows = self.connection.execute(
+                "SELECT r.image, i.label, COALESCE(t.seconds, 0), r.predict, r.radius, r.p_lower, r.hits, r.trials "
+                "FROM results r JOIN images i USING (image) LEFT JOIN timing t USING (image) ORDER BY r.image"
+            ).fetchall()
+        for image, label, seconds, *recorded in rows:
+            outcome = derive(self.meta, self.counts(image))
+            if [outcome.predict, outcome.radius, outcome.p_lower, outcome.hits, outcome.trials] != recorded:
+                raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
+            yield Result(**vars(outcome), image=image, label=label, seconds=seconds)
 
     def close(self) -> None:
         """Drop what was not committed and close; the last writer leaves a single file without its log."""
-        if self.write:
-            self.connection.rollback()
+        if self.lock is not None:
             with contextlib.suppress(sqlite3.DatabaseError):  # a reader, or a full disk: the log stays, and is valid
+                self.connection.rollback()
                 self.connection.execute("PRAGMA journal_mode = DELETE")
         self.connection.close()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def is_empty(path: Path) -> bool:
+    """Whether `path` is a regular file of no bytes."""
+    return path.is_file() and not path.stat().st_size
 
 
 def open_run(path: str | Path) -> RunStore:

@@ -1,6 +1,6 @@
 """Engines: files that run fixed-size batches on a device behind one interface."""
 
-from .base import BACKENDS, PRECISIONS, Engine, choose_backend, file_sha256, instruction_set, open_engine
+from .base import BACKENDS, PRECISIONS, Engine, choose_backend, instruction_set, open_engine
 from .facts import METADATA_KEY, EngineFacts
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Engine",
     "EngineFacts",
     "choose_backend",
-    "file_sha256",
     "instruction_set",
     "open_engine",
 ]

@@ -16,16 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError
+from ..files import file_sha256
 from .facts import EngineFacts
 
 Floats = NDArray[np.float32]
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "avx_vnni")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
@@ -43,8 +38,9 @@ class Engine(ABC):
     """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`.
 
     `identity` is the engine's part of the classifier id: votes of engines with different identities never mix. It holds
-    the file's hash, backend and version, effective precision, instruction set and batch size, and the thread count where
-    the arithmetic depends on it (OpenVINO; ONNX Runtime's does not, tests/engine checks it).
+    the file's hash, backend and version, effective precision, instruction set and batch size, the thread count where the
+    arithmetic depends on it (OpenVINO; ONNX Runtime's does not, tests/engine checks it), and the hash of its output on a
+    fixed batch, which covers what no setting shows.
     """
 
     backend: str
@@ -60,12 +56,21 @@ class Engine(ABC):
             "batch": batch,
         }
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of what `run` returns: images of the input's shape, or logits `[batch, classes]`."""
+        if self.facts.role == "classifier":
+            return (self.batch, int(self.facts.classes or 0))
+        return (self.batch, *self.facts.input_shape)
+
     def run(self, x: Floats) -> Floats:
         """The network's output for one full batch; raises EngineError for NaN or infinite values."""
         expected = (self.batch, *self.facts.input_shape)
         if x.shape != expected or x.dtype != np.float32:
             raise InputError(f"{self.path.name} takes float32 {expected}, got {x.dtype} {x.shape}")
         y = self._run(np.ascontiguousarray(x))
+        if y.shape != self.output_shape:
+            raise EngineError(f"{self.path.name} returned {y.shape}, expected {self.output_shape}: export it again")
         if not np.isfinite(y).all():
             rows = np.flatnonzero(~np.isfinite(y).reshape(self.batch, -1).all(axis=1))
             raise EngineError(
@@ -73,6 +78,23 @@ class Engine(ABC):
                 "run it in a wider precision (--precision fp32)"
             )
         return y
+
+    def probe(self) -> str:
+        """SHA-256 of the output on a fixed batch: two engines with one hash compute alike, whatever their settings.
+
+        Also runs the batch's rows in reverse order: an engine whose rows influence each other, or that draws random
+        numbers of its own, would make votes depend on packing, and raises InputError.
+        """
+        size = int(np.prod(self.facts.input_shape)) * self.batch
+        pixels = (np.random.Philox(key=0).random_raw(size) >> np.uint64(56)).astype(np.float32) / np.float32(255)
+        x = pixels.reshape(self.batch, *self.facts.input_shape)
+        y = self.run(x)
+        if not np.array_equal(self.run(x[::-1])[::-1], y):
+            raise InputError(
+                f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
+                "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
+            )
+        return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 
     @abstractmethod
     def _run(self, x: Floats) -> Floats: ...
@@ -158,4 +180,9 @@ def open_engine(
     engine = BACKENDS[choose_backend(backend)]()(path, graph.facts, batch, precision=precision, threads=threads)
     if graph.weights:
         engine.identity["weights"] = graph.weights
+    try:
+        engine.identity["probe"] = engine.probe()
+    except BaseException:
+        engine.close()
+        raise
     return engine

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ..errors import InputError
-from .base import file_sha256
+from ..files import file_sha256
 from .facts import METADATA_KEY, EngineFacts
 
 DYNAMIC_QUANTISATION = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
@@ -24,7 +24,9 @@ def _dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
 def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model(str(path), load_external_data=False)
-    except (DecodeError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"engine {path} cannot be read: {error.strerror}") from None
+    except DecodeError as error:
         raise InputError(f"{path} is not a readable ONNX file ({type(error).__name__}): export it again") from None
     if not model.graph.node or not model.graph.output:
         raise InputError(f"{path} is not a readable ONNX file (empty graph): export it again")
@@ -81,6 +83,8 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
     texts = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY in texts:
         facts = EngineFacts.from_json(texts[METADATA_KEY], str(path))
+        if list(facts.input_shape) != shape[1:]:
+            raise InputError(f"{path} says it takes {facts.input_shape}, its graph takes {shape[1:]}: export it again")
     else:
         if role is None or len(shape) != 4 or None in shape[1:]:
             raise InputError(

@@ -11,6 +11,8 @@ from ..errors import EngineError, InputError
 from .base import Engine, Floats
 from .facts import EngineFacts
 
+ort.disable_telemetry_events()
+
 
 class OnnxRuntimeEngine(Engine):
     """An `.onnx` file in ONNX Runtime's CPU provider."""

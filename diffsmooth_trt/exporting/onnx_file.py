@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..engine.base import file_sha256
 from ..engine.facts import METADATA_KEY, EngineFacts
 from ..errors import EngineError, InputError, StoreError
+from ..files import file_sha256
 from .result import ExportReport
 
 INPUT, OUTPUT = "images", "output"

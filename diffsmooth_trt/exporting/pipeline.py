@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine.base import file_sha256
 from ..engine.facts import EngineFacts
 from ..errors import InputError
+from ..files import file_sha256
 from ..nets.options import FAMILIES, NAMED, DenoiserOptions, named_options, parse_options
 from ..nets.resnet import Triple, classifier_from_arch
 from .checkpoints import load_into, load_state

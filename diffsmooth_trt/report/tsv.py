@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 
 from ..certify.bounds import truncate
 from ..certify.store import Result, RunStore
-from ..errors import StoreError
+from ..files import write_atomically
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 
@@ -19,18 +18,6 @@ def tsv_line(result: Result) -> str:
     spent = datetime.timedelta(seconds=round(result.seconds, 6))
     fields = (result.image, result.label, result.predict, radius, int(result.correct), spent)
     return "\t".join(str(entry) for entry in fields)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place or free space") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_tsv(path: Path, store: RunStore) -> None:

@@ -107,19 +107,13 @@ def test_small_binomial_bounds_by_exact_fractions(trials: int, alpha: float) -> 
 
         lower, upper = binomial_lower(hits, trials, alpha), binomial_upper(hits, trials, alpha)
         if hits:
-            assert (
-                tail(lower, range(hits, trials + 1))
-                <= level
-                < tail(beside(lower, 1), range(hits, trials + 1))
-            )
+            assert tail(lower, range(hits, trials + 1)) <= level < tail(beside(lower, 1), range(hits, trials + 1))
         if hits < trials:
             assert tail(upper, range(hits + 1)) <= level < tail(beside(upper, -1), range(hits + 1))
 
 
 @pytest.mark.parametrize("proposal", [math.nan, 0.0, 1.0, 1e-300, 0.1, 0.7, 1 - 1e-16])
-def test_a_wrong_proposal_costs_time_but_no_soundness(
-    monkeypatch: pytest.MonkeyPatch, proposal: float
-) -> None:
+def test_a_wrong_proposal_costs_time_but_no_soundness(monkeypatch: pytest.MonkeyPatch, proposal: float) -> None:
     for name in ("betaincinv", "betainccinv"):
         monkeypatch.setattr(special, name, lambda a, b, y: proposal)
     monkeypatch.setattr(bounds, "_lower", bounds._lower.__wrapped__)  # past the cache
@@ -254,11 +248,7 @@ def test_tiny_total_variation_still_lowers_the_bound() -> None:
 def test_prediction_agrees_with_the_exact_test(alpha: float) -> None:
     for total in (1, 5, 17, 100, 1001):
         for first in range(total // 2, total + 1):
-            counts = (
-                [3, total - first, first]
-                if 2 * first > total and total - first > 3
-                else [0, total - first, first]
-            )
+            counts = [3, total - first, first] if 2 * first > total and total - first > 3 else [0, total - first, first]
             p_value = stats.binomtest(first, total, 0.5).pvalue
             assert prediction(counts, alpha) == (2 if p_value <= alpha else -1)
 

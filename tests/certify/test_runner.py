@@ -74,7 +74,7 @@ def test_counts_are_those_of_the_reference_noise(half_space, images_npz, tmp_pat
     """The votes of one image, drawn again with NumPy alone from key and counters."""
     data = images_npz(count=2)
     with run(config(half_space, data, tmp_path / "r.sqlite", n=400)) as store:
-        counts = store.counts(1, ESTIMATION, 2)
+        counts = store.counts(1)[ESTIMATION]
     image = list(dst.Images(data))[1]
     law, pixels = grid_law(0.5), image.pixels.transpose(2, 0, 1).reshape(-1)
     steps = np.stack([grid_noise(law, int(KEY, 16), ESTIMATION, 1, sample, 48) for sample in range(400)])
@@ -177,7 +177,7 @@ def test_resume_refuses_another_configuration(half_space, linear_classifier, ima
         with pytest.raises(dst.InputError, match=message):
             run(replace(base, **change))
     images_npz(count=2, seed=9)  # other pixels in the same file
-    with pytest.raises(dst.InputError, match="differs from the one in"):
+    with pytest.raises(dst.InputError, match="differs in data"):
         run(base)
     assert contents(base.out) == before
 

@@ -90,14 +90,12 @@ def one_node(path: Path, node: onnx.NodeProto, kind: int = TensorProto.FLOAT) ->
 
 
 def test_nan_is_an_error_not_a_vote(tmp_path):
-    path = one_node(tmp_path / "log.onnx", helper.make_node("Log", ["x"], ["y"]))
-    with (
-        open_engine(path, batch=2, role="denoiser", sigma=0.25, precision="fp32") as engine,
-        pytest.raises(EngineError, match=r"NaN or infinity for 1 of 2 rows"),
-    ):
-        x = np.ones((2, 3, 4, 4), dtype=np.float32)
-        x[1] = -1
-        engine.run(x)
+    path = one_node(tmp_path / "sqrt.onnx", helper.make_node("Sqrt", ["x"], ["y"]))
+    x = np.ones((2, 3, 4, 4), dtype=np.float32)
+    x[1] = -1
+    with open_engine(path, batch=2, role="denoiser", sigma=0.25, precision="fp32") as engine:
+        with pytest.raises(EngineError, match=r"NaN or infinity for 1 of 2 rows"):
+            engine.run(x)
 
 
 def test_bad_files(tmp_path, linear_classifier, shrinking_denoiser):
@@ -181,3 +179,40 @@ def test_external_weights_belong_to_the_identity(tmp_path, linear_classifier):
     outside.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="outside its folder"):
         open_engine(outside, batch=2)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_coupled_rows_and_random_engines_are_refused(tmp_path, backend):
+    """What would make votes depend on packing is found by running, whatever the graph calls it."""
+    mean = [helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]), helper.make_node("Sub", ["x", "m"], ["y"])]
+    noise = [helper.make_node("RandomUniformLike", ["x"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+    for name, nodes in (("mean", mean), ("noise", noise)):
+        values = [helper.make_tensor_value_info(v, TensorProto.FLOAT, ["B", 3, 4, 4]) for v in ("x", "y")]
+        graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=10), path)
+        with pytest.raises(InputError, match="coupled or it is random"):
+            open_engine(path, batch=4, role="denoiser", sigma=0.25, backend=backend, precision="fp32")
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_output_is_what_the_facts_say(tmp_path, linear_classifier, backend):
+    model = onnx.load(linear_classifier(W, B))
+    del model.metadata_props[:]
+    helper.set_model_props(model, {"diffsmooth_trt": EngineFacts("classifier", (3, 4, 4), classes=7).to_json()})
+    onnx.save(model, path := tmp_path / "liar.onnx")
+    with pytest.raises(EngineError, match=r"returned \(2, 2\), expected \(2, 7\)"):
+        open_engine(path, batch=2, backend=backend)
+    del model.metadata_props[:]
+    helper.set_model_props(model, {"diffsmooth_trt": EngineFacts("classifier", (3, 8, 8), classes=2).to_json()})
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="its graph takes"):
+        open_engine(path, batch=2, backend=backend)
+
+
+def test_probe_tells_computations_apart(linear_classifier, shrinking_denoiser):
+    hashes = set()
+    for path in (linear_classifier(W, B), linear_classifier(W, B + 1), shrinking_denoiser()):
+        with open_engine(path, batch=2, backend="onnxruntime") as engine:
+            hashes.add(engine.identity["probe"])
+    assert len(hashes) == 3
