@@ -20,6 +20,7 @@ lint: .venv/.lint
 bench: .venv/.test
 	$(BIN)/python benchmarks/bench_noise.py
 	$(BIN)/python benchmarks/bench_cpu.py
+	$(BIN)/python benchmarks/tables.py
 
 .venv/.made:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'

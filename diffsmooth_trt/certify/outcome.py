@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..noise import ESTIMATION, PREDICTION, SELECTION
 from .bounds import certificate, prediction
+
+CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,15 @@ class Outcome:
     p_lower: float | None
     hits: int
     trials: int
+
+    def agrees(self, other: Outcome) -> bool:
+        """Whether both say the same, but for the last digits, which a bound may owe to the libraries it was guessed with."""
+        exact = (self.predict, self.hits, self.trials) == (other.predict, other.hits, other.trials)
+        pairs = ((self.radius, other.radius), (self.p_lower, other.p_lower))
+        return exact and all(
+            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE))
+            for a, b in pairs
+        )
 
 
 def derive(meta: Mapping[str, Any], counts: Mapping[int, Sequence[int]]) -> Outcome:

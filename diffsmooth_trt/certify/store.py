@@ -250,7 +250,9 @@ class RunStore:
             ).fetchall()
         for image, label, seconds, *recorded in rows:
             outcome = derive(self.meta, self.counts(image))
-            if [outcome.predict, outcome.radius, outcome.p_lower, outcome.hits, outcome.trials] != recorded:
+            with _guarded(self.path):
+                agrees = outcome.agrees(Outcome(*recorded))
+            if not agrees:
                 raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
             yield Result(**vars(outcome), image=image, label=label, seconds=seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from scipy.special import softmax
 
 from ..engine import Engine
@@ -43,6 +44,7 @@ class DiffSmooth(Denoised):
             "m": copies,
             "local_noise": "fresh" if fresh else "fixed",
             "classifier_seed": seed,
+            "softmax": f"numpy {np.__version__}, scipy {scipy.__version__}",  # a near tie may fall by their last digit
         }
         size = int(np.prod(self.input_shape))
         words = np.arange(copies, dtype=np.uint64)

@@ -42,9 +42,17 @@ def test_results_follow_from_votes(finished):
     assert results[0].p_lower is not None
 
 
+def test_last_digits_may_differ(finished):
+    before = read(finished["out"])
+    edit(finished["out"], "UPDATE results SET radius = radius * (1 + 1e-12), p_lower = p_lower * (1 + 1e-12)")
+    assert read(finished["out"]) == before
+
+
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
+        ("UPDATE results SET radius = radius * 1.0001 WHERE image = 1", "image 1 does not follow from its votes"),
+        ("UPDATE results SET radius = 'much' WHERE image = 1", "damaged values"),
         ("UPDATE results SET radius = 9.5 WHERE image = 1", "image 1 does not follow from its votes"),
         ("UPDATE results SET predict = 1 - predict WHERE image = 1", "image 1 does not follow"),
         (

@@ -1,0 +1,105 @@
+"""Rewrite the README's tables from the files in benchmarks/results/, between `<!-- name -->` and `<!-- end -->`.
+
+    python benchmarks/tables.py [--check]
+
+Nothing is measured here; `--check` only says whether the README is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from diffsmooth_trt.report.curves import average_certified_radius, certified_accuracy
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+RADII = (0.0, 0.25, 0.5, 0.75)
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def noise() -> str:
+    """ns a coordinate of every sampler."""
+    document = json.loads((RESULTS / "noise_cpu.json").read_text())
+    rows = [
+        [name, f"{r['median']:.2f}", f"{r['min']:.2f}", f"{r['quartile_1']:.2f} – {r['quartile_3']:.2f}"]
+        for name, r in document["results"].items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    note = f"One core of {document['cpu']} ({document['instruction_set']}), {versions}; {document['repeats']} turns each."
+    return markdown(["sampler", "median", "minimum", "quartiles"], rows) + f"\n\n{note}"
+
+
+def speed() -> str:
+    """Samples a second of the whole certification step."""
+    document = json.loads((RESULTS / "speed_cpu.json").read_text())
+    rows = []
+    for name, r in document["results"].items():
+        rate = r["samples_per_second"]
+        share = r["noise_and_count_share"]
+        spread = f"{rate['min']:.0f} – {rate['max']:.0f}"
+        overhead = "" if share is None else f"{100 * share:.2f} %"
+        rows.append([name, r["precision"], f"{rate['median']:.0f}", spread, f"{r['times_eager']:.2f}", overhead])
+    machine = document["machine"]
+    note = (
+        f"{machine['processors']} cores of {machine['cpu']}, torch {machine['torch']}, batch {document['batch']}; "
+        f"{document['rounds']} rounds of {document['samples']} samples, in turn."
+    )
+    head = ["engine", "precision", "samples/s (median)", "range", "× eager", "noise and counting"]
+    return markdown(head, rows) + f"\n\n{note}"
+
+
+def zoo() -> str:
+    """Certified accuracy of the committed TSV files."""
+    rows = []
+    for path in sorted((RESULTS / "zoo").glob("*.tsv")):
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file, delimiter="\t"))
+        labels, predicted, radii = (np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius"))
+        accuracy = certified_accuracy(labels.astype(int), predicted.astype(int), radii, RADII)
+        acr = average_certified_radius(labels.astype(int), predicted.astype(int), radii)
+        shown = [f"{np.floor(float(value) * 1000 + 1e-9) / 10:.1f}" for value in accuracy]
+        rows.append([f"`{path.stem}`", str(len(lines)), *shown, f"{acr:.4f}", str(int((predicted < 0).sum()))])
+    return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
+
+
+TABLES = {"noise": noise, "speed": speed, "zoo": zoo}
+
+
+def rewritten(text: str) -> str:
+    """The README with every table made anew."""
+    for name, make in TABLES.items():
+        start = f"<!-- {name} -->\n"
+        head, rest = text.split(start, 1)
+        _, tail = rest.split("<!-- end -->", 1)
+        text = f"{head}{start}{make()}\n<!-- end -->{tail}"
+    return text
+
+
+def main() -> int:
+    p = argparse.ArgumentParser()
+    p.add_argument("--check", action="store_true")
+    a = p.parse_args()
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = rewritten(old)
+    if a.check:
+        return int(old != new)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
