@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +17,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.data import Images, on_grid
+from diffsmooth_trt.data import Images, decode, on_grid
 from diffsmooth_trt.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -136,3 +142,265 @@ def test_bad_sources(parquet, tmp_path):
     for options, message in (({"skip": 0}, "--skip"), ({"limit": 0}, "--max"), ({"crop": 99}, "larger than the image")):
         with pytest.raises(InputError, match=message):
             list(Images(parquet, **options))
+
+
+def encoded(picture: PillowImage.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def png_chunks(colour: int, bits: int, row: bytes) -> bytes:
+    """A PNG of one row of two pixels, written by hand: Pillow writes no 16-bit RGB."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    parts = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+PICTURE = PillowImage.fromarray(PIXELS[0])
+CLEAR = PICTURE.copy()
+CLEAR.putalpha(254)
+OPAQUE = PICTURE.copy()
+OPAQUE.putalpha(255)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (png_chunks(2, 16, b"\x12\x34" * 6), "16 bits a channel"),
+        (png_chunks(6, 16, b"\x12\x34" * 6 + b"\xff" * 4), "16 bits a channel|not a readable image"),
+        (b"P6 2 1 65535\n" + b"\x12\x34" * 6, "values up to 65535"),
+        (b"P6 2 1 100\n" + b"\x12" * 6, "values up to 100"),
+        (b"P3 2 1 1000\n1 2 3 4 5 6\n", "values up to 1000"),
+        (encoded(CLEAR), "transparent pixels"),
+        (encoded(CLEAR.convert("LA")), "transparent pixels"),
+        (encoded(CLEAR, "WEBP", lossless=True), "transparent pixels"),
+        (encoded(PICTURE, transparency=tuple(map(int, PIXELS[0, 0, 0]))), "transparent pixels"),
+        (encoded(PICTURE.convert("P"), transparency=PICTURE.convert("P").getpixel((0, 0))), "transparent pixels"),
+        (encoded(PICTURE.convert("CMYK"), "JPEG"), "pixel mode CMYK"),
+        (encoded(PICTURE.convert("YCbCr"), "TIFF"), "not a readable image"),
+        (encoded(PICTURE, "TIFF"), "PNG, JPEG, BMP, WEBP, PPM"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_8_bits_of_rgb_cannot_hold_is_refused(data, message):
+    with pytest.raises(InputError, match=f"^x.*({message})") as error:
+        decode(data, "x")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(PICTURE),
+        encoded(OPAQUE),
+        encoded(PICTURE, "BMP"),
+        encoded(PICTURE, "PPM"),
+        encoded(PICTURE, "WEBP", lossless=True),
+        encoded(PICTURE, transparency=(1, 2, 3)),  # a transparent colour that no pixel has
+    ],
+)
+def test_what_8_bits_of_rgb_hold_is_read(data):
+    np.testing.assert_array_equal(decode(data, "x"), PIXELS[0])
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA"])
+def test_grey_and_palette_images_are_read_as_rgb(mode):
+    picture = PICTURE.convert(mode)
+    np.testing.assert_array_equal(decode(encoded(picture), "x"), np.asarray(picture.convert("RGB")))
+    assert decode(encoded(PICTURE, "JPEG"), "x").shape == PIXELS[0].shape
+    assert decode(encoded(PICTURE.convert("1"), "PPM"), "x").max() == 255
+
+
+CELL = {"bytes": png(PIXELS[0]), "path": None}
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.5], ["0", "1"], [True, False]])
+def test_parquet_labels_of_other_types_are_refused_on_opening(tmp_path, labels):
+    pq.write_table(pa.table({"image": [CELL, CELL], "label": labels}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet column 'label' is .*expected integers"):
+        Images(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("cells", [["x", "y"], [1, 2], [{"path": "x"}, {"path": "y"}], [{"bytes": 1}, {"bytes": 2}]])
+def test_parquet_images_of_other_types_are_refused_on_opening(tmp_path, cells):
+    pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet column 'image' is .*expected encoded bytes"):
+        Images(tmp_path / "a.parquet")
+
+
+def test_parquet_rows_without_label_or_image_are_named(tmp_path):
+    pq.write_table(pa.table({"image": [CELL] * 3, "label": [0, None, 1]}), tmp_path / "label.parquet")
+    images = Images(tmp_path / "label.parquet")
+    for read in (images, images.labels()):
+        with pytest.raises(InputError, match="row 1 has no label"):
+            list(read)
+    assert list(Images(tmp_path / "label.parquet", skip=2).labels()) == [0, 1]
+    for hole in (None, {"bytes": None, "path": "x"}):
+        pq.write_table(pa.table({"image": [CELL, CELL, hole], "label": [0, 1, 2]}), tmp_path / "image.parquet")
+        with pytest.raises(InputError, match="row 2 holds no image bytes"):
+            list(Images(tmp_path / "image.parquet"))
+
+
+def test_a_parquet_file_damaged_in_its_data_is_refused_in_one_line(parquet, tmp_path):
+    column = pq.ParquetFile(parquet).metadata.row_group(0).column(0)
+    data, size = bytearray(parquet.read_bytes()), column.total_compressed_size
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start : start + size] = b"\xff" * size
+    (tmp_path / "b.parquet").write_bytes(data)
+    assert len(Images(tmp_path / "b.parquet")) == 7  # its footer is whole
+    with pytest.raises(InputError, match=r"b\.parquet is not a readable parquet file") as error:
+        list(Images(tmp_path / "b.parquet"))
+    assert "\n" not in str(error.value)
+
+
+def folder_of(path: Path, names: list[str]) -> Path:
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(png(PIXELS[0]))
+    return path
+
+
+def test_what_is_no_class_or_no_image_does_not_move_labels_or_rows(tmp_path):
+    folder = folder_of(
+        tmp_path / "f", ["a/1.png", "b/1.png", "b/deep/2.PNG", ".cache/0.png", "b/.x/0.png", "b/._1.png"]
+    )
+    (folder / "about").mkdir()
+    (folder / "about" / "readme.txt").write_text("text")
+    (folder / "a" / "0.png").mkdir()
+    (folder / "a.bin").mkdir()  # and this is no CIFAR file
+    images = Images(folder)
+    assert [image.label for image in images] == list(images.labels()) == [0, 1, 1]
+    assert [file.name for file in images.source.files] == ["1.png", "1.png", "2.PNG"]
+
+
+def test_broken_links_and_devices_are_refused(tmp_path):
+    folder = folder_of(tmp_path / "f", ["a/1.png"])
+    (folder / "a" / "2.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"2\.png is a broken link"):
+        Images(folder)
+    (folder / "a" / "2.png").unlink()
+    os.mkfifo(folder / "a" / "2.png")
+    with pytest.raises(InputError, match=r"2\.png is a broken link or a device"):
+        Images(folder)
+
+
+def test_an_image_that_vanished_is_named(tmp_path):
+    folder = folder_of(tmp_path / "f", ["a/1.png"])
+    images = Images(folder)
+    (folder / "a" / "1.png").unlink()
+    for read in (lambda: list(images), lambda: images.identity):
+        with pytest.raises(InputError, match=r"1\.png is not a readable image"):
+            read()
+
+
+def test_missing_permission_is_called_so(parquet, tmp_path, monkeypatch):
+    """Permissions do not bind every user that tests run as, so the system's answer is given by hand."""
+    folder = folder_of(tmp_path / "f", ["a/1.png"])
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
+    (tmp_path / "a.bin").write_bytes(bytes(3073))
+    images = Images(folder)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def refused(read) -> None:
+        with pytest.raises(InputError, match="permission denied.*read permission") as error:
+            read()
+        assert "again" not in str(error.value)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(pq, "ParquetFile", forbidden)
+    monkeypatch.setattr(np, "fromfile", forbidden)
+    refused(lambda: list(images))
+    for name in ("a.npz", "a.bin", "images.parquet"):
+        refused(lambda name=name: Images(tmp_path / name))
+    monkeypatch.setattr(os, "scandir", forbidden)
+    refused(lambda: Images(folder))
+    monkeypatch.setattr(Path, "exists", forbidden)
+    refused(lambda: Images(folder))
+
+
+def test_npz_files_that_are_something_else(tmp_path):
+    plain = tmp_path / "plain.npz"
+    with plain.open("wb") as file:
+        np.save(file, PIXELS)
+    np.savez_compressed(tmp_path / "whole.npz", images=PIXELS, labels=LABELS)
+    data = bytearray((tmp_path / "whole.npz").read_bytes())
+    data[60:90] = b"\xff" * 30
+    (tmp_path / "damaged.npz").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "foreign.npz", "w") as archive:
+        archive.writestr("images", "text")
+        archive.writestr("labels", "text")
+    np.savez(tmp_path / "none.npz", images=np.zeros((0, 4, 4, 3)), labels=np.zeros(0, np.int64))
+    np.savez(tmp_path / "flat.npz", images=np.zeros((2, 0, 4, 3)), labels=np.zeros(2, np.int64))
+    for name, message in (
+        ("plain", "holds a single array"),
+        ("damaged", r"not a readable \.npz"),
+        ("foreign", "expected 'images' and 'labels'"),
+        ("none", "holds no images"),
+        ("flat", r"expected \[N, H, W, C\]"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}\.npz.*{message}") as error:
+            Images(tmp_path / f"{name}.npz")
+        assert "\n" not in str(error.value)
+
+
+def test_floats_beyond_range_are_refused_without_a_warning():
+    with pytest.raises(InputError, match="outside"):
+        on_grid(np.full((1, 2, 2, 3), 1e308), "x")
+
+
+def test_grey_arrays_are_resized_and_cropped(tmp_path):
+    np.savez(tmp_path / "grey.npz", images=PIXELS[..., :1], labels=LABELS)
+    (image, *_) = Images(tmp_path / "grey.npz", resize=4, crop=3)
+    assert image.pixels.shape == (3, 3, 1)
+    small = np.asarray(PillowImage.fromarray(PIXELS[0, :, :, 0]).resize((5, 4), PillowImage.Resampling.BICUBIC))
+    np.testing.assert_array_equal(image.pixels[:, :, 0], small[:3, 1:4])
+
+
+def test_sizes_are_bounded(parquet, tmp_path):
+    for name in ("resize", "crop"):
+        with pytest.raises(InputError, match=f"--{name} must be at most 16384 pixels, got 16385"):
+            Images(parquet, **{name: 16385})
+    np.savez(tmp_path / "long.npz", images=np.zeros((1, 1, 30, 1), np.uint8), labels=np.zeros(1, np.int64))
+    with pytest.raises(InputError, match="--resize 1000 makes an image"):
+        list(Images(tmp_path / "long.npz", resize=1000))
+
+
+def test_labels_are_read_without_pixels(tmp_path):
+    pq.write_table(pa.table({"img": [{"bytes": b"no image"}] * 600, "label": [*range(600)]}), tmp_path / "a.parquet")
+    assert list(Images(tmp_path / "a.parquet", skip=7, limit=80).labels()) == list(range(0, 560, 7))
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
+    assert list(Images(tmp_path / "a.npz", skip=2).labels()) == LABELS[::2].tolist()
+
+
+def test_a_file_is_identified_by_its_bytes(parquet, tmp_path):
+    expected = hashlib.sha256(parquet.read_bytes()).hexdigest()
+    assert Images(parquet).identity == Images(parquet, skip=3, resize=4).identity == expected
+    row = bytes([1]) + bytes(3072)
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.bin").write_bytes(row * number)
+        (tmp_path / str(number) / "b.bin").write_bytes(row)
+    assert Images(tmp_path / "1").identity != Images(tmp_path / "2").identity
+    assert Images(tmp_path / "1" / "b.bin").identity == hashlib.sha256(row).hexdigest()
+
+
+def test_a_folder_is_identified_by_names_sizes_and_labels(tmp_path):
+    names = ["a/1.png", "b/1.png"]
+    first = Images(folder_of(tmp_path / "first", names)).identity
+    assert len(first) == 64
+    assert Images(folder_of(tmp_path / "same", names)).identity == first
+    others = [folder_of(tmp_path / "more", [*names, "b/2.png"]), folder_of(tmp_path / "name", ["a/1.png", "b/3.png"])]
+    others.append(folder_of(tmp_path / "label", [*names, "a/2.png"]))
+    bigger = folder_of(tmp_path / "size", names)
+    (bigger / "a/1.png").write_bytes(png(PIXELS[1]) + b" ")
+    odd = folder_of(tmp_path / "odd", ["a/\udcff.png", "b/1.png"])  # a name that is no UTF-8
+    found = {Images(folder).identity for folder in (*others, bigger, odd)}
+    assert len(found | {first}) == 6

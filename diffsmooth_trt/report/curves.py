@@ -7,6 +7,8 @@ values, and for no images.
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,23 @@ from ..certify.bounds import ABSTAIN, binomial_lower, binomial_upper
 from ..errors import InputError
 
 
-def certified_accuracy(
-    labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike, at: ArrayLike
-) -> NDArray[np.float64]:
+def certified_accuracy(labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
     """Return the share of images that are classified correctly with radius ≥ r, for each r of `at`.
 
     At r = 0 that is correct and not abstained. at: float ≥ 0, in image units, any shape: the result's shape.
     """
-    certified, images = _certified(labels, predicted, radii, at)
+    certified, images = certified_counts(labels, predicted, radii, at)
     return certified / images
+
+
+def certified_counts(
+    labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike, at: ArrayLike
+) -> tuple[NDArray[np.int64], int]:
+    """Return how many images are classified correctly with radius ≥ r, for each r of `at`, and how many there are."""
+    correct, radius = _rows(labels, predicted, radii)
+    wanted = _lengths("radii to report (--radii)", at)
+    reached = np.sort(radius[correct])
+    return np.asarray(reached.size - np.searchsorted(reached, wanted, side="left"), np.int64), radius.size
 
 
 def certified_accuracy_interval(
@@ -39,15 +49,20 @@ def certified_accuracy_interval(
     """
     if not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha!r}, expected above 0 and below 1: 0.05 is usual")
-    certified, images = _certified(labels, predicted, radii, at)
+    certified, images = certified_counts(labels, predicted, radii, at)
     low = binomial_lower(certified, images, alpha / 2)
     return np.asarray(low), np.asarray(binomial_upper(certified, images, alpha / 2))
 
 
 def average_certified_radius(labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike) -> float:
-    """Return the mean over all images of radius·1[correct], in image units (ACR; Zhai et al. 2020, MACER)."""
+    """Return the mean over all images of radius·1[correct], in image units (ACR; Zhai et al. 2020, MACER).
+
+    It is summed exactly and rounded down: never above the mean of the radii given.
+    """
     correct, radius = _rows(labels, predicted, radii)
-    return float(np.where(correct, radius, 0.0).mean())
+    exact = sum(map(Fraction, radius[correct].tolist()), Fraction(0)) / radius.size
+    mean = float(exact)
+    return mean if mean <= exact else math.nextafter(mean, 0.0)
 
 
 def abstention_rate(predicted: ArrayLike) -> float:
@@ -55,19 +70,7 @@ def abstention_rate(predicted: ArrayLike) -> float:
     return float(np.mean(_classes("predicted", predicted) == ABSTAIN))
 
 
-def _certified(
-    labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike, at: ArrayLike
-) -> tuple[NDArray[np.int64], int]:
-    """Return how many images are correct with radius ≥ r, for each r of `at`, and how many there are."""
-    correct, radius = _rows(labels, predicted, radii)
-    wanted = _lengths("at", at)
-    reached = np.sort(radius[correct])
-    return np.asarray(reached.size - np.searchsorted(reached, wanted, side="left"), np.int64), radius.size
-
-
-def _rows(
-    labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def _rows(labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return, per image, whether it was classified correctly, and its radius."""
     truth, found, radius = (
         _classes("labels", labels),
@@ -85,9 +88,7 @@ def _rows(
 def _classes(name: str, values: ArrayLike) -> NDArray[np.integer[Any]]:
     array = np.asarray(values)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise InputError(
-            f"{name} is {array.dtype} of shape {array.shape}, expected integers [N], N ≥ 1: one an image"
-        )
+        raise InputError(f"{name} is {array.dtype} of shape {array.shape}, expected integers [N], N ≥ 1: one an image")
     return array
 
 
@@ -95,7 +96,8 @@ def _lengths(name: str, values: ArrayLike) -> NDArray[np.float64]:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{name} holds a value that is no number, expected floats: give radii") from None
-    if not np.all((array >= 0) & np.isfinite(array)):
-        raise InputError(f"{name} holds a negative or non-finite number, expected floats ≥ 0: give radii")
+        raise InputError(f"{name} hold a value that is no number, expected floats: give lengths ≥ 0") from None
+    wrong = array[~((array >= 0) & np.isfinite(array))]
+    if wrong.size:
+        raise InputError(f"{name} hold {wrong[0]}, expected finite numbers ≥ 0: give lengths in image units")
     return array

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, StoreError
+from ..errors import InputError
+from ..files import write_atomically
 from .curves import certified_accuracy
 from .tables import Summary
 
@@ -29,14 +30,20 @@ def draw(summaries: Sequence[Summary], kind: str) -> bytes:
         raise InputError("--figure needs a certify run: predict runs have no radii")
     reach = max(float(summary.radii.max()) for summary in certified)
     grid = np.linspace(0.0, max(reach, 0.1) * 1.05, 500)
+    curves = []
     for summary in certified:
         accuracy = certified_accuracy(summary.labels, summary.predicted, summary.radii, grid)
-        axes.step(grid, 100 * np.asarray(accuracy), where="pre", label=f"{summary.name} ({summary.title})")
+        curves += axes.step(grid, 100 * np.asarray(accuracy), where="pre")
     axes.set(xlabel="ℓ2 radius", ylabel="certified accuracy, %", xlim=(0, grid[-1]), ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    legend = axes.legend(curves, [str(number) for number in range(len(curves))], fontsize=7)
+    for text, summary in zip(legend.get_texts(), certified, strict=True):
+        text.set_parse_math(False)  # names come last: as labels, matplotlib drops those with an underscore in front
+        text.set_text(f"{summary.name} ({summary.title})")
     picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=150)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
+        figure.savefig(picture, format=kind, dpi=150)
     return picture.getvalue()
 
 
@@ -44,12 +51,4 @@ def write_figure(path: Path, summaries: Sequence[Summary]) -> None:
     """Write the curve to `path`, whose suffix chooses the format."""
     if path.suffix not in FORMATS:
         raise InputError(f"--figure {path} has suffix {path.suffix!r}: use one of {', '.join(FORMATS)}")
-    picture = draw(summaries, path.suffix[1:])
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(picture)
-        os.replace(draft, path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place or free space") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(path, draw(summaries, path.suffix[1:]))

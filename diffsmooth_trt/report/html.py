@@ -19,12 +19,13 @@ table { border-collapse: collapse } td, th { padding: .15rem .7rem; text-align: 
 
 def _images(summary: Summary) -> str:
     rows = []
-    for label, predicted, radius in zip(summary.labels, summary.predicted, summary.radii, strict=True):
+    outcomes = zip(summary.images, summary.labels, summary.predicted, summary.radii, strict=True)
+    for image, label, predicted, radius in outcomes:
         kind = "abstain" if predicted < 0 else "" if predicted == label else "wrong"
         answer = "abstains" if predicted < 0 else str(predicted)
         shown = truncate(float(radius)) if summary.certified else "–"
-        rows.append(f'<tr class="{kind}"><td>{label}</td><td>{answer}</td><td>{shown}</td></tr>')
-    head = "<tr><th>label</th><th>answer</th><th>radius</th></tr>"
+        rows.append(f'<tr class="{kind}"><td>{image}</td><td>{label}</td><td>{answer}</td><td>{shown}</td></tr>')
+    head = "<tr><th>image</th><th>label</th><th>answer</th><th>radius</th></tr>"
     return f"<h2>{html.escape(summary.name)}</h2><table>{head}{''.join(rows)}</table>"
 
 

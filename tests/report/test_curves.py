@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -37,6 +38,17 @@ def test_an_abstention_is_never_correct() -> None:
 def test_average_radius_and_abstentions() -> None:
     assert average_certified_radius(LABELS, PREDICTED, RADII) == pytest.approx(0.3)
     assert abstention_rate(PREDICTED) == 0.2
+
+
+def test_the_average_radius_is_never_above_the_exact_mean() -> None:
+    """Floats next below ¼ and ¼ − 2⁻⁵⁵ have a mean between floats, which a plain mean rounds to the upper one."""
+    rng = np.random.default_rng(0)
+    cases = [rng.uniform(0, 1, 3) for _ in range(50)] + [np.array([math.nextafter(0.25, 0), 0.25])]
+    for radii in cases:
+        zeros = np.zeros(len(radii), np.int64)
+        found = average_certified_radius(zeros, zeros, radii)
+        exact = sum(map(Fraction, radii.tolist())) / len(radii)
+        assert found <= exact < math.nextafter(found, 1)
 
 
 ROW = st.tuples(st.integers(0, 2), st.integers(-1, 2), st.sampled_from([0.0, 0.25, 0.5, 0.7]))
@@ -78,7 +90,9 @@ def test_interval_is_the_exact_one_rounded_outward(alpha: float) -> None:
         (lambda: certified_accuracy([0], [0], [None], 0.0), "radii"),  # type: ignore[arg-type]
         (lambda: certified_accuracy([0], [0], [math.nan], 0.0), "radii"),
         (lambda: certified_accuracy([0], [0], ["far"], 0.0), "radii"),
-        (lambda: certified_accuracy([0], [0], [0.0], -1.0), "at"),
+        (lambda: certified_accuracy([0], [0], [0.0], -1.0), r"^radii to report \(--radii\) hold -1\.0"),
+        (lambda: certified_accuracy([0], [0], [0.0], [0.5, math.nan]), r"^radii to report \(--radii\) hold nan"),
+        (lambda: certified_accuracy([0], [0], [0.0], math.inf), r"^radii to report \(--radii\) hold inf"),
         (lambda: certified_accuracy_interval([0], [0], [0.0], 0.0, 0.0), "alpha"),
         (lambda: certified_accuracy_interval([0], [0], [0.0], 0.0, 1.5), "alpha"),
         (lambda: average_certified_radius([0], [0], [-1.0]), "radii"),

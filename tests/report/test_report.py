@@ -1,4 +1,4 @@
-"""Tables, TSV, figures, pages and progress, from small run stores written by hand."""
+"""Tables, TSV, figures, pages and progress, from outcomes written by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,46 +17,66 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffsmooth_trt.certify.store import Result, RunStore, open_run
+from diffsmooth_trt.certify.store import Result
 from diffsmooth_trt.errors import InputError, StoreError
+from diffsmooth_trt.files import write_atomically
 from diffsmooth_trt.report.figures import FORMATS, draw, write_figure
 from diffsmooth_trt.report.html import page
 from diffsmooth_trt.report.progress import ProgressBar
 from diffsmooth_trt.report.tables import Summary, percent, summarise, text_table
-from diffsmooth_trt.report.tsv import HEADER, tsv_line, write_atomically, write_tsv
+from diffsmooth_trt.report.tsv import HEADER, tsv_line, write_tsv
 
 Row = tuple[int, int, int, float | None]  # image, label, predict, radius
 ROWS: list[Row] = [(0, 0, 0, 0.0), (3, 1, 1, 0.5), (7, 2, 2, 0.75), (9, 2, -1, 0.0), (12, 1, 0, 2.0), (13, 1, 1, 0.25)]
 ENGINE = {"sha256": "0123456789abcdef" * 4, "backend": "onnxruntime", "precision": "fp32"}
-RunMaker = Callable[..., Path]
+RunMaker = Callable[..., "Run"]
+
+
+@dataclass
+class Run:
+    """What reports read of a run store: a real one has only the outcomes that follow from its votes."""
+
+    path: Path
+    meta: dict[str, Any]
+    rows: Sequence[Row]
+
+    def results(self) -> Iterator[Result]:
+        for image, label, predict, radius in sorted(self.rows, key=lambda row: row[0]):
+            p_lower = None if radius is None else 0.5
+            yield result(image, label, predict, radius, p_lower, 900, 1000, 1.5)
+
+
+def result(
+    image: int, label: int, predict: int, radius: float | None, p_lower: float | None, hits: int, trials: int, s: float
+) -> Result:
+    return Result(
+        image=image, label=label, predict=predict, radius=radius, p_lower=p_lower, hits=hits, trials=trials, seconds=s
+    )
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> RunMaker:
     def make(
-        rows: Sequence[Row] = ROWS, *, name: str = "run", command: str = "certify", key_source: str = "drawn"
-    ) -> Path:
-        path = tmp_path / f"{name}.sqlite"
+        rows: Sequence[Row] = ROWS,
+        *,
+        name: str = "run",
+        command: str = "certify",
+        key_source: str = "drawn",
+        identity: dict[str, Any] | None = None,
+        **meta: Any,
+    ) -> Run:
         config: dict[str, Any] = {"command": command, "method": "dds", "n": 1000, "alpha": 0.001}
         if command == "certify":
             config["n0"] = 100
-        identity = {"id": "feedfacefeedface", "method": "dds", "sigma": 0.25, "denoiser": ENGINE, "classifier": ENGINE}
-        meta = {"config": config, "classifier": identity, "key": "0" * 32, "key_source": key_source}
-        with RunStore.create(path, meta) as store:
-            for image, label, predict, radius in rows:
-                store.add_image(image, label, "00")
-                p_lower = None if radius is None else 0.5
-                store.add_result(image, predict, radius, p_lower, 900, 1000)
-                store.add_seconds(image, 1.5)
-            store.commit()
-        return path
+        part = {"id": "feedfacefeedface", "method": "dds", "sigma": 0.25, "denoiser": ENGINE, "classifier": ENGINE}
+        facts = {"config": config, "classifier": part | (identity or {}), "key": "0" * 32, "key_source": key_source}
+        return Run(tmp_path / f"{name}.sqlite", facts | meta, rows)
 
     return make
 
 
-def summary_of(path: Path) -> Summary:
-    with open_run(path) as store:
-        return summarise(store)
+def summary_of(run: Run) -> Summary:
+    return summarise(run)  # type: ignore[arg-type]
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -104,6 +125,7 @@ def test_certify_and_predict_runs_side_by_side(make_run: RunMaker) -> None:
         rows = {row["run"]: row for row in table(text_table(order, [0.0, 0.5]))}
         assert rows["c"]["acc@0.5"] == "33.3%"
         assert {rows["p"][column] for column in ("acc@0", "acc@0.5", "ACR")} == {"-"}
+        assert (rows["c"]["accuracy"], rows["p"]["accuracy"]) == ("-", "100.0%")
         assert rows["p"]["abstain"] == "0"
 
 
@@ -121,25 +143,52 @@ def test_columns_are_aligned(make_run: RunMaker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "shown"),
-    [(0.0, "0.0%"), (1.0, "100.0%"), (2 / 3, "66.6%"), (0.9999, "99.9%"), (math.nextafter(1, 0) - 1e-9, "99.9%"),
-     (0.29, "29.0%"), (0.57, "57.0%"), (0.0009, "0.0%")],
+    ("count", "images", "shown"),
+    [(0, 3, "0.0%"), (3, 3, "100.0%"), (2, 3, "66.6%"), (29, 100, "29.0%"), (57, 100, "57.0%"), (9, 10_000, "0.0%"),
+     (10**12 - 1, 10**12, "99.9%"), (10**10 - 1, 10**10, "99.9%")],
 )  # fmt: skip
-def test_percentages_round_down_but_keep_what_is_exact(fraction: float, shown: str) -> None:
-    assert percent(fraction) == shown
+def test_percentages_round_down_but_keep_what_is_exact(count: int, images: int, shown: str) -> None:
+    assert percent(count, images) == shown
 
 
 def test_a_percentage_of_counted_images_is_never_above_the_count() -> None:
     for images in (*range(1, 130), 500, 997, 1000, 9999, 10_000):
         for correct in {0, 1, images // 3, images // 2, images - 1, images}:
-            shown = Decimal(percent(correct / images).rstrip("%"))
+            shown = Decimal(percent(correct, images).rstrip("%"))
             exact = Decimal(100 * correct) / images
             assert shown <= exact < shown + Decimal("0.1")
+
+
+def test_radii_in_the_head_keep_all_their_digits(make_run: RunMaker) -> None:
+    (row,) = table(text_table([summary_of(make_run())], [0.0, 0.12345678, 1e-7, 1.0, 1234567.0]))
+    heads = [column for column in row if column.startswith("acc@")]
+    assert heads == ["acc@0", "acc@0.12345678", "acc@0.0000001", "acc@1", "acc@1234567"]
+
+
+@pytest.mark.parametrize(("asked", "noted"), [(7, True), (6, False), (None, False)])
+def test_an_unfinished_run_is_noted(make_run: RunMaker, asked: int | None, noted: bool) -> None:
+    summary = summary_of(make_run(**({} if asked is None else {"images": asked})))
+    for text in (text_table([summary]), page([summary])):
+        assert ("unfinished" in text) is noted
+        assert ("unfinished: 6 of 7 images" in text) is noted
+
+
+@pytest.mark.parametrize(
+    ("noise", "seed", "noted", "trusted"),
+    [("fresh", 0, True, False), ("fresh", 7, True, True), ("fixed", 7, False, False)],
+)
+def test_fresh_local_noise_is_noted(make_run: RunMaker, noise: str, seed: int, noted: bool, trusted: bool) -> None:
+    text = text_table([summary_of(make_run(identity={"local_noise": noise, "classifier_seed": seed}))])
+    assert (f"pseudo-randomness of classifier seed {seed}" in text) is noted
+    assert ("could not choose it after the fact" in text) is trusted
 
 
 def test_the_average_radius_rounds_down(make_run: RunMaker) -> None:
     (row,) = table(text_table([summary_of(make_run([(0, 1, 1, 0.99999), (1, 1, 1, 0.99999)]))]))
     assert row["ACR"] == "0.9999"
+    third = math.nextafter(0.2, 0)
+    (row,) = table(text_table([summary_of(make_run([(i, 1, 1, third) for i in range(3)]))]))
+    assert row["ACR"] == "0.1999"
 
 
 def test_a_run_without_finished_images_is_refused(make_run: RunMaker) -> None:
@@ -150,7 +199,7 @@ def test_a_run_without_finished_images_is_refused(make_run: RunMaker) -> None:
 def test_radii_that_are_no_distances_are_refused(make_run: RunMaker) -> None:
     summary = summary_of(make_run())
     for radius in (-0.25, math.nan, math.inf):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="^radii to report"):
             text_table([summary], [0.0, radius])
 
 
@@ -163,20 +212,19 @@ def test_radii_that_are_no_distances_are_refused(make_run: RunMaker) -> None:
      (1e-7, "0.000000"), (0.999999999, "0.999999"), (1e-300, "0.000000"), (12.3456789, "12.345678")],
 )  # fmt: skip
 def test_radii_are_truncated(radius: float, shown: str) -> None:
-    fields = tsv_line(Result(4, 1, 1, radius, 0.6, 9, 10, 61.25)).split("\t")
+    fields = tsv_line(result(4, 1, 1, radius, 0.6, 9, 10, 61.25)).split("\t")
     assert fields == ["4", "1", "1", shown, "1", "0:01:01.250000"]
     assert Decimal(shown) <= Decimal(radius)
 
 
 def test_abstentions_wrong_answers_and_predictions() -> None:
-    assert tsv_line(Result(0, 1, -1, 0.0, 0.4, 5, 10, 0.0)) == "0\t1\t-1\t0.0\t0\t0:00:00"
-    assert tsv_line(Result(1, 1, 0, 0.5, 0.9, 9, 10, 0.0)) == "1\t1\t0\t0.500000\t0\t0:00:00"
-    assert tsv_line(Result(2, 1, 1, None, None, 9, 10, 0.0)) == "2\t1\t1\t0.0\t1\t0:00:00"
+    assert tsv_line(result(0, 1, -1, 0.0, 0.4, 5, 10, 0.0)) == "0\t1\t-1\t0.0\t0\t0:00:00"
+    assert tsv_line(result(1, 1, 0, 0.5, 0.9, 9, 10, 0.0)) == "1\t1\t0\t0.500000\t0\t0:00:00"
+    assert tsv_line(result(2, 1, 1, None, None, 9, 10, 0.0)) == "2\t1\t1\t0.0\t1\t0:00:00"
 
 
 def test_the_file_has_a_header_and_a_line_an_image_in_order(make_run: RunMaker, tmp_path: Path) -> None:
-    with open_run(make_run(ROWS[::-1])) as store:
-        write_tsv(tmp_path / "run.tsv", store)
+    write_tsv(tmp_path / "run.tsv", make_run(ROWS[::-1]))  # type: ignore[arg-type]
     text = (tmp_path / "run.tsv").read_text(encoding="utf-8")
     head, *lines = text.splitlines()
     assert head == HEADER == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
@@ -245,7 +293,7 @@ def test_a_figure_is_of_the_kind_its_suffix_says(make_run: RunMaker, tmp_path: P
     path = tmp_path / f"curve{suffix}"
     write_figure(path, [summary_of(make_run())])
     assert path.read_bytes().startswith(MAGIC[suffix[1:]])
-    assert names(tmp_path) == {"run.sqlite", path.name}
+    assert names(tmp_path) == {path.name}
 
 
 def test_a_figure_of_another_kind_or_of_predictions_is_refused(make_run: RunMaker, tmp_path: Path) -> None:
@@ -255,11 +303,32 @@ def test_a_figure_of_another_kind_or_of_predictions_is_refused(make_run: RunMake
             write_figure(tmp_path / name, [summary_of(certified)])
     with pytest.raises(InputError, match="predict runs have no radii"):
         write_figure(tmp_path / "c.png", [summary_of(predicted)])
-    assert names(tmp_path) == {"run.sqlite", "p.sqlite"}
+    assert names(tmp_path) == set()
 
 
 def test_a_figure_of_abstentions_only(make_run: RunMaker) -> None:
     assert draw([summary_of(make_run([(0, 1, -1, 0.0)]))], "png").startswith(MAGIC["png"])
+
+
+ODD_NAMES = ["$x$", "a$\\frac$b", "_hidden", "__", "\udcff", "雪\U0001f600", "\u05d0\u0628", "a\nb", "\x01"]
+
+
+@pytest.mark.parametrize("kind", MAGIC)
+def test_odd_names_are_in_the_legend_as_they_are(make_run: RunMaker, kind: str) -> None:
+    """They may neither raise nor warn, which is an error here; the SVG has each text once more as a comment."""
+    summaries = [summary_of(make_run(name=name)) for name in ODD_NAMES]
+    picture = draw(summaries, kind)
+    assert picture.startswith(MAGIC[kind])
+    if kind == "svg":
+        text = picture.decode()
+        assert all(f"<!-- {summary.name} ({summary.title}) -->" in text for summary in summaries)
+
+
+def test_names_that_no_encoding_takes_are_escaped(make_run: RunMaker) -> None:
+    summary = summary_of(make_run(name="a\udcff\n\x01ß"))
+    assert summary.name == r"a\udcff\n\x01ß"
+    for text in (text_table([summary]), page([summary])):
+        assert summary.name in text.encode("utf-8").decode("utf-8")
 
 
 class Page(HTMLParser):
@@ -297,6 +366,7 @@ def test_a_page_shows_every_image_and_refers_to_nothing_outside(make_run: RunMak
     assert not {"script", "link", "img", "iframe"} & set(found.tags)
     assert "svg" in found.tags
     shown = [(kind, cells[-3:]) for kind, cells in found.rows if cells]
+    assert [int(cells[0]) for _, cells in found.rows if cells] == [row[0] for row in rows]
     assert shown == [
         ("", ["0", "0", "0.000000"]),
         ("", ["1", "1", "0.500000"]),
@@ -359,6 +429,7 @@ def test_progress_that_never_started_closes() -> None:
 
 def test_summaries_are_in_image_order_and_typed(make_run: RunMaker) -> None:
     summary = summary_of(make_run(ROWS[::-1]))
+    assert summary.images.tolist() == [row[0] for row in ROWS]
     assert summary.labels.tolist() == [row[1] for row in ROWS]
     assert summary.predicted.dtype == np.int64
     assert summary.radii.dtype == np.float64
