@@ -20,6 +20,7 @@ lint: .venv/.lint
 bench: .venv/.test
 	$(BIN)/python benchmarks/bench_noise.py
 	$(BIN)/python benchmarks/bench_cpu.py
+	$(BIN)/python benchmarks/bench_memory.py
 	$(BIN)/python benchmarks/tables.py
 
 .venv/.made:

@@ -38,7 +38,9 @@ def noise() -> str:
         for name, r in document["results"].items()
     ]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    note = f"One core of {document['cpu']} ({document['instruction_set']}), {versions}; {document['repeats']} turns each."
+    note = (
+        f"One core of {document['cpu']} ({document['instruction_set']}), {versions}; {document['repeats']} turns each."
+    )
     return markdown(["sampler", "median", "minimum", "quartiles"], rows) + f"\n\n{note}"
 
 
@@ -61,13 +63,22 @@ def speed() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def memory() -> str:
+    """Peak memory against n and images."""
+    document = json.loads((RESULTS / "memory_cpu.json").read_text())
+    rows = [[str(r["images"]), str(r["n"]), f"{r['peak_mib']:.0f}"] for r in document["runs"]]
+    return markdown(["images", "n", "peak MiB"], rows)
+
+
 def zoo() -> str:
     """Certified accuracy of the committed TSV files."""
     rows = []
     for path in sorted((RESULTS / "zoo").glob("*.tsv")):
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file, delimiter="\t"))
-        labels, predicted, radii = (np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius"))
+        labels, predicted, radii = (
+            np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius")
+        )
         accuracy = certified_accuracy(labels.astype(int), predicted.astype(int), radii, RADII)
         acr = average_certified_radius(labels.astype(int), predicted.astype(int), radii)
         shown = [f"{np.floor(float(value) * 1000 + 1e-9) / 10:.1f}" for value in accuracy]
@@ -75,7 +86,7 @@ def zoo() -> str:
     return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
 
 
-TABLES = {"noise": noise, "speed": speed, "zoo": zoo}
+TABLES = {"noise": noise, "speed": speed, "memory": memory, "zoo": zoo}
 
 
 def rewritten(text: str) -> str:
