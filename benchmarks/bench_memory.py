@@ -29,7 +29,7 @@ RUNS = [(2, 1000), (2, 10_000), (2, 40_000), (20, 1000), (100, 1000)]
 def peak(count: int, n: int, folder: str) -> float:
     """Peak resident memory in MiB of one run."""
     out = Path(folder) / f"{count}-{n}.sqlite"
-    command = [sys.executable, "-c", SCRIPT, zoo.CLASSIFIER_DDS, zoo.IMAGES, out, str(count), str(n)]
+    command: list[str | Path] = [sys.executable, "-c", SCRIPT, zoo.CLASSIFIER_DDS, zoo.IMAGES, out, str(count), str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout) / 1024
 

@@ -28,7 +28,9 @@ def _check(precision: str, batch: int | None) -> None:
         except (ImportError, ValueError):
             found = None
         if found is None:
-            raise InputError(f'exporting needs {package}, which is not installed: pip install "diffsmooth-trt[cpu,export]"')
+            raise InputError(
+                f'exporting needs {package}, which is not installed: pip install "diffsmooth-trt[cpu,export]"'
+            )
 
 
 def export_denoiser(
