@@ -139,16 +139,20 @@ class ParquetSource(Source):
 class FolderSource(Source):
     """`folder/class name/*.png`: rows are the sorted images of the sorted sub-folders, a sub-folder is a class.
 
-    Names that start with a dot, and sub-folders without images, count as if they were not there.
+    Names that start with a dot count as if they were not there; a sub-folder without images is refused, because leaving
+    it out would move the labels behind it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with _reading(path, "a readable folder"):
             folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-            classes = [files for folder in folders if (files := _image_files(folder))]
+            classes = [_image_files(folder) for folder in folders]
         self.files = [file for files in classes for file in files]
         self.numbers = [label for label, files in enumerate(classes) for _ in files]
+        empty = [folder.name for folder, files in zip(folders, classes, strict=True) if not files]
+        if self.files and empty:
+            raise InputError(f"{path} has sub-folders without images ({', '.join(empty[:3])}): remove them or fill them")
         if not self.files:
             raise InputError(
                 f"{path} holds no images: expected one sub-folder a class with {', '.join(sorted(SUFFIXES))}"

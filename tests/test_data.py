@@ -269,13 +269,18 @@ def test_what_is_no_class_or_no_image_does_not_move_labels_or_rows(tmp_path):
     folder = folder_of(
         tmp_path / "f", ["a/1.png", "b/1.png", "b/deep/2.PNG", ".cache/0.png", "b/.x/0.png", "b/._1.png"]
     )
-    (folder / "about").mkdir()
-    (folder / "about" / "readme.txt").write_text("text")
     (folder / "a" / "0.png").mkdir()
-    (folder / "a.bin").mkdir()  # and this is no CIFAR file
     images = Images(folder)
     assert [image.label for image in images] == list(images.labels()) == [0, 1, 1]
     assert [file.name for file in images.source.files] == ["1.png", "1.png", "2.PNG"]
+
+
+def test_a_class_without_images_is_refused(tmp_path):
+    """Skipped, it would give every class behind it another label."""
+    folder = folder_of(tmp_path / "f", ["a/1.png", "c/1.png"])
+    (folder / "b.bin").mkdir()  # nor is this a CIFAR file
+    with pytest.raises(InputError, match=r"sub-folders without images \(b\.bin\)"):
+        Images(folder)
 
 
 def test_broken_links_and_devices_are_refused(tmp_path):

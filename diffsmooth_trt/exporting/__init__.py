@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 
 from ..errors import InputError
+from ..noise import SIGMA_MAX, SIGMA_MIN
 from .result import ExportReport
 
 __all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser"]
@@ -55,6 +56,8 @@ def export_denoiser(
     files and for outputs that differ by more than the tolerance, StoreError where writing fails.
     """
     _check(precision, batch)
+    if not SIGMA_MIN <= sigma <= SIGMA_MAX:
+        raise InputError(f"--sigma must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {sigma}")
     from .pipeline import denoiser_file
 
     return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size)
