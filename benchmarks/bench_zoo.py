@@ -1,0 +1,58 @@
+"""Certified accuracy of the zoo: the first 500 CIFAR-10 test images, σ = 0.25, α = 0.001, n0 = 100.
+
+    python benchmarks/bench_zoo.py --data cifar10-test.parquet --method dds --n 10000
+
+Can be interrupted: run the same command again. Writes benchmarks/results/zoo/<method>-n<n>.tsv and, beside it, the run's
+configuration, classifier id and key as JSON. The run store stays in runs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import diffsmooth_trt as dst
+from diffsmooth_trt import zoo
+from diffsmooth_trt.report.progress import ProgressBar
+from diffsmooth_trt.report.tables import summarise, text_table
+
+ROOT = Path(__file__).resolve().parent
+CLASSIFIERS = {"dds": zoo.CLASSIFIER_DDS, "diffsmooth": zoo.CLASSIFIER_DIFFSMOOTH}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser()
+    p.add_argument("--data", type=Path, required=True)
+    p.add_argument("--method", choices=tuple(CLASSIFIERS), default="dds")
+    p.add_argument("--n", type=int, default=10_000)
+    p.add_argument("--max", type=int, default=500)
+    p.add_argument("--local-sigma", type=float, default=0.12)
+    p.add_argument("--runs", type=Path, default=ROOT.parent / "runs")
+    a = p.parse_args()
+    a.runs.mkdir(exist_ok=True)
+    name = f"{a.method}-n{a.n}"
+    target = ROOT / "results" / "zoo"
+    target.mkdir(parents=True, exist_ok=True)
+    with (
+        ProgressBar(name) as progress,
+        dst.certify(
+            engine=zoo.DENOISER,
+            classifier=CLASSIFIERS[a.method],
+            method=a.method,
+            data=a.data,
+            max=a.max,
+            n=a.n,
+            local_sigma=a.local_sigma,
+            out=a.runs / f"{name}.sqlite",
+            tsv=target / f"{name}.tsv",
+            resume=True,
+            progress=progress,
+        ) as store,
+    ):
+        print(text_table([summarise(store)]))
+        (target / f"{name}.json").write_text(json.dumps(store.meta, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
