@@ -6,7 +6,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-FORMAT = "{desc} {percentage:3.0f}%|{bar}| {postfix}, {rate_noinv_fmt}, {remaining} left"
+FORMAT = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
 class ProgressBar:
