@@ -1,6 +1,6 @@
 """Certification speed on the CPU: our engines against the papers' eager fp32 loop, in turn in one process.
 
-    python benchmarks/bench_cpu.py [--rounds 7] [--samples 512]
+    python benchmarks/bench_cpu.py [--rounds 5] [--samples 2048]
 
 The eager loop is written the way the papers' code does it: image by image, `torch.randn` noise, the UNet and the classifier as
 fp32 PyTorch modules, votes counted on the host. Ours is the whole runner: noise, engines, counts, run store. Each round times
@@ -99,8 +99,8 @@ def runner_for(config: RunConfig, method: Method, images: Images, shares: dict[s
 
 def main() -> None:
     p = argparse.ArgumentParser()
-    p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--samples", type=int, default=512)
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--samples", type=int, default=2048)
     p.add_argument("--batch", type=int, default=64)
     a = p.parse_args()
     images = Images(zoo.IMAGES, limit=1)
@@ -141,6 +141,7 @@ def main() -> None:
             "samples_per_second": {"median": statistics.median(rates), "min": rates[0], "max": rates[-1]},
             "times_eager": ratio,
             "noise_and_count_share": overhead,
+            "seconds": spent_on,
             "precision": precisions.get(name, "fp32"),
         }
         shown = f"{overhead:.2%}" if overhead is not None else "–"

@@ -152,7 +152,9 @@ class FolderSource(Source):
         self.numbers = [label for label, files in enumerate(classes) for _ in files]
         empty = [folder.name for folder, files in zip(folders, classes, strict=True) if not files]
         if self.files and empty:
-            raise InputError(f"{path} has sub-folders without images ({', '.join(empty[:3])}): remove them or fill them")
+            raise InputError(
+                f"{path} has sub-folders without images ({', '.join(empty[:3])}): remove them or fill them"
+            )
         if not self.files:
             raise InputError(
                 f"{path} holds no images: expected one sub-folder a class with {', '.join(sorted(SUFFIXES))}"

@@ -38,9 +38,9 @@ class Engine(ABC):
     """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`.
 
     `identity` is the engine's part of the classifier id: votes of engines with different identities never mix. It holds
-    the file's hash, backend and version, effective precision, instruction set and batch size, the thread count where the
-    arithmetic depends on it (OpenVINO; ONNX Runtime's does not, tests/engine checks it), and the hash of its output on a
-    fixed batch, which covers what no setting shows.
+    the file's hash, backend and version, effective precision, instruction set and batch size, and the hash of its output
+    on a fixed batch, which covers what no setting shows. The thread count is not in it: no backend's arithmetic depends
+    on it (tests/engine checks that).
     """
 
     backend: str

@@ -49,19 +49,25 @@ def test_rows_do_not_influence_each_other(file, batch, backend, precision):
         np.testing.assert_array_equal(engine.run(alone), np.repeat(y[3:4], batch, axis=0))
 
 
-def test_onnxruntime_does_not_depend_on_threads():
-    x = batch_of(8, (3, 32, 32))
-    ys = []
-    for threads in (1, 2):
-        with open_engine(zoo.DENOISER, batch=8, backend="onnxruntime", threads=threads) as engine:
+@pytest.mark.parametrize("precision", [None, "fp32"])
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("file", [zoo.DENOISER, zoo.CLASSIFIER_DDS], ids=["denoiser", "classifier"])
+def test_results_do_not_depend_on_threads(file, backend, precision):
+    x = batch_of(37, (3, 32, 32))
+    ys, identities = [], []
+    for threads in (1, 2, 3):
+        with open_engine(file, batch=37, backend=backend, precision=precision, threads=threads) as engine:
             ys.append(engine.run(x))
-            assert "threads" not in engine.identity
+            identities.append(engine.identity)
+    assert identities[0] == identities[1] == identities[2]
     np.testing.assert_array_equal(ys[0], ys[1])
+    np.testing.assert_array_equal(ys[0], ys[2])
 
 
-def test_openvino_records_threads_and_real_precision():
-    with open_engine(zoo.DENOISER, batch=8, backend="openvino", threads=1) as engine:
-        assert engine.identity["threads"] == 1
+def test_openvino_records_the_precision_that_ran():
+    with open_engine(zoo.DENOISER, batch=8, backend="openvino", precision="fp32") as engine:
+        assert engine.identity["precision"] == "fp32"
+    with open_engine(zoo.DENOISER, batch=8, backend="openvino") as engine:
         assert engine.identity["precision"] in ("fp32", "bf16")
 
 
