@@ -124,7 +124,9 @@ class Runner:
             flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
             task = _Task(image, flat, len(missing))
             for block in missing:
-                yield _OpenBlock(task, block, np.zeros(self.method.classes, dtype=np.int64))
+                counts = np.array(self.store.partial(block) or [0] * self.method.classes, dtype=np.int64)
+                held = int(counts.sum())
+                yield _OpenBlock(task, block, counts, drawn=held, counted=held)
 
     def _check(self, image: Image) -> None:
         channels, height, width = self.method.input_shape
@@ -165,7 +167,10 @@ class Runner:
             if not task.pending:
                 self.store.add_result(task.image.index)
                 finished += 1
-        if completed and time.monotonic() - self.committed > COMMIT_SECONDS:
+        if time.monotonic() - self.committed > COMMIT_SECONDS:
+            last = segments[-1].open  # the only one that can be in work: rows are handed out in order
+            if last.counted < last.block.stop - last.block.start:
+                self.store.add_partial(last.block, last.counts.tolist())
             self.store.commit()
             self.committed = time.monotonic()
         self.progress.update(used, finished)

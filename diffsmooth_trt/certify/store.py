@@ -1,8 +1,9 @@
 """The run store: one SQLite file a run (WAL, full sync) with configuration, votes per block, and results.
 
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
-JSON list of votes a class), `results` (what follows from the votes), `timing` (seconds an image; the only table that two runs
-of the same configuration and key do not share). Results are derived from the votes again whenever they are read.
+JSON list of votes a class), `partial` (the same for a block in work, empty when a run ends), `results` (what follows from the
+votes), `timing` (seconds an image; the only table that two runs of the same configuration and key do not share). Results are
+derived from the votes again whenever they are read.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ CREATE TABLE results (
     image INTEGER PRIMARY KEY REFERENCES images, predict INTEGER NOT NULL, radius REAL, p_lower REAL,
     hits INTEGER NOT NULL, trials INTEGER NOT NULL
 );
+CREATE TABLE partial (
+    image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
+) WITHOUT ROWID;
 CREATE TABLE timing (image INTEGER PRIMARY KEY REFERENCES images, seconds REAL NOT NULL);
 """
 
@@ -179,8 +184,32 @@ class RunStore:
     def drawn(self) -> int:
         """Samples in the blocks held."""
         with _guarded(self.path):
-            (total,) = self.connection.execute("SELECT COALESCE(SUM(stop - start), 0) FROM blocks").fetchone()
-            return int(total)
+            total = 0
+            for table in ("blocks", "partial"):
+                (held,) = self.connection.execute(f"SELECT COALESCE(SUM(stop - start), 0) FROM {table}").fetchone()
+                total += int(held)
+            return total
+
+    def partial(self, block: Block) -> list[int] | None:
+        """Votes of the first samples of a block that was in work; their number is how many those were."""
+        key = (block.image, block.phase, block.start)
+        with _guarded(self.path):
+            row = self.connection.execute(
+                "SELECT stop, counts FROM partial WHERE image = ? AND phase = ? AND start = ?", key
+            ).fetchone()
+            if row is None:
+                return None
+            if not block.start < row[0] < block.stop:
+                raise ValueError(f"image {block.image} has a part of a block that ends at sample {row[0]}")
+            return self._votes(block.image, block.start, row[0], row[1])
+
+    def _votes(self, image: int, start: int, stop: int, text: str) -> list[int]:
+        """The votes in a row, or ValueError where they cannot be those of its samples."""
+        votes: list[int] = json.loads(text)
+        wrong = any(type(count) is not int or count < 0 for count in votes)
+        if wrong or len(votes) != int(self.meta["classes"]) or sum(votes) != stop - start:
+            raise ValueError(f"image {image} has impossible votes in the block of sample {start}")
+        return votes
 
     def digest(self, image: int) -> tuple[int, str] | None:
         """Label and pixel hash of an image, if it is here."""
@@ -200,13 +229,7 @@ class RunStore:
             if [row[:3] for row in rows] != sorted(planned):
                 raise ValueError(f"image {image} does not have the blocks that its run asks for")
             for phase, start, stop, text in rows:
-                votes = json.loads(text)
-                if (
-                    len(votes) != classes
-                    or any(type(v) is not int or v < 0 for v in votes)
-                    or sum(votes) != stop - start
-                ):
-                    raise ValueError(f"image {image} has impossible votes in the block of sample {start}")
+                votes = self._votes(image, start, stop, text)
                 totals[phase] = [a + b for a, b in zip(totals[phase], votes, strict=True)]
         return totals
 
@@ -220,6 +243,13 @@ class RunStore:
         with _guarded(self.path):
             row = (block.image, block.phase, block.start, block.stop, json.dumps(counts))
             self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+            self.connection.execute("DELETE FROM partial WHERE image = ? AND phase = ? AND start = ?", row[:3])
+
+    def add_partial(self, block: Block, counts: list[int]) -> None:
+        """Record the votes so far of a block in work, so that even a slow engine's run loses little when it is killed."""
+        with _guarded(self.path):
+            row = (block.image, block.phase, block.start, block.start + sum(counts), json.dumps(counts))
+            self.connection.execute("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?, ?)", row)
 
     def add_seconds(self, image: int, seconds: float) -> None:
         """Add to an image's time."""

@@ -24,7 +24,7 @@ from diffsmooth_trt.noise.reference import grid_noise
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=48)
 KEY = "0123456789abcdef0123456789abcdef"
-TABLES = ("meta", "images", "blocks", "results")
+TABLES = ("meta", "images", "blocks", "partial", "results")
 
 
 @pytest.fixture
@@ -155,8 +155,10 @@ def test_kill_and_resume_gives_the_identical_store(half_space, images_npz, tmp_p
         with dst.open_run(killed) as store:
             assert len(list(store.results())) < 4
     assert contents(killed)["blocks"]
+    assert contents(killed)["partial"]  # the block in work was not lost
     run(config(half_space, data, killed, resume=True)).close()
     assert contents(killed) == contents(whole)
+    assert not contents(whole)["partial"]
 
 
 def test_resume_refuses_another_configuration(half_space, linear_classifier, images_npz, tmp_path):

@@ -75,6 +75,17 @@ def test_edits_are_noticed(finished, statement, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "row", ["0, 1, 0, 500, '[0, 400]'", "0, 1, 0, 5000, '[0, 5000]'", "0, 1, 0, 500, '[9, 491, 0]'"]
+)
+def test_damaged_parts_are_noticed(finished, row):
+    for table in ("results", "blocks"):
+        edit(finished["out"], f"DELETE FROM {table} WHERE image = 0")
+    edit(finished["out"], f"INSERT INTO partial VALUES ({row})")
+    with pytest.raises(StoreError, match="impossible votes|ends at sample"):
+        dst.certify(**finished, resume=True)
+
+
 def test_no_result_from_incomplete_counts(finished):
     edit(finished["out"], "DELETE FROM results")
     edit(finished["out"], "UPDATE blocks SET counts = '[0, 100]', stop = 100 WHERE phase = 1 AND start = 0")
