@@ -121,6 +121,6 @@ def test_without_torch_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
     with pytest.raises(
-        InputError, match=r'needs torch, which is not installed: pip install "diffsmooth-trt\[export\]"'
+        InputError, match=r'needs torch, which is not installed: pip install "diffsmooth-trt\[cpu,export\]"'
     ):
         export_denoiser("guided-diffusion", "net.pt", "zoo", 0.25, "d.onnx")

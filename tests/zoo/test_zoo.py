@@ -18,7 +18,7 @@ KEY = 5
 @pytest.fixture(scope="module")
 def batch():
     images = list(Images(zoo.IMAGES))
-    pixels = np.stack([image.pixels.transpose(2, 0, 1) for image in images])
+    pixels = np.ascontiguousarray(np.stack([image.pixels.transpose(2, 0, 1) for image in images]))
     index = np.array([image.index for image in images], dtype=np.uint64)
     rows = Rows(np.full(100, PREDICTION, np.uint64), index, np.zeros(100, np.uint64))
     noisy = np.empty(pixels.shape, dtype=np.float32)
