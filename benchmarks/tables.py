@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffsmooth_trt.certify.bounds import truncate
 from diffsmooth_trt.report.curves import average_certified_radius, certified_accuracy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +83,7 @@ def zoo() -> str:
         accuracy = certified_accuracy(labels.astype(int), predicted.astype(int), radii, RADII)
         acr = average_certified_radius(labels.astype(int), predicted.astype(int), radii)
         shown = [f"{np.floor(float(value) * 1000 + 1e-9) / 10:.1f}" for value in accuracy]
-        rows.append([f"`{path.stem}`", str(len(lines)), *shown, f"{acr:.4f}", str(int((predicted < 0).sum()))])
+        rows.append([f"`{path.stem}`", str(len(lines)), *shown, truncate(acr, 4), str(int((predicted < 0).sum()))])
     return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
 
 
