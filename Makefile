@@ -21,6 +21,7 @@ bench: .venv/.test
 	$(BIN)/python benchmarks/bench_noise.py
 	$(BIN)/python benchmarks/bench_cpu.py
 	$(BIN)/python benchmarks/bench_memory.py
+	$(BIN)/python benchmarks/bench_demo.py
 	$(BIN)/python benchmarks/tables.py
 
 .venv/.made:

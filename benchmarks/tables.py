@@ -71,6 +71,16 @@ def memory() -> str:
     return markdown(["images", "n", "peak MiB"], rows)
 
 
+def demo() -> str:
+    """Seconds of the demo."""
+    document = json.loads((RESULTS / "demo_cpu.json").read_text())
+    seconds = document["seconds"]
+    return (
+        f"`make demo`, once set up: {min(seconds)} – {max(seconds)} s on {document['processors']} cores "
+        f"({document['images']} images, n0 = {document['n0']}, n = {document['n']}, {len(seconds)} runs)."
+    )
+
+
 def zoo() -> str:
     """Certified accuracy of the committed TSV files."""
     rows = []
@@ -87,7 +97,7 @@ def zoo() -> str:
     return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
 
 
-TABLES = {"noise": noise, "speed": speed, "memory": memory, "zoo": zoo}
+TABLES = {"noise": noise, "speed": speed, "memory": memory, "demo": demo, "zoo": zoo}
 
 
 def rewritten(text: str) -> str:
