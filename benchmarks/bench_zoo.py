@@ -2,8 +2,9 @@
 
     python benchmarks/bench_zoo.py --data cifar10-test.parquet --method dds --n 10000
 
-Can be interrupted: run the same command again. Writes benchmarks/results/zoo/<method>-n<n>.tsv and, beside it, the run's
-configuration, classifier id and key as JSON. The run store stays in runs/.
+Can be interrupted: run the same command again. The run store, from which anybody can derive the rest, is
+benchmarks/results/zoo/<method>-n<n>.sqlite; at the end the TSV and the configuration, classifier id and key as JSON are written
+beside it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ def main() -> None:
     p.add_argument("--n", type=int, default=10_000)
     p.add_argument("--max", type=int, default=500)
     p.add_argument("--local-sigma", type=float, default=0.12)
-    p.add_argument("--runs", type=Path, default=ROOT.parent / "runs")
     a = p.parse_args()
-    a.runs.mkdir(exist_ok=True)
     name = f"{a.method}-n{a.n}"
     target = ROOT / "results" / "zoo"
     target.mkdir(parents=True, exist_ok=True)
@@ -44,7 +43,7 @@ def main() -> None:
             max=a.max,
             n=a.n,
             local_sigma=a.local_sigma,
-            out=a.runs / f"{name}.sqlite",
+            out=target / f"{name}.sqlite",
             tsv=target / f"{name}.tsv",
             resume=True,
             progress=progress,
