@@ -13,15 +13,21 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffsmooth_trt.certify.bounds import truncate
+from diffsmooth_trt.certify.store import open_run
 from diffsmooth_trt.report.curves import average_certified_radius, certified_accuracy
+from diffsmooth_trt.report.tables import summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RADII = (0.0, 0.25, 0.5, 0.75)
+
+Column = NDArray[Any]
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -82,19 +88,28 @@ def demo() -> str:
 
 
 def zoo() -> str:
-    """Certified accuracy of the committed TSV files."""
+    """Certified accuracy of the committed TSV files, and of run stores that have none yet."""
     rows = []
     for path in sorted((RESULTS / "zoo").glob("*.tsv")):
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file, delimiter="\t"))
-        labels, predicted, radii = (
-            np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius")
-        )
-        accuracy = certified_accuracy(labels.astype(int), predicted.astype(int), radii, RADII)
-        acr = average_certified_radius(labels.astype(int), predicted.astype(int), radii)
-        shown = [f"{np.floor(float(value) * 1000 + 1e-9) / 10:.1f}" for value in accuracy]
-        rows.append([f"`{path.stem}`", str(len(lines)), *shown, truncate(acr, 4), str(int((predicted < 0).sum()))])
+        columns = (np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius"))
+        rows.append(_accuracy_row(f"`{path.stem}`", *columns))
+    for path in sorted((RESULTS / "zoo").glob("*.sqlite")):
+        if not path.with_suffix(".tsv").exists():
+            with open_run(path) as store:
+                done = summarise(store)
+            name = f"`{path.stem}`, unfinished: the first {len(done.labels)} of {store.meta['images']}"
+            rows.append(_accuracy_row(name, done.labels, done.predicted, done.radii))
     return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
+
+
+def _accuracy_row(name: str, labels: Column, predicted: Column, radii: Column) -> list[str]:
+    classes, answers = labels.astype(int), predicted.astype(int)
+    accuracy = certified_accuracy(classes, answers, radii, RADII)
+    shown = [f"{np.floor(float(value) * 1000 + 1e-9) / 10:.1f}" for value in accuracy]
+    acr = average_certified_radius(classes, answers, radii)
+    return [name, str(len(labels)), *shown, truncate(acr, 4), str(int((answers < 0).sum()))]
 
 
 TABLES = {"noise": noise, "speed": speed, "memory": memory, "demo": demo, "zoo": zoo}
