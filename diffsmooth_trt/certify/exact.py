@@ -21,6 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..noise.weights import pi_fixed_point
+
 MAX_TRIALS = 10**12  # the error bounds below are shown up to here
 NORMAL_REACH = 40.0  # Φ(−40) is below the smallest positive float
 HALF = Decimal("0.5")
@@ -196,17 +198,6 @@ def normal(x: float) -> tuple[Decimal, Decimal]:
 
 @lru_cache(maxsize=1)
 def _pi() -> Decimal:
-    """Return π to 450 digits, by Machin's formula (1706) in integers."""
-    one = 10**470
-
-    def arctangent_of_inverse(x: int) -> int:
-        power = total = one // x
-        n = 1
-        while power:
-            power //= x * x
-            n += 2
-            total += power // n if n % 4 == 1 else -(power // n)
-        return total
-
-    digits = (16 * arctangent_of_inverse(5) - 4 * arctangent_of_inverse(239)) // 10**20
-    return context(460).scaleb(Decimal(digits), -450)
+    """Return π to 450 digits."""
+    bits = 1600
+    return context(460).divide(Decimal(pi_fixed_point(bits)), Decimal(1 << bits))

@@ -36,7 +36,7 @@ def quotas(sigma: float, precision: int) -> tuple[list[int], int]:
     of the truth.
     """
     numerator, denominator = sigma.as_integer_ratio()
-    scale = math.isqrt((1 << 3 * precision) // (2 * _pi(precision)))  # 1/√(2π)
+    scale = math.isqrt((1 << 3 * precision) // (2 * pi_fixed_point(precision)))  # 1/√(2π)
     found: list[int] = []
     below = 0
     while True:
@@ -96,8 +96,8 @@ def _half_line(numerator: int, denominator: int, precision: int) -> int:
     return total * numerator // denominator
 
 
-def _pi(precision: int) -> int:
-    """Return π in fixed point, within 4 units of the last place, by Machin's formula (1706)."""
+def pi_fixed_point(precision: int) -> int:
+    """Return π with `precision` bits behind the point, within 4 units of the last place (Machin 1706)."""
     guard = 32
 
     def arctangent_of_inverse(x: int) -> int:
