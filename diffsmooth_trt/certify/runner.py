@@ -89,9 +89,7 @@ class Runner:
 
     def run(self, images: Images) -> None:
         """Finish every image; what the store already holds is not drawn again."""
-        self.progress.start(
-            len(images), len(self.store.finished()), len(images) * self.plan.samples, self.store.drawn()
-        )
+        self.progress.start(len(images), self.store.finished(), len(images) * self.plan.samples, self.store.drawn())
         segments: list[_Segment] = []
         filled = 0
         for opened in self._open_blocks(images):
@@ -109,16 +107,12 @@ class Runner:
         self.store.commit()
 
     def _open_blocks(self, images: Iterable[Image]) -> Iterator[_OpenBlock]:
-        done, finished = self.store.done(), self.store.finished()
         for image in images:
             self._check(image)
-            missing = [
-                block
-                for block in self.plan.blocks(image.index)
-                if block.start not in done.get((image.index, block.phase), ())
-            ]
+            done = self.store.done(image.index)
+            missing = [block for block in self.plan.blocks(image.index) if (block.phase, block.start) not in done]
             if not missing:
-                if image.index not in finished:
+                if not self.store.has_result(image.index):
                     self.store.add_result(image.index)
                 continue
             flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)

@@ -168,18 +168,20 @@ class RunStore:
         config = self.meta["config"]
         return Plan.certify(config["n0"], config["n"]) if config["command"] == "certify" else Plan.predict(config["n"])
 
-    def done(self) -> dict[tuple[int, int], set[int]]:
-        """The starts of the blocks held, by (image, phase)."""
+    def done(self, image: int) -> set[tuple[int, int]]:
+        """The blocks held of an image, as (phase, start)."""
         with _guarded(self.path):
-            found: dict[tuple[int, int], set[int]] = {}
-            for image, phase, start in self.connection.execute("SELECT image, phase, start FROM blocks"):
-                found.setdefault((image, phase), set()).add(start)
-            return found
+            return set(self.connection.execute("SELECT phase, start FROM blocks WHERE image = ?", (image,)))
 
-    def finished(self) -> set[int]:
-        """The images that have a result."""
+    def has_result(self, image: int) -> bool:
+        """Whether an image has a result."""
         with _guarded(self.path):
-            return {image for (image,) in self.connection.execute("SELECT image FROM results")}
+            return self.connection.execute("SELECT 1 FROM results WHERE image = ?", (image,)).fetchone() is not None
+
+    def finished(self) -> int:
+        """How many images have a result."""
+        with _guarded(self.path):
+            return int(self.connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])
 
     def drawn(self) -> int:
         """Samples in the blocks held."""
