@@ -11,7 +11,7 @@ from typing import Any
 from .errors import InputError
 from .files import check_outputs
 from .methods import METHODS
-from .noise import SIGMA_MAX, SIGMA_MIN
+from .noise import check_noise_level
 
 COMMANDS = ("certify", "predict")
 KEY_DIGITS = 32
@@ -25,11 +25,6 @@ def _positive(name: str, value: int) -> None:
     high = LIMITS[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
         raise InputError(f"--{name.replace('_', '-')} must be an integer of 1 to {high}, got {value}")
-
-
-def _noise_level(name: str, value: float) -> None:
-    if not SIGMA_MIN <= value <= SIGMA_MAX:
-        raise InputError(f"--{name} must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {value}")
 
 
 def parse_key(text: str) -> int:
@@ -93,8 +88,8 @@ class RunConfig:
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         if self.sigma is not None:
-            _noise_level("sigma", self.sigma)
-        _noise_level("local-sigma", self.local_sigma)
+            check_noise_level("sigma", self.sigma)
+        check_noise_level("local-sigma", self.local_sigma)
         if not (math.isfinite(self.alpha) and 0 < self.alpha < 1):
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
         if self.local_noise not in ("fixed", "fresh"):

@@ -129,11 +129,6 @@ class Runner:
                 f"image {image.index} is {image.pixels.shape}, the engine takes {(height, width, channels)}: "
                 "pass --resize and --crop, or another engine or data set"
             )
-        if not 0 <= image.label < self.method.classes:
-            raise InputError(
-                f"image {image.index} has label {image.label}, the classifier has {self.method.classes} classes: "
-                "give the data set that it was trained for"
-            )
         digest = pixel_digest(image)
         known = self.store.digest(image.index)
         if known is None:

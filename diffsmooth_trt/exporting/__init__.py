@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 
 from ..errors import InputError
-from ..noise import SIGMA_MAX, SIGMA_MIN
+from ..noise import check_noise_level
 from .result import ExportReport
 
 __all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser"]
@@ -56,8 +56,7 @@ def export_denoiser(
     files and for outputs that differ by more than the tolerance, StoreError where writing fails.
     """
     _check(precision, batch)
-    if not SIGMA_MIN <= sigma <= SIGMA_MAX:
-        raise InputError(f"--sigma must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {sigma}")
+    check_noise_level("sigma", sigma)
     from .pipeline import denoiser_file
 
     return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from .counters import DIFFUSION_CLASSIFIER, ESTIMATION, LOCAL, NOISE_VERSION, PREDICTION, SELECTION
-from .law import SIGMA_MAX, SIGMA_MIN, GridLaw, grid_law
+from .law import SIGMA_MAX, SIGMA_MIN, GridLaw, check_noise_level, grid_law
 
 __all__ = [
     "DIFFUSION_CLASSIFIER",
@@ -19,5 +19,6 @@ __all__ = [
     "SIGMA_MAX",
     "SIGMA_MIN",
     "GridLaw",
+    "check_noise_level",
     "grid_law",
 ]

@@ -19,6 +19,12 @@ from .weights import TOTAL_WEIGHT, grid_weights
 SIGMA_MIN, SIGMA_MAX = 0.01, 4.0
 
 
+def check_noise_level(name: str, value: float) -> None:
+    """Raise InputError, naming the option `--name`, unless `value` is a noise level that a law exists for."""
+    if not SIGMA_MIN <= value <= SIGMA_MAX:
+        raise InputError(f"--{name} must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {value}")
+
+
 @dataclass(frozen=True, eq=False)
 class GridLaw:
     """One coordinate's noise k, P(k) = Φ((k+½)/(255σ)) − Φ((k−½)/(255σ)), and how to draw it.
