@@ -116,6 +116,7 @@ def _refuse_existing(config: RunConfig) -> None:
 
 def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
     """A new store for the run, or with `config.resume` the one that is there, if it is of the same run."""
+    _refuse_existing(config)  # again: another run may have made the file since the first look
     if not config.out.exists() or is_empty(config.out):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
+from diffsmooth_trt.api import open_store
 from diffsmooth_trt.certify.store import RunStore
+from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.errors import InputError, StoreError
 
 
@@ -148,6 +151,16 @@ def test_create_never_replaces(finished):
     assert finished["out"].read_bytes() == before
     with pytest.raises(StoreError, match="cannot be written"):
         RunStore.create(finished["out"].parent / "no" / "run.sqlite", meta)
+
+
+def test_a_run_that_appeared_meanwhile_is_not_taken_over(finished):
+    """Engines take long to open: without --resume, a store that another run finished in that time is still refused."""
+    config = RunConfig(command="certify", **finished)
+    with dst.open_run(finished["out"]) as store:
+        described = {name: store.meta[name] for name in ("config", "classifier", "classes", "law", "data", "images")}
+    with pytest.raises(InputError, match="exists: pass --resume"):
+        open_store(config, described)
+    open_store(replace(config, resume=True), described).close()
 
 
 def test_other_data_is_refused_even_where_nothing_was_drawn(finished, images_npz):
