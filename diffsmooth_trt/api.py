@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .certify.outcome import RadiusRule, rule_of
 from .certify.runner import Progress, Runner
 from .certify.store import RunStore, is_empty, open_run
 from .config import KEY_DIGITS, RunConfig, parse_key
@@ -27,7 +28,7 @@ from .report.tsv import write_tsv
 class Silent:
     """Progress that nobody looks at."""
 
-    def start(self, images: int, finished: int, samples: int, drawn: int) -> None:
+    def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:
         """Ignore it."""
 
     def update(self, samples: int, images: int) -> None:
@@ -96,7 +97,7 @@ def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = ""
 def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any]:
     """What decides a run's results besides its key: what the store records, and what a resumed run must agree with."""
     law = grid_law(method.sigma)
-    return {
+    described: dict[str, Any] = {
         "config": config.recorded(),
         "classifier": classifier_id(method),
         "classes": method.classes,
@@ -105,6 +106,10 @@ def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any
         "data": images.identity,
         "images": len(images),
     }
+    rule = rule_of(described)
+    if isinstance(rule, RadiusRule):
+        described["thresholds"] = rule.recorded
+    return described
 
 
 def _refuse_existing(config: RunConfig) -> None:
@@ -123,17 +128,31 @@ def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
         return RunStore.create(config.out, {**described, **drawn, "versions": _versions(), "source": config.data.name})
     store = RunStore.open(config.out, write=True)
     try:
-        differing = _differences({name: store.meta[name] for name in described}, described)
+        recorded: dict[str, Any] = {name: store.meta.get(name) for name in described}
+        longer = _is_longer(recorded["config"], described["config"])
+        if longer:
+            plan_depends = ("config", "thresholds")
+            described = {name: value for name, value in described.items() if name not in plan_depends}
+        differing = _differences({name: recorded[name] for name in described}, described)
         if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
             differing.append("key (another one was given)")
     except (AttributeError, TypeError, ValueError):
         differing = ["meta, which is damaged"]
+    if not differing and longer and not store.plan.sequential:
+        differing = [f"n: a fixed n ({recorded['config']['n']}) was chosen for its bounds, no more draws may follow"]
     if differing:
         store.close()
         raise InputError(
             f"--resume {config.out}: the run differs in {'; '.join(differing[:3])}; use its settings or another --out"
         )
+    if longer:
+        store.extend(config.n)
     return store
+
+
+def _is_longer(recorded: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether two configurations differ in the number of draws alone, the second having more."""
+    return bool({**recorded, "n": asked["n"]} == asked and asked["n"] > recorded["n"])
 
 
 def _check_images(images: Images, method: Method) -> None:

@@ -61,6 +61,12 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "certify":
         add("--n0", type=int, default=100, help="samples that select the class (default: 100)")
     add("--n", type=int, default=100_000, help="samples of the estimate (default: 100000)")
+    if command == "certify":
+        text = "stop when each ℓ2 radius is certified or refuted; --n is the most an image may take"
+        add("--radius", type=float, nargs="+", metavar="R", help=text)
+        text = "stop when more samples could not raise the radius by more than this share of it; --n is the most"
+        add("--tolerance", type=float, metavar="X", help=text)
+        add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
     add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
     add("--local-sigma", type=float, default=0.12, help="DiffSmooth: local noise in image units (default: 0.12)")
     add("--m", type=int, default=5, help="DiffSmooth: local noises a sample (default: 5)")
@@ -105,7 +111,10 @@ def _parser() -> Parser:
         _add_run_options(command(name, text, example), name)
     report = command("report", "tables and figures of run stores", "report run.sqlite --figure curve.png")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run stores")
-    report.add_argument("--radii", type=_numbers, metavar="R,R,…", help="default: 0,0.25,0.5,0.75,1")
+    report.add_argument(
+        "--radii", type=_numbers, metavar="R,R,…", help="default: the runs' preset radii, else 0,0.25,0.5,0.75,1"
+    )
+    report.add_argument("--envelope", action="store_true", help="add a row with each image's best radius over the runs")
     report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one run)")
     report.add_argument("--html", type=Path, metavar="FILE", help="a single-file page")
     report.add_argument("--figure", type=Path, metavar="FILE", help="certified-accuracy curve: .png, .svg or .pdf")
@@ -176,10 +185,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from .files import check_outputs, write_atomically
     from .report.figures import write_figure
     from .report.html import page
-    from .report.tables import DEFAULT_RADII, summarise, text_table
+    from .report.tables import summarise, text_table
     from .report.tsv import write_tsv
 
-    radii = arguments.radii or DEFAULT_RADII
+    radii, enveloped = arguments.radii, arguments.envelope
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
     outputs = {"--tsv": arguments.tsv, "--html": arguments.html, "--figure": arguments.figure}
@@ -190,11 +199,12 @@ def _report(arguments: argparse.Namespace) -> None:
             summaries.append(summarise(store))
             if arguments.tsv:
                 write_tsv(arguments.tsv, store)
+    text = text_table(summaries, radii, enveloped=enveloped)
     if arguments.html:
-        write_atomically(arguments.html, page(summaries, radii))
+        write_atomically(arguments.html, page(summaries, radii, enveloped=enveloped))
     if arguments.figure:
         write_figure(arguments.figure, summaries)
-    print(text_table(summaries, radii))
+    print(text)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -206,7 +216,11 @@ def _demo(arguments: argparse.Namespace) -> None:
         run = Path(folder) / "demo.sqlite"
         given = {"command": "certify", "max": arguments.images, "n": arguments.n, "out": run, "data": zoo.IMAGES}
         _execute({**given, "engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS})
-        _report(argparse.Namespace(runs=[run], radii=None, tsv=None, html=arguments.html, figure=arguments.figure))
+        _report(
+            argparse.Namespace(
+                runs=[run], radii=None, envelope=False, tsv=None, html=arguments.html, figure=arguments.figure
+            )
+        )
     print(f"wrote {arguments.html} and {arguments.figure}")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .certify.sequential import FIRST_LOOK, MAX_DRAWS
 from .errors import InputError
 from .files import check_outputs
 from .methods import METHODS
@@ -15,6 +17,7 @@ from .noise import check_noise_level
 
 COMMANDS = ("certify", "predict")
 KEY_DIGITS = 32
+STOPPING = ("radius", "tolerance", "family_wise")
 
 
 # More samples than the statistics are verified for, and sizes beyond any machine.
@@ -42,7 +45,8 @@ class RunConfig:
     """Everything that a certify or predict run is asked for; names are the command line's.
 
     `sigma` is in image units and may be None where the denoiser says its own; `n0` is for certify only; `key` is hex or
-    None (drawn by the operating system). Raises InputError on construction for values that cannot be.
+    None (drawn by the operating system). `radius` (ℓ2, image units; one number or several) and `tolerance` are for certify only,
+    and make `n` the most draws an image may take. Raises InputError on construction for values that cannot be.
     """
 
     command: str
@@ -55,6 +59,9 @@ class RunConfig:
     n0: int = 100
     n: int = 100_000
     alpha: float = 0.001
+    radius: tuple[float, ...] | None = None
+    tolerance: float | None = None
+    family_wise: bool = False
     local_sigma: float = 0.12
     m: int = 5
     local_noise: str = "fixed"
@@ -92,6 +99,7 @@ class RunConfig:
         check_noise_level("local-sigma", self.local_sigma)
         if not (math.isfinite(self.alpha) and 0 < self.alpha < 1):
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
+        self._check_stopping()
         if self.local_noise not in ("fixed", "fresh"):
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
         if not 0 <= self.classifier_seed < 2**128:
@@ -108,12 +116,45 @@ class RunConfig:
         inputs = {"--engine": self.engine, "--classifier": self.classifier, "--data": self.data}
         check_outputs({"--out": self.out, "--tsv": self.tsv}, inputs)
 
+    def _check_stopping(self) -> None:
+        radii = self.radius
+        if radii is not None:
+            try:
+                radii = tuple(float(r) for r in (radii if isinstance(radii, Iterable) else (radii,)))
+            except (TypeError, ValueError):
+                raise InputError(f"--radius takes numbers, got {self.radius!r}: give ℓ2 radii in image units") from None
+            wrong = [r for r in radii if not (math.isfinite(r) and r > 0)]
+            if wrong or not radii:
+                raise InputError(
+                    f"--radius must be above 0, got {wrong[0] if wrong else 'none'}: give ℓ2 radii in image units"
+                )
+            twice = [r for r in radii if radii.count(r) > 1]
+            if twice:
+                raise InputError(f"--radius has {twice[0]} more than once: give each radius once")
+            object.__setattr__(self, "radius", tuple(sorted(radii)))
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise InputError(
+                f"--tolerance must lie between 0 and 1, got {self.tolerance}: 0.05 stops within 5 % of the radius"
+            )
+        if radii is not None and self.tolerance is not None:
+            raise InputError("--tolerance and --radius are two rules for when to stop, got both: choose one")
+        given = [f"--{name.replace('_', '-')}" for name in STOPPING if getattr(self, name)]
+        if given and self.command != "certify":
+            raise InputError(f"{given[0]} is for certify, got {self.command}: leave it out")
+        most = MAX_DRAWS if radii is not None else LIMITS["n"]
+        if (radii is not None or self.tolerance is not None) and not FIRST_LOOK <= self.n <= most:
+            raise InputError(
+                f"--n must be {FIRST_LOOK} to {most} with {given[0]}, got {self.n}: it is the most draws an image"
+            )
+
     def recorded(self) -> dict[str, Any]:
         """The part that decides the results, as JSON values: what a resumed run must agree with."""
         names = ["command", "method", "n", "alpha", "skip", "max", "resize", "crop", "quantise"]
         if self.command == "certify":
             names.insert(2, "n0")
-        return {name: getattr(self, name) for name in names}
+        names += [name for name in STOPPING if getattr(self, name)]
+        found = {name: getattr(self, name) for name in names}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def field_names() -> list[str]:

@@ -1,16 +1,28 @@
-"""From an image's votes to what is said about it: a pure function of the run's configuration and the counts."""
+"""From an image's votes to what is said about it: pure functions of the run's configuration and the counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
 from ..noise import ESTIMATION, PREDICTION, SELECTION
-from .bounds import certificate, prediction
+from .bounds import ABSTAIN, certificate, normal_cdf_lower, prediction, radius_lower
+from .exact import context, down
+from .plan import Block, Plan
+from .sequential import anytime_lower, looks, projected_lower, thresholds
 
 CLOSE = 1e-9
+CERTIFIED, REFUTED, UNDECIDED = "certified", "refuted", "undecided"
+BOUND_SHARE = (
+    16  # with preset radii, one part in so many of α is for the bound that is shown, the rest for the decisions
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,7 @@ class Outcome:
     """`predict` −1 is an abstention; `radius` (ℓ2, image units) and `p_lower` are None for predict runs.
 
     `hits` of `trials` votes went to the class: to the selected one (certify), to the most frequent one (predict).
+    `decisions` has "certified", "refuted" or "undecided" for each preset radius, ascending.
     """
 
     predict: int
@@ -25,10 +38,12 @@ class Outcome:
     p_lower: float | None
     hits: int
     trials: int
+    decisions: tuple[str, ...] = ()
 
     def agrees(self, other: Outcome) -> bool:
         """Whether both say the same, but for the last digits, which a bound may owe to the libraries it was guessed with."""
-        exact = (self.predict, self.hits, self.trials) == (other.predict, other.hits, other.trials)
+        mine = (self.predict, self.hits, self.trials, self.decisions)
+        exact = mine == (other.predict, other.hits, other.trials, other.decisions)
         pairs = ((self.radius, other.radius), (self.p_lower, other.p_lower))
         return exact and all(
             a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE))
@@ -36,12 +51,207 @@ class Outcome:
         )
 
 
-def derive(meta: Mapping[str, Any], counts: Mapping[int, Sequence[int]]) -> Outcome:
-    """What `counts` (votes a class by phase) say in the run described by `meta`: see `bounds` for the guarantees."""
-    alpha, total_variation = float(meta["config"]["alpha"]), float(meta["total_variation"])
-    if meta["config"]["command"] == "certify":
-        sigma = float(meta["classifier"]["sigma"])
-        c = certificate(counts[SELECTION], counts[ESTIMATION], alpha, sigma, total_variation)
+def plan_of(config: Mapping[str, Any]) -> Plan:
+    """What a run draws."""
+    if config["command"] == "predict":
+        return Plan.predict(config["n"])
+    sequential = bool(config.get("radius") or config.get("tolerance"))
+    return Plan.certify(config["n0"], config["n"], sequential=sequential)
+
+
+class Votes:
+    """One image's votes by phase, added block by block in the plan's order."""
+
+    def __init__(self, plan: Plan, classes: int) -> None:
+        self.totals = {phase: np.zeros(classes, dtype=np.int64) for phase, _ in plan.phases}
+        self.sequential = plan.sequential
+        self.hits: list[int] = []  # at each look, of the class that the selection chose
+
+    def add(self, block: Block, counts: Sequence[int] | NDArray[np.int64]) -> None:
+        """Add a whole block."""
+        self.totals[block.phase] += np.asarray(counts, dtype=np.int64)
+        if self.sequential and block.phase == ESTIMATION:
+            self.hits.append(int(self.totals[ESTIMATION][self.selected]))
+
+    @property
+    def looked(self) -> bool:
+        """Whether the last block ended at a look."""
+        return bool(self.hits)
+
+    @property
+    def selected(self) -> int:
+        """The class with most selection votes, the lowest of equals."""
+        return int(self.totals[SELECTION].argmax())
+
+    @property
+    def trials(self) -> int:
+        """Estimation votes."""
+        return int(self.totals[ESTIMATION].sum())
+
+
+class Rule:
+    """What a certify run of a fixed number of draws says: `bounds.certificate`. Others say when to stop, too.
+
+    meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
+    of images (Bonferroni), rounded down, so that all statements are right together with probability 1 − α.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self.plan = plan_of(meta["config"])
+        self.total_variation = float(meta["total_variation"])
+        self.sigma = float(meta["classifier"]["sigma"])
+        self.alpha = float(meta["config"]["alpha"])
+        if meta["config"].get("family_wise"):
+            with localcontext(context(rounding=ROUND_FLOOR)):
+                self.alpha = down(Decimal(self.alpha) / int(meta["images"]))
+
+    def stops(self, votes: Votes) -> bool:
+        """Whether the votes at a look suffice."""
+        return False
+
+    def outcome(self, votes: Votes) -> Outcome:
+        """What the votes say."""
+        totals = votes.totals
+        c = certificate(totals[SELECTION], totals[ESTIMATION], self.alpha, self.sigma, self.total_variation)
         return Outcome(c.predict, c.radius, c.p_lower, c.hits, c.trials)
-    votes = counts[PREDICTION]
-    return Outcome(prediction(votes, alpha, total_variation), None, None, max(votes), sum(votes))
+
+
+class PredictRule(Rule):
+    """What a predict run says: `bounds.prediction`."""
+
+    def outcome(self, votes: Votes) -> Outcome:
+        counts = votes.totals[PREDICTION]
+        predict = prediction(counts, self.alpha, self.total_variation)
+        return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
+
+
+class SequentialRule(Rule):
+    """A rule that may stop at a look; n is the number of draws at the last one."""
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        super().__init__(meta)
+        self.n = self.plan.phases[-1][1]
+
+    def stated(self, votes: Votes, bound: float, certified: float = 0.0, decisions: tuple[str, ...] = ()) -> Outcome:
+        """The outcome with the larger of two radii: `certified`, and what `bound` on the probability as drawn gives."""
+        with localcontext(context(rounding=ROUND_FLOOR)):
+            p_lower = max(0.0, down(Decimal(bound) - Decimal(self.total_variation)))
+            if certified:
+                p_lower = max(p_lower, normal_cdf_lower(down(Decimal(certified) / Decimal(self.sigma))))
+        radius = max(certified, radius_lower(p_lower, self.sigma))
+        return Outcome(
+            votes.selected if radius > 0 else ABSTAIN, radius, p_lower, votes.hits[-1], votes.trials, decisions
+        )
+
+
+class ToleranceRule(SequentialRule):
+    """Stop when more draws, up to n, could no longer raise the radius by more than a share of it (`projected_lower`).
+
+    Guarantee: with probability at least 1 − alpha, the radius is right, whenever the draws stop (`anytime_lower`).
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        super().__init__(meta)
+        self.tolerance = float(meta["config"]["tolerance"])
+
+    def stops(self, votes: Votes) -> bool:
+        now, later = projected_lower(np.array(votes.hits), self.alpha, self.n)
+        return self._radius(later) <= (1 + self.tolerance) * self._radius(now)
+
+    def outcome(self, votes: Votes) -> Outcome:
+        return self.stated(votes, anytime_lower(np.array(votes.hits), self.alpha))
+
+    def _radius(self, p: float) -> float:
+        return self.sigma * max(0.0, float(special.ndtri(p - self.total_variation))) if p > 0.5 else 0.0
+
+
+class RadiusRule(SequentialRule):
+    """Stop when each preset radius is certified or refuted (`sequential.thresholds`).
+
+    Guarantee: with probability at least 1 − alpha, all that is said of an image is right: decisions and radius. One part in 16
+    of alpha is for the bound behind the radius. The rest is for the decisions; where there are several radii, half of it for
+    each kind, as then both kinds can err. A radius is certified only with all smaller ones, and refuted only with all larger
+    ones: for an answer to be false, that on the radius next to the truth must be, so one share serves all of a kind
+    (fixed-sequence testing).
+
+    With `family_wise`, Holm's procedure: the images of which all radii are certified leave their share to the others.
+    Each level's least hits are raised to those of the greater levels where they were below, so that whatever is certified
+    at a level is so at every greater one, which the procedure rests on. Its levels are α/N·2^(i/4). It makes all
+    certifications right together with probability 1 − alpha, and all refutations.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        super().__init__(meta)
+        self.radii = tuple(float(radius) for radius in meta["config"]["radius"])
+        self.images = int(meta["images"]) if meta["config"].get("family_wise") else 1
+        part = (1 - Decimal(1) / BOUND_SHARE) / (1 if len(self.radii) == 1 else 2)
+        levels = [_part(self.alpha, part)]
+        while _holm_step(len(levels), self.images, 1):
+            levels.append(_part(levels[0], Decimal(2 ** (len(levels) / 4)) * (1 - Decimal("1e-12"))))
+        self.steps = [self._thresholds(level) for level in levels]
+        for lesser, greater in zip(self.steps[-2::-1], self.steps[:0:-1], strict=True):
+            for (certify, _), (least, _) in zip(lesser, greater, strict=True):
+                np.maximum(certify, least, out=certify)
+        self.recorded = {
+            repr(radius): np.stack([looks(self.n), *pair], axis=1).tolist()
+            for radius, pair in zip(self.radii, self.steps[0], strict=True)
+        }
+
+    def _thresholds(self, level: float) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        pairs = [thresholds(radius, self.sigma, self.total_variation, level, self.n) for radius in self.radii]
+        return [(certify.copy(), refute) for certify, refute in pairs]
+
+    def stops(self, votes: Votes) -> bool:
+        return UNDECIDED not in self.decide(votes.hits)
+
+    def outcome(self, votes: Votes, step: int = 0) -> Outcome:
+        decisions = self.decide(votes.hits, step)
+        certified = max((r for r, said in zip(self.radii, decisions, strict=True) if said == CERTIFIED), default=0.0)
+        bound = anytime_lower(np.array(votes.hits), self.alpha / BOUND_SHARE)
+        return self.stated(votes, bound, certified, decisions)
+
+    def decide(self, hits: Sequence[int], step: int = 0) -> tuple[str, ...]:
+        """The decision on each radius after the looks at which there were `hits`; what is reached first stays."""
+        seen = np.array(hits)
+        found = []
+        for certify, refute in self.steps[step]:
+            yes, no = seen >= certify[: len(seen)], seen <= refute[: len(seen)]
+            either = yes | no
+            found.append((CERTIFIED if yes[either.argmax()] else REFUTED) if either.any() else UNDECIDED)
+        first = next((i for i, said in enumerate(found) if said != CERTIFIED), len(found))
+        last = next((i for i in reversed(range(len(found))) if found[i] != REFUTED), -1)
+        kept = (CERTIFIED,) * first + (UNDECIDED,) * (last + 1 - first) + (REFUTED,) * (len(found) - last - 1)
+        return kept
+
+    def family(self, votes: Sequence[Votes]) -> list[Outcome]:
+        """The outcomes of the family's images by Holm's procedure; those not in `votes` count as not certified."""
+        step = 0
+        while True:
+            found = [self.outcome(each, step) for each in votes]
+            complete = sum(set(outcome.decisions) == {CERTIFIED} for outcome in found)
+            left = max(1, self.images - complete)
+            further = max(i for i in range(len(self.steps)) if _holm_step(i, self.images, left))
+            if further == step:
+                return found
+            step = further
+
+
+def _holm_step(step: int, images: int, left: int) -> bool:
+    """Whether 2^(step/4)/images is at most 1/left."""
+    return bool(2**step * left**4 <= images**4)
+
+
+def _part(alpha: float, share: Decimal) -> float:
+    """alpha·share, rounded down."""
+    with localcontext(context(rounding=ROUND_FLOOR)):
+        return down(Decimal(alpha) * share)
+
+
+def rule_of(meta: Mapping[str, Any]) -> Rule:
+    """The rule of the run that `meta` describes."""
+    config = meta["config"]
+    if config["command"] == "predict":
+        return PredictRule(meta)
+    if config.get("radius"):
+        return RadiusRule(meta)
+    return ToleranceRule(meta) if config.get("tolerance") else Rule(meta)

@@ -1,14 +1,15 @@
 """The loop: rows of several images packed into full batches, votes counted per block, results as blocks complete.
 
-Results are a function of (classifier id, key, image) alone: every row's noise and label depend on nothing else, so packing,
-order and restarts cannot change them.
+Results are a function of (classifier id, key, image) alone: every row's noise and label depend on nothing else, and whether an
+image needs more draws is asked after fixed numbers of them, of its own votes. So packing, order and restarts change nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from ..errors import InputError
 from ..methods import Method, Rows
 from ..noise import grid_law
 from ..noise.cpu import noisy_images
+from .outcome import Votes
 from .plan import Block
 from .store import RunStore
 
@@ -29,8 +31,11 @@ COMMIT_SECONDS = 1.0
 class Progress(Protocol):
     """What the loop tells while it runs."""
 
-    def start(self, images: int, finished: int, samples: int, drawn: int) -> None:
-        """`images` images and `samples` samples in all, of which the store already holds `finished` and `drawn`."""
+    def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:
+        """`images` images and `samples` samples in all, of which the store already holds `finished` and `drawn`.
+
+        `samples` is None where it depends on the votes.
+        """
 
     def update(self, samples: int, images: int) -> None:
         """`samples` more samples were drawn, `images` more images finished."""
@@ -38,12 +43,15 @@ class Progress(Protocol):
 
 @dataclass
 class _Task:
-    """One image in work."""
+    """One image in work; `open` are its blocks in order, from the first whose votes are not all in."""
 
     image: Image
     pixels: NDArray[np.uint8]  # flat, in [C, H, W] order
-    pending: int
+    blocks: Iterator[Block]
+    votes: Votes
+    open: deque[_OpenBlock] = field(default_factory=deque)
     seconds: float = 0.0
+    done: bool = False
 
 
 @dataclass
@@ -51,8 +59,13 @@ class _OpenBlock:
     task: _Task
     block: Block
     counts: NDArray[np.int64]
-    drawn: int = 0  # rows handed to batches
-    counted: int = 0  # rows whose votes are in
+    drawn: int  # rows handed to batches
+    counted: int  # rows whose votes are in
+    stored: bool
+
+    @property
+    def size(self) -> int:
+        return self.block.stop - self.block.start
 
 
 @dataclass
@@ -82,45 +95,88 @@ class Runner:
     def __post_init__(self) -> None:
         self.law = grid_law(self.method.sigma)
         self.key = int(self.store.meta["key"], 16)
-        self.plan = self.store.plan
+        self.rule = self.store.rule
+        self.plan = self.rule.plan
         self.size = int(np.prod(self.method.input_shape))
         self.noisy = np.empty((self.method.batch, *self.method.input_shape), dtype=np.float32)
         self.committed = time.monotonic()
+        self.active: dict[int, _Task] = {}
 
     def run(self, images: Images) -> None:
         """Finish every image; what the store already holds is not drawn again."""
-        self.progress.start(len(images), self.store.finished(), len(images) * self.plan.samples, self.store.drawn())
-        segments: list[_Segment] = []
-        filled = 0
-        for opened in self._open_blocks(images):
-            count = opened.block.stop - opened.block.start
-            while opened.drawn < count:
-                take = min(self.method.batch - filled, count - opened.drawn)
-                segments.append(_Segment(opened, filled, filled + take, opened.block.start + opened.drawn))
-                opened.drawn += take
-                filled += take
-                if filled == self.method.batch:
-                    self._batch(segments)
-                    segments, filled = [], 0
-        if segments:
+        most = None if self.plan.sequential else len(images) * self.plan.samples
+        self.progress.start(len(images), self.store.finished(), most, self.store.drawn())
+        waiting = iter(images)
+        while segments := self._pack(waiting):
             self._batch(segments)
         self.store.commit()
 
-    def _open_blocks(self, images: Iterable[Image]) -> Iterator[_OpenBlock]:
-        for image in images:
+    def _pack(self, waiting: Iterator[Image]) -> list[_Segment]:
+        """Rows for one batch, as full as the images left allow."""
+        segments: list[_Segment] = []
+        filled = 0
+        for opened in self._sources(waiting):
+            take = min(self.method.batch - filled, opened.size - opened.drawn)
+            segments.append(_Segment(opened, filled, filled + take, opened.block.start + opened.drawn))
+            opened.drawn += take
+            filled += take
+            if filled == self.method.batch:
+                break
+        return segments
+
+    def _sources(self, waiting: Iterator[Image]) -> Iterator[_OpenBlock]:
+        """Blocks with rows to draw: of images in work, then of new ones, and when there are none left, ahead of a look.
+
+        Votes drawn ahead of a look that turns out to be the last are dropped; they only take the place of padding.
+        """
+        for task in list(self.active.values()):
+            yield from self._drawable(task)
+        for image in waiting:
             self._check(image)
-            done = self.store.done(image.index)
-            missing = [block for block in self.plan.blocks(image.index) if (block.phase, block.start) not in done]
-            if not missing:
-                if not self.store.has_result(image.index):
-                    self.store.add_result(image.index)
-                continue
-            flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
-            task = _Task(image, flat, len(missing))
-            for block in missing:
-                counts = np.array(self.store.partial(block) or [0] * self.method.classes, dtype=np.int64)
-                held = int(counts.sum())
-                yield _OpenBlock(task, block, counts, drawn=held, counted=held)
+            if not self.store.has_result(image.index):
+                flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
+                votes = Votes(self.plan, self.method.classes)
+                task = self.active[image.index] = _Task(image, flat, self.plan.blocks(image.index), votes)
+                yield from self._drawable(task)
+        for task in list(self.active.values()):
+            yield from self._drawable(task, ahead=True)
+
+    def _drawable(self, task: _Task, *, ahead: bool = False) -> Iterator[_OpenBlock]:
+        """An image's blocks with rows to draw, in order; what the store holds is taken from there on the way."""
+        yield from (opened for opened in task.open if opened.drawn < opened.size)
+        while not task.done:
+            looking = any(opened.block.phase == self.plan.last_phase for opened in task.open)
+            if self.plan.sequential and looking and not ahead:
+                return
+            block = next(task.blocks, None)
+            if block is None:
+                return
+            held = self.store.held(block)
+            votes = held or self.store.partial(block) or [0] * self.method.classes
+            counts = np.array(votes, dtype=np.int64)
+            known = int(counts.sum())
+            opened = _OpenBlock(task, block, counts, known, known, stored=held is not None)
+            task.open.append(opened)
+            if held is not None:
+                self._advance(task)
+            else:
+                yield opened
+
+    def _advance(self, task: _Task) -> int:
+        """Take in the blocks whose votes and whose predecessors' are there; how many images that finished, 0 or 1."""
+        while task.open and task.open[0].counted == task.open[0].size and not task.done:
+            opened = task.open.popleft()
+            if not opened.stored:
+                self.store.add_block(opened.block, opened.counts.tolist())
+            task.votes.add(opened.block, opened.counts)
+            last = self.plan.ends(opened.block)
+            task.done = last or (task.votes.looked and self.rule.stops(task.votes))
+        if not task.done:
+            return 0
+        del self.active[task.image.index]
+        self.store.add_seconds(task.image.index, task.seconds)
+        self.store.add_result(task.image.index)
+        return 1
 
     def _check(self, image: Image) -> None:
         channels, height, width = self.method.input_shape
@@ -143,25 +199,15 @@ class Runner:
         labels = self.method.labels(self.noisy, rows)
         labelled = time.perf_counter()
         used = segments[-1].high
-        finished = 0
-        completed: dict[int, _Task] = {}  # an image may complete several blocks in one batch
+        touched: dict[int, _Task] = {}
         for segment in segments:
             task = segment.open.task
             task.seconds += (labelled - start) * (segment.high - segment.low) / used
-            if self._count(segment, labels[segment.low : segment.high]):
-                completed[task.image.index] = task
-        for task in completed.values():
-            self.store.add_seconds(task.image.index, task.seconds)
-            task.seconds = 0.0
-            if not task.pending:
-                self.store.add_result(task.image.index)
-                finished += 1
+            self._count(segment, labels[segment.low : segment.high])
+            touched[task.image.index] = task
+        finished = sum(self._advance(task) for task in touched.values())
         if time.monotonic() - self.committed > COMMIT_SECONDS:
-            last = segments[-1].open  # the only one that can be in work: rows are handed out in order
-            if last.counted < last.block.stop - last.block.start:
-                self.store.add_partial(last.block, last.counts.tolist())
-            self.store.commit()
-            self.committed = time.monotonic()
+            self._commit()
         self.progress.update(used, finished)
         ended = time.perf_counter()
         for name, spent in (("noise", filled - start), ("method", labelled - filled), ("count", ended - labelled)):
@@ -185,13 +231,19 @@ class Runner:
         noisy_images(self.law, self.key, words[0], pixels, words[1], words[2], noisy, rows=sources)
         return Rows(phases=words[0], images=words[1], samples=words[2])
 
-    def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> bool:
-        """Add a segment's votes; whether that completed its block."""
+    def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> None:
+        """Add a segment's votes."""
         opened = segment.open
         opened.counts += np.bincount(labels, minlength=opened.counts.size)
         opened.counted += len(labels)
-        if opened.counted < opened.block.stop - opened.block.start:
-            return False
-        self.store.add_block(opened.block, opened.counts.tolist())
-        opened.task.pending -= 1
-        return True
+
+    def _commit(self) -> None:
+        """Put all votes on disk, those of blocks in work too."""
+        for task in self.active.values():
+            self.store.add_seconds(task.image.index, task.seconds)
+            task.seconds = 0.0
+            for opened in task.open:
+                if 0 < opened.counted < opened.size:
+                    self.store.add_partial(opened.block, opened.counts.tolist())
+        self.store.commit()
+        self.committed = time.monotonic()

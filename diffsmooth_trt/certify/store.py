@@ -1,9 +1,9 @@
 """The run store: one SQLite file a run (WAL, full sync) with configuration, votes per block, and results.
 
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
-JSON list of votes a class), `partial` (the same for a block in work, empty when a run ends), `results` (what follows from the
-votes), `timing` (seconds an image; the only table that two runs of the same configuration and key do not share). Results are
-derived from the votes again whenever they are read.
+JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `results` (what follows from the
+votes), `decisions` (what follows on each preset radius), `timing` (seconds an image; the only table that two runs of the same
+configuration and key do not share). Results are derived from the votes again whenever they are read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError, StoreError
-from .outcome import Outcome, derive
+from .outcome import Outcome, RadiusRule, Rule, Votes, rule_of
 from .plan import Block, Plan
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # format 1 has no table `decisions`, nor runs that need it
 REQUIRED = (
     "config",
     "classifier",
@@ -46,6 +49,9 @@ CREATE TABLE results (
     image INTEGER PRIMARY KEY REFERENCES images, predict INTEGER NOT NULL, radius REAL, p_lower REAL,
     hits INTEGER NOT NULL, trials INTEGER NOT NULL
 );
+CREATE TABLE decisions (
+    image INTEGER NOT NULL REFERENCES results, radius REAL NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (image, radius)
+) WITHOUT ROWID;
 CREATE TABLE partial (
     image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
@@ -54,7 +60,7 @@ CREATE TABLE timing (image INTEGER PRIMARY KEY REFERENCES images, seconds REAL N
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result(Outcome):
     """One image's outcome with its label and the seconds that it took."""
 
@@ -136,9 +142,9 @@ class RunStore:
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
             found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
             version = json.loads(found[0]) if found else None
-            if version != FORMAT:
+            if version not in READABLE:
                 raise InputError(
-                    f"{path} is of store format {version}, this version reads {FORMAT}: use the one that wrote it"
+                    f"{path} is of store format {version}, this version reads up to {FORMAT}: use the one that wrote it"
                 )
             if write:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -162,16 +168,60 @@ class RunStore:
                 raise InputError(f"{path} is damaged in its table meta ({error}): restore it from a copy") from None
             raise
 
+    @cached_property
+    def rule(self) -> Rule:
+        """What the run's votes say, and when they suffice; StoreError where it is not the one that was recorded."""
+        with _guarded(self.path):
+            rule = rule_of(self.meta)
+            if isinstance(rule, RadiusRule) and rule.recorded != self.meta["thresholds"]:
+                raise ValueError("the thresholds do not follow from its radii and alpha")
+        return rule
+
     @property
     def plan(self) -> Plan:
-        """The samples that the run asks for."""
-        config = self.meta["config"]
-        return Plan.certify(config["n0"], config["n"]) if config["command"] == "certify" else Plan.predict(config["n"])
+        """The samples that the run asks for, at most."""
+        return self.rule.plan
 
-    def done(self, image: int) -> set[tuple[int, int]]:
-        """The blocks held of an image, as (phase, start)."""
+    def extend(self, n: int) -> None:
+        """Let a run that may stop early go up to `n` draws; what is no longer finished loses its result. Committed at once."""
+        before = self.meta["config"]["n"]
+        config = {**self.meta["config"], "n": n}
+        changed = {"config": config, "extended_from": [*self.meta.get("extended_from", []), before]}
+        rule = rule_of({**self.meta, **changed})
+        if isinstance(rule, RadiusRule):
+            changed["thresholds"] = rule.recorded
+        images = self._images_with_results()
+        unfinished = [image for image in images if not self._complete(rule, self.votes(image))]
         with _guarded(self.path):
-            return set(self.connection.execute("SELECT phase, start FROM blocks WHERE image = ?", (image,)))
+            for table in ("decisions", "results"):
+                self.connection.executemany(f"DELETE FROM {table} WHERE image = ?", [(i,) for i in unfinished])
+            rows = [(json.dumps(value, sort_keys=True), name) for name, value in changed.items()]
+            self.connection.execute("INSERT OR IGNORE INTO meta VALUES ('extended_from', '[]')")
+            self.connection.executemany("UPDATE meta SET value = ? WHERE name = ?", rows)
+        self.commit()
+        self.meta |= changed
+        self.__dict__.pop("rule", None)
+
+    @staticmethod
+    def _complete(rule: Rule, votes: Votes) -> bool:
+        return rule.stops(votes) or votes.trials >= rule.plan.phases[-1][1]
+
+    def _images_with_results(self) -> list[int]:
+        with _guarded(self.path):
+            return [image for (image,) in self.connection.execute("SELECT image FROM results ORDER BY image")]
+
+    def held(self, block: Block) -> list[int] | None:
+        """The votes of a block, if it is here."""
+        key = (block.image, block.phase, block.start)
+        with _guarded(self.path):
+            row = self.connection.execute(
+                "SELECT stop, counts FROM blocks WHERE image = ? AND phase = ? AND start = ?", key
+            ).fetchone()
+            if row is None:
+                return None
+            if row[0] != block.stop:
+                raise ValueError(f"image {block.image} does not have the blocks that its run asks for")
+            return self._votes(block.image, block.start, *row)
 
     def has_result(self, image: int) -> bool:
         """Whether an image has a result."""
@@ -220,20 +270,25 @@ class RunStore:
         return None if row is None else (int(row[0]), str(row[1]))
 
     def counts(self, image: int) -> dict[int, list[int]]:
-        """Votes a class by phase; raises StoreError unless the image's blocks are those of the plan, each complete."""
-        classes = int(self.meta["classes"])
-        totals = {phase: [0] * classes for phase, _ in self.plan.phases}
+        """Votes a class by phase; raises StoreError unless the image's blocks are those that its run asks for."""
+        return {phase: total.tolist() for phase, total in self.votes(image).totals.items()}
+
+    def votes(self, image: int) -> Votes:
+        """An image's votes; raises StoreError unless its blocks are those that its run asks for, each complete."""
+        votes = Votes(self.plan, int(self.meta["classes"]))
         with _guarded(self.path):
             rows = self.connection.execute(
                 "SELECT phase, start, stop, counts FROM blocks WHERE image = ? ORDER BY phase, start", (image,)
             ).fetchall()
-            planned = [(block.phase, block.start, block.stop) for block in self.plan.blocks(image)]
-            if [row[:3] for row in rows] != sorted(planned):
-                raise ValueError(f"image {image} does not have the blocks that its run asks for")
-            for phase, start, stop, text in rows:
-                votes = self._votes(image, start, stop, text)
-                totals[phase] = [a + b for a, b in zip(totals[phase], votes, strict=True)]
-        return totals
+            ended = False
+            for block, row in zip_longest(self.plan.blocks(image), rows):
+                if row is None and ended:
+                    break
+                if row is None or ended or row[:3] != (block.phase, block.start, block.stop):
+                    raise ValueError(f"image {image} does not have the blocks that its run asks for")
+                votes.add(block, self._votes(image, *row[1:]))
+                ended = votes.looked and self.rule.stops(votes)
+        return votes
 
     def add_image(self, image: int, label: int, sha256: str) -> None:
         """Record an image before its first block."""
@@ -263,10 +318,15 @@ class RunStore:
 
     def add_result(self, image: int) -> None:
         """Record what follows from an image's votes, all of which are here."""
-        outcome = derive(self.meta, self.counts(image))
+        outcome = self.rule.outcome(self.votes(image))
         with _guarded(self.path):
             row = (image, outcome.predict, outcome.radius, outcome.p_lower, outcome.hits, outcome.trials)
             self.connection.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)", row)
+            self.connection.execute("DELETE FROM partial WHERE image = ?", (image,))
+            if isinstance(self.rule, RadiusRule):
+                said = zip(self.rule.radii, outcome.decisions, strict=True)
+                rows = [(image, radius, decision) for radius, decision in said]
+                self.connection.executemany("INSERT INTO decisions VALUES (?, ?, ?)", rows)
 
     def commit(self) -> None:
         """Make everything added so far survive a crash."""
@@ -274,19 +334,42 @@ class RunStore:
             self.connection.commit()
 
     def results(self) -> Iterator[Result]:
-        """Outcomes by ascending image, derived from the votes; StoreError where the recorded one says otherwise."""
-        with _guarded(self.path):
-            rows = self.connection.execute(
-                "SELECT r.image, i.label, COALESCE(t.seconds, 0), r.predict, r.radius, r.p_lower, r.hits, r.trials "
-                "FROM results r JOIN images i USING (image) LEFT JOIN timing t USING (image) ORDER BY r.image"
-            ).fetchall()
-        for image, label, seconds, *recorded in rows:
-            outcome = derive(self.meta, self.counts(image))
+        """Outcomes by ascending image, derived from the votes; StoreError where the recorded one says otherwise.
+
+        A family-wise run with preset radii adds what Holm's procedure gives for the images finished so far.
+        """
+        rule = self.rule
+        family: list[tuple[int, Votes]] = []
+        for image in self._images_with_results():
+            votes = self.votes(image)
+            outcome = rule.outcome(votes)
             with _guarded(self.path):
-                agrees = outcome.agrees(Outcome(*recorded))
+                agrees = outcome.agrees(self._recorded(image, bool(outcome.decisions)))
             if not agrees:
                 raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
-            yield Result(**vars(outcome), image=image, label=label, seconds=seconds)
+            if isinstance(rule, RadiusRule) and rule.images > 1:
+                family.append((image, votes))
+            else:
+                yield self._result(image, outcome)
+        if family and isinstance(rule, RadiusRule):
+            for (image, _), outcome in zip(family, rule.family([votes for _, votes in family]), strict=True):
+                yield self._result(image, outcome)
+
+    def _recorded(self, image: int, decided: bool) -> Outcome:
+        names = "predict, radius, p_lower, hits, trials"
+        row = self.connection.execute(f"SELECT {names} FROM results WHERE image = ?", (image,)).fetchone()
+        query = "SELECT decision FROM decisions WHERE image = ? ORDER BY radius"
+        decisions = self.connection.execute(query, (image,)).fetchall() if decided else []
+        predict, radius, p_lower, hits, trials = row
+        return Outcome(predict, radius, p_lower, hits, trials, tuple(decision for (decision,) in decisions))
+
+    def _result(self, image: int, outcome: Outcome) -> Result:
+        with _guarded(self.path):
+            label, seconds = self.connection.execute(
+                "SELECT label, COALESCE(seconds, 0) FROM images LEFT JOIN timing USING (image) WHERE image = ?",
+                (image,),
+            ).fetchone()
+        return Result(**vars(outcome), image=image, label=label, seconds=seconds)
 
     def close(self) -> None:
         """Drop what was not committed and close; the last writer leaves a single file without its log."""

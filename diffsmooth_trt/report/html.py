@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..certify.bounds import truncate
 from .figures import draw
-from .tables import DEFAULT_RADII, Summary, text_table
+from .tables import Summary, text_table
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -19,17 +19,20 @@ table { border-collapse: collapse } td, th { padding: .15rem .7rem; text-align: 
 
 def _images(summary: Summary) -> str:
     rows = []
-    outcomes = zip(summary.images, summary.labels, summary.predicted, summary.radii, strict=True)
-    for image, label, predicted, radius in outcomes:
+    said = summary.decisions or ((),) * len(summary.images)
+    outcomes = zip(summary.images, summary.labels, summary.predicted, summary.radii, summary.samples, said, strict=True)
+    for image, label, predicted, radius, samples, decisions in outcomes:
         kind = "abstain" if predicted < 0 else "" if predicted == label else "wrong"
         answer = "abstains" if predicted < 0 else str(predicted)
         shown = truncate(float(radius)) if summary.certified else "–"
-        rows.append(f'<tr class="{kind}"><td>{image}</td><td>{label}</td><td>{answer}</td><td>{shown}</td></tr>')
-    head = "<tr><th>image</th><th>label</th><th>answer</th><th>radius</th></tr>"
+        cells = (image, label, answer, shown, samples, *decisions)
+        rows.append(f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    names = ("image", "label", "answer", "radius", "samples", *(f"≥ {radius}" for radius in summary.preset))
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     return f"<h2>{html.escape(summary.name)}</h2><table>{head}{''.join(rows)}</table>"
 
 
-def page(summaries: Sequence[Summary], radii: Sequence[float] = DEFAULT_RADII) -> str:
+def page(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> str:
     """The page as text; it refers to nothing outside itself."""
     figure = ""
     if any(summary.certified for summary in summaries):
@@ -37,6 +40,6 @@ def page(summaries: Sequence[Summary], radii: Sequence[float] = DEFAULT_RADII) -
         figure = svg[svg.index("<svg") :]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>diffsmooth-trt report</title><style>{STYLE}</style>'
-        f"<h1>diffsmooth-trt</h1><pre>{html.escape(text_table(summaries, radii))}</pre>{figure}"
+        f"<h1>diffsmooth-trt</h1><pre>{html.escape(text_table(summaries, radii, enveloped=enveloped))}</pre>{figure}"
         f"{''.join(_images(summary) for summary in summaries)}</html>\n"
     )

@@ -18,7 +18,7 @@ class ProgressBar:
         self.total = 0
         self.bar: tqdm[None] | None = None
 
-    def start(self, images: int, finished: int, samples: int, drawn: int) -> None:
+    def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:
         """Know the whole, and what the store already holds of it."""
         self.images, self.total = finished, images
         self.bar = tqdm(

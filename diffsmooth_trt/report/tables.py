@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certify.bounds import truncate
+from ..certify.bounds import ABSTAIN, truncate
+from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
 from ..certify.store import RunStore
 from ..errors import InputError
-from .curves import average_certified_radius, certified_counts
+from .curves import average_certified_radius, certified_accuracy_interval, certified_counts
 
 DEFAULT_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -31,11 +33,17 @@ class Summary:
     radii: NDArray[np.float64]
     samples: NDArray[np.int64]
     seconds: float
+    decisions: tuple[tuple[str, ...], ...] = ()
 
     @property
     def certified(self) -> bool:
         """Whether this is a certify run."""
         return bool(self.meta["config"]["command"] == "certify")
+
+    @property
+    def preset(self) -> tuple[float, ...]:
+        """The radii that the run was asked to decide, ascending; none where it was not."""
+        return tuple(self.meta["config"].get("radius", ()))
 
     @property
     def abstentions(self) -> int:
@@ -46,8 +54,26 @@ class Summary:
     def title(self) -> str:
         """Method, σ and sample counts in a line."""
         config, identity = self.meta["config"], self.meta["classifier"]
-        drawn = f"n0={config['n0']}, n={config['n']}" if self.certified else f"n={config['n']}"
+        drawn = f"n={config['n']}"
+        if self.preset:
+            drawn = f"radius {', '.join(map(_exactly, self.preset))}, n up to {config['n']}"
+        elif "tolerance" in config:
+            drawn = f"tolerance {config['tolerance']}, n up to {config['n']}"
+        drawn = f"n0={config['n0']}, {drawn}" if self.certified else drawn
         return f"{config['command']} {identity['method']}, sigma={identity['sigma']}, {drawn}, alpha={config['alpha']}"
+
+    @property
+    def guarantee(self) -> str:
+        """What is right, and with which probability."""
+        if not self.certified:
+            return "per-image predictions: each is the smoothed classifier's with probability at least 1 − alpha"
+        if not self.meta["config"].get("family_wise"):
+            return "per-image certificates: each radius is right with probability at least 1 − alpha"
+        kind = "Holm" if self.preset else "Bonferroni"
+        return (
+            f"family-wise certificates ({kind}): the radii of all {self.meta['images']} images are right together with "
+            "probability at least 1 − alpha"
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -56,12 +82,16 @@ class Summary:
         ran = ", ".join(
             f"{role} {part['sha256'][:12]} ({part['backend']} {part['precision']})" for role, part in engines.items()
         )
-        notes = [
-            f"classifier id {self.meta['classifier']['id']}: {ran}",
-            "per-image certificates: each radius is right with probability at least 1 − alpha",
-        ]
-        if not self.certified:
-            notes[1] = "per-image predictions: each is the smoothed classifier's with probability at least 1 − alpha"
+        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", self.guarantee]
+        for number, radius in enumerate(self.preset):
+            said = [decisions[number] for decisions in self.decisions]
+            counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))
+            notes.append(
+                f"radius {_exactly(radius)}: {counts} (refuted: its probability is too small; that is no attack)"
+            )
+        if "extended_from" in self.meta:
+            before = ", ".join(map(str, self.meta["extended_from"]))
+            notes.append(f"n was raised later, from {before}: allowed, as these bounds hold at every look")
         if self.meta["key_source"] == "given":
             notes.append(
                 "the noise key was given, not drawn: trust it only if its giver could not choose it after the fact"
@@ -92,7 +122,46 @@ def summarise(store: RunStore) -> Summary:
         radii=np.array([r.radius or 0.0 for r in results]),
         samples=np.array([r.trials + n0 for r in results]),
         seconds=sum(r.seconds for r in results),
+        decisions=tuple(r.decisions for r in results),
     )
+
+
+def envelope(summaries: Sequence[Summary]) -> Summary:
+    """The runs as one: each image's largest radius with the right class, else its abstention; alpha is the sum of theirs.
+
+    For runs of one set of images, at several σ say. Each statement is about its own run's classifier, and all of an image's
+    are right together with probability at least 1 − Σ alpha (union bound). Raises InputError for runs that do not fit.
+    """
+    first = summaries[0]
+    for summary in summaries:
+        if not summary.certified or summary.meta["config"].get("family_wise") != first.meta["config"].get(
+            "family_wise"
+        ):
+            raise InputError(f"--envelope takes certify runs of one kind, got {summary.name}: leave it out")
+        same = summary.meta["data"] == first.meta["data"] and np.array_equal(summary.images, first.images)
+        if not same:
+            raise InputError(
+                f"--envelope: {summary.name} has other images than {first.name}: use the same --data, --skip, --max"
+            )
+    right = np.stack([np.where(s.predicted == s.labels, s.radii, -1.0) for s in summaries])
+    alpha = math.fsum(s.meta["config"]["alpha"] for s in summaries)
+    config = {name: value for name, value in first.meta["config"].items() if name not in ("radius", "tolerance")}
+    config["alpha"] = math.nextafter(alpha, 1.0)
+    return replace(
+        first,
+        name="envelope",
+        meta={**first.meta, "config": config},
+        predicted=np.where(right.max(axis=0) >= 0, first.labels, ABSTAIN),
+        radii=np.maximum(right.max(axis=0), 0.0),
+        samples=np.sum([s.samples for s in summaries], axis=0),
+        seconds=math.fsum(s.seconds for s in summaries),
+    )
+
+
+def shown_radii(summaries: Sequence[Summary]) -> tuple[float, ...]:
+    """The radii to show unless others are asked for: those preset in the runs, where all certify runs have some."""
+    presets = [summary.preset for summary in summaries if summary.certified]
+    return tuple(sorted(set().union(*presets))) if presets and all(presets) else DEFAULT_RADII
 
 
 def _printable(name: str) -> str:
@@ -100,27 +169,45 @@ def _printable(name: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
-def text_table(summaries: Sequence[Summary], radii: Sequence[float] = DEFAULT_RADII) -> str:
-    """The runs side by side; accuracies in percent, rounded down."""
+def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> str:
+    """The runs side by side; accuracies in percent, rounded down, below each its interval, rounded outward.
+
+    The interval is `certified_accuracy_interval`'s at 95 %: where the images were drawn from some distribution, it holds
+    that distribution's certified accuracy. `enveloped` adds the runs' `envelope`.
+    """
     lines = []
     for summary in summaries:
         lines += [f"{summary.name}: {summary.title}", *(f"  {note}" for note in summary.notes)]
-    at = radii if any(summary.certified for summary in summaries) else None
+    at = (shown_radii(summaries) if radii is None else radii) if any(s.certified for s in summaries) else None
+    if enveloped:
+        summaries = [*summaries, envelope(summaries)]
+        alpha = summaries[-1].meta["config"]["alpha"]
+        lines += [
+            f"envelope: an image's largest radius; all its radii are right together with probability 1 − {alpha:.3g}"
+        ]
     predictions = not all(summary.certified for summary in summaries)
     head = ["run", "images"]
     head += [*(f"acc@{_exactly(radius)}" for radius in at), "ACR"] if at is not None else []
     head += ["accuracy"] if predictions else []
     head += ["abstain", "samples/image", "seconds/image"]
-    rows = [_row(summary, at, predictions) for summary in summaries]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
-        lines.append(
-            "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-        )
+    rows = [head]
+    for summary in summaries:
+        rows.append(_row(summary, at, predictions))
+        if at is not None and summary.certified:
+            rows.append(_intervals(summary, at, len(head)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        aligned = (cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
+        lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
+
+
+def _intervals(summary: Summary, at: Sequence[float], columns: int) -> list[str]:
+    low, high = certified_accuracy_interval(summary.labels, summary.predicted, summary.radii, at)
+    spans = [f"{math.floor(1000 * a) / 10:.1f}–{math.ceil(1000 * b) / 10:.1f}" for a, b in zip(low, high, strict=True)]
+    cells = ["  95% interval", "", *spans]
+    return cells + [""] * (columns - len(cells))
 
 
 def percent(count: int, images: int) -> str:
@@ -140,7 +227,7 @@ def _row(summary: Summary, radii: Sequence[float] | None, predictions: bool) -> 
     if radii is not None and summary.certified:
         counts, images = certified_counts(*outcome, radii)
         cells += [percent(int(count), images) for count in counts]
-        cells.append(truncate(average_certified_radius(*outcome), 4))
+        cells.append("-" if summary.preset else truncate(average_certified_radius(*outcome), 4))
     elif radii is not None:
         cells += ["-"] * (len(radii) + 1)
     if predictions:

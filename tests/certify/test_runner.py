@@ -169,7 +169,10 @@ def test_resume_refuses_another_configuration(half_space, linear_classifier, ima
     other = linear_classifier(np.stack([W, W]), np.zeros(2))
     for change, message in (
         ({"alpha": 0.01}, r"config\.alpha \(run: 0\.001, asked: 0\.01\)"),
-        ({"n": 300}, r"config\.n "),
+        ({"n": 300}, r"n: a fixed n \(200\) was chosen"),
+        ({"n": 100}, r"config\.n \(run: 200, asked: 100\)"),
+        ({"radius": (0.25,)}, r"config\.radius \(run: None, asked: \[0\.25\]\)"),
+        ({"family_wise": True}, r"config\.family_wise"),
         ({"sigma": 0.25}, r"classifier\.sigma"),
         ({"batch": 8}, r"classifier\.classifier\.batch"),
         ({"engine": other}, r"classifier\.classifier\.sha256"),
