@@ -22,6 +22,7 @@ from .engine import choose_backend, open_engine
 from .errors import InputError
 from .methods import DenoisedSmoothing, DiffSmooth, Method, Plain
 from .noise import NOISE_VERSION, grid_law
+from .noise.selftest import check_noise
 from .report.tsv import write_tsv
 
 
@@ -179,6 +180,8 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     method = build_method(config)
     try:
         _check_images(images, method)
+        check_noise(law := grid_law(method.sigma))
+        check_noise(getattr(method, "law", law))  # DiffSmooth's local noise has a law of its own
         with open_store(config, describe(config, method, images)) as store:
             Runner(method, store, progress or Silent()).run(images)
             if config.tsv is not None:

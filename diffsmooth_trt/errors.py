@@ -21,3 +21,7 @@ class EngineError(DiffsmoothError):
 
 class StoreError(DiffsmoothError):
     """A run store could not be read or written (damaged file, full disk)."""
+
+
+class NoiseError(DiffsmoothError):
+    """The compiled sampler, as built and on this machine, does not give the noise that certificates rest on."""

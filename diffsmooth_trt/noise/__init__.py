@@ -1,7 +1,8 @@
 """Noise as a pure function of (key, phase, image, sample, coordinate): the grid Gaussian, in integers.
 
 `law` has the distribution and its bound on total variation, `reference` the NumPy form anyone can audit with,
-`cpu` the C++ one. What is left to assume is that Philox's output cannot be told from random bits.
+`cpu` the C++ one, `selftest` the comparison of the two that runs begin with. What is left to assume is that
+Philox's output cannot be told from random bits.
 """
 
 from __future__ import annotations
