@@ -19,7 +19,7 @@ from ..data import Image, Images
 from ..errors import InputError
 from ..methods import Method, Rows
 from ..noise import grid_law
-from ..noise.cpu import noisy_images
+from .batch import Span, fill, flat_pixels
 from .plan import Block
 from .store import RunStore
 
@@ -83,7 +83,6 @@ class Runner:
         self.law = grid_law(self.method.sigma)
         self.key = int(self.store.meta["key"], 16)
         self.plan = self.store.plan
-        self.size = int(np.prod(self.method.input_shape))
         self.noisy = np.empty((self.method.batch, *self.method.input_shape), dtype=np.float32)
         self.committed = time.monotonic()
 
@@ -115,8 +114,7 @@ class Runner:
                 if not self.store.has_result(image.index):
                     self.store.add_result(image.index)
                 continue
-            flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
-            task = _Task(image, flat, len(missing))
+            task = _Task(image, flat_pixels(image), len(missing))
             for block in missing:
                 counts = np.array(self.store.partial(block) or [0] * self.method.classes, dtype=np.int64)
                 held = int(counts.sum())
@@ -168,22 +166,8 @@ class Runner:
             self.seconds[name] += spent
 
     def _fill(self, segments: list[_Segment]) -> Rows:
-        """Noisy images into the batch; rows past the last segment repeat its last draw, and are not counted."""
-        batch = self.method.batch
-        words = np.empty((3, batch), dtype=np.uint64)
-        sources = np.empty(batch, dtype=np.int64)
-        for number, segment in enumerate(segments):
-            block = segment.open.block
-            rows = slice(segment.low, segment.high)
-            words[0, rows], words[1, rows] = block.phase, block.image
-            words[2, rows] = np.arange(segment.start, segment.start + segment.high - segment.low, dtype=np.uint64)
-            sources[rows] = number
-        used = segments[-1].high
-        words[:, used:], sources[used:] = words[:, used - 1 : used], sources[used - 1]
-        pixels = np.stack([segment.open.task.pixels for segment in segments])
-        noisy = self.noisy.reshape(batch, self.size)
-        noisy_images(self.law, self.key, words[0], pixels, words[1], words[2], noisy, rows=sources)
-        return Rows(phases=words[0], images=words[1], samples=words[2])
+        spans = [Span(s.open.block, s.open.task.pixels, s.low, s.high, s.start) for s in segments]
+        return fill(self.law, self.key, spans, self.noisy)
 
     def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> bool:
         """Add a segment's votes; whether that completed its block."""
