@@ -162,6 +162,16 @@ class RunStore:
                 raise InputError(f"{path} is damaged in its table meta ({error}): restore it from a copy") from None
             raise
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Whatever is read within is of one moment, though another process may write; damage is a StoreError."""
+        with _guarded(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            finally:
+                self.connection.rollback()
+
     @property
     def plan(self) -> Plan:
         """The samples that the run asks for."""
@@ -276,17 +286,25 @@ class RunStore:
     def results(self) -> Iterator[Result]:
         """Outcomes by ascending image, derived from the votes; StoreError where the recorded one says otherwise."""
         with _guarded(self.path):
-            rows = self.connection.execute(
-                "SELECT r.image, i.label, COALESCE(t.seconds, 0), r.predict, r.radius, r.p_lower, r.hits, r.trials "
-                "FROM results r JOIN images i USING (image) LEFT JOIN timing t USING (image) ORDER BY r.image"
-            ).fetchall()
-        for image, label, seconds, *recorded in rows:
+            rows = self.connection.execute("SELECT image FROM results ORDER BY image").fetchall()
+        for (image,) in rows:
+            yield self.result(image)
+
+    def result(self, image: int) -> Result:
+        """One image's outcome, derived from its votes; StoreError unless it is the recorded one."""
+        with _guarded(self.path):
+            row = self.connection.execute(
+                "SELECT i.label, COALESCE(t.seconds, 0), r.predict, r.radius, r.p_lower, r.hits, r.trials "
+                "FROM results r JOIN images i USING (image) LEFT JOIN timing t USING (image) WHERE r.image = ?",
+                (image,),
+            ).fetchone()
+            if row is None:
+                raise ValueError(f"image {image} lacks its result or its row in the table images")
+            label, seconds, *recorded = row
             outcome = derive(self.meta, self.counts(image))
-            with _guarded(self.path):
-                agrees = outcome.agrees(Outcome(*recorded))
-            if not agrees:
+            if not outcome.agrees(Outcome(*recorded)):
                 raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
-            yield Result(**vars(outcome), image=image, label=label, seconds=seconds)
+        return Result(**vars(outcome), image=image, label=label, seconds=seconds)
 
     def close(self) -> None:
         """Drop what was not committed and close; the last writer leaves a single file without its log."""
