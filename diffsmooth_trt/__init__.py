@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version as _version
 
-from .api import certify, predict
+from .api import certify, predict, verify
 from .certify.store import Result, RunStore, open_run
+from .certify.verify import Verification
 from .config import RunConfig
 from .data import Image, Images, open_images
 from .engine import Engine, EngineFacts, open_engine
@@ -25,10 +26,12 @@ __all__ = [
     "RunConfig",
     "RunStore",
     "StoreError",
+    "Verification",
     "__version__",
     "certify",
     "open_engine",
     "open_images",
     "open_run",
     "predict",
+    "verify",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import secrets
@@ -13,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from .certify.identity import differences, fingerprint
 from .certify.outcome import RadiusRule, rule_of
+from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
 from .certify.store import RunStore, is_empty, open_run
+from .certify.verify import Verification, check_fraction, check_identity, verify_votes
 from .config import KEY_DIGITS, RunConfig, parse_key
 from .data import Images
 from .engine import choose_backend, open_engine
@@ -65,8 +66,7 @@ def classifier_id(method: Method) -> dict[str, Any]:
         "sigma": method.sigma,
         **{role: engine.identity for role, engine in method.engines.items()},
     }
-    text = json.dumps(parts, sort_keys=True)
-    return {**parts, "id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    return {**parts, "id": fingerprint(parts)}
 
 
 def _versions() -> dict[str, str]:
@@ -77,22 +77,6 @@ def _versions() -> dict[str, str]:
         "scipy": version("scipy"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
     }
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name in sorted({*stored, *asked} - {"id"}):
-        old, new = stored.get(name), asked.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(f"{prefix}{name} (run: {_short(old)}, asked: {_short(new)})")
-    return found
 
 
 def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any]:
@@ -126,7 +110,10 @@ def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
     if not config.out.exists() or is_empty(config.out):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
-        return RunStore.create(config.out, {**described, **drawn, "versions": _versions(), "source": config.data.name})
+        named = {"engine": config.engine, "classifier": config.classifier, "data": config.data}
+        files = {name: path if path is None else str(path) for name, path in named.items()}
+        found = {"versions": _versions(), "source": config.data.name, "files": files}
+        return RunStore.create(config.out, {**described, **drawn, **found})
     store = RunStore.open(config.out, write=True)
     try:
         recorded: dict[str, Any] = {name: store.meta.get(name) for name in described}
@@ -134,7 +121,7 @@ def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
         if longer:
             plan_depends = ("config", "thresholds")
             described = {name: value for name, value in described.items() if name not in plan_depends}
-        differing = _differences({name: recorded[name] for name in described}, described)
+        differing = differences({name: recorded[name] for name in described}, described)
         if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
             differing.append("key (another one was given)")
     except (AttributeError, TypeError, ValueError):
@@ -156,6 +143,17 @@ def _is_longer(recorded: dict[str, Any], asked: dict[str, Any]) -> bool:
     return bool({**recorded, "n": asked["n"]} == asked and asked["n"] > recorded["n"])
 
 
+def _open_images(config: RunConfig) -> Images:
+    return Images(
+        config.data,
+        skip=config.skip,
+        limit=config.max,
+        resize=config.resize,
+        crop=config.crop,
+        quantise=config.quantise,
+    )
+
+
 def _check_images(images: Images, method: Method) -> None:
     for row, label in zip(images.rows, images.labels(), strict=True):
         if not 0 <= label < method.classes:
@@ -169,14 +167,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     """Run `config` to its end and return the store, open for reading; nothing is written before all of it is checked."""
     _refuse_existing(config)
     choose_backend(config.backend)
-    images = Images(
-        config.data,
-        skip=config.skip,
-        limit=config.max,
-        resize=config.resize,
-        crop=config.crop,
-        quantise=config.quantise,
-    )
+    images = _open_images(config)
     method = build_method(config)
     try:
         _check_images(images, method)
@@ -203,6 +194,43 @@ def certify(*, progress: Progress | None = None, **options: Any) -> RunStore:
 def predict(*, progress: Progress | None = None, **options: Any) -> RunStore:
     """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha."""
     return run(_config("predict", options), progress)
+
+
+def verify(
+    run: str | Path,
+    *,
+    fraction: float = 0.01,
+    engine: str | Path | None = None,
+    classifier: str | Path | None = None,
+    data: str | Path | None = None,
+    threads: int | None = None,
+    blocks_seed: int | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Draw a random `fraction` of a run's blocks again and compare their votes; derive and check the rest of the store.
+
+    The files are those that the run records unless given. `blocks_seed` repeats an earlier choice of blocks, which is
+    fresh otherwise. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what cannot
+    be verified: missing files, engines that are not the run's.
+    """
+    check_fraction(fraction)
+    seed = secrets.randbits(64) if blocks_seed is None else blocks_seed
+    given = {"engine": engine, "classifier": classifier, "data": data}
+    with open_run(run) as store:
+        paths = {name: None if path is None else Path(path) for name, path in given.items()}
+        config = recorded_config(store, paths, threads)
+        images = _open_images(config)
+        method = build_method(config)
+        try:
+            check_weights(store, method)
+            here = describe(config, method, images)
+            done = verify_votes(
+                store, method, images, here, fraction=fraction, seed=seed, progress=progress or Silent()
+            )
+        finally:
+            method.close()
+        check_identity(store.meta, here["classifier"], _versions(), done)
+    return done
 
 
 def _config(command: str, options: dict[str, Any]) -> RunConfig:

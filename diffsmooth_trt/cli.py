@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -118,6 +118,21 @@ def _parser() -> Parser:
     report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one run)")
     report.add_argument("--html", type=Path, metavar="FILE", help="a single-file page")
     report.add_argument("--figure", type=Path, metavar="FILE", help="certified-accuracy curve: .png, .svg or .pdf")
+    verify = command("verify", "draw votes of a run again and compare them", "verify run.sqlite --fraction 0.01")
+    verify.add_argument("run", type=Path, metavar="RUN", help="a run store, finished or not")
+    verify.add_argument(
+        "--fraction",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help="share of blocks to draw again; 1 for all (default: 0.01)",
+    )
+    for name in ("engine", "classifier", "data"):
+        verify.add_argument(f"--{name}", type=Path, metavar="PATH", help="default: the path that the run records")
+    verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    verify.add_argument(
+        "--blocks-seed", type=int, metavar="N", help="repeat an earlier choice of blocks; random otherwise"
+    )
     _add_export(command)
     return parser
 
@@ -207,6 +222,17 @@ def _report(arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    from .api import verify
+    from .report.progress import ProgressBar
+
+    names = ("fraction", "engine", "classifier", "data", "threads", "blocks_seed")
+    with ProgressBar("verify") as progress:
+        done = verify(arguments.run, progress=progress, **{name: getattr(arguments, name) for name in names})
+    print("\n".join(done.lines()))
+    return 0 if done.agrees else 1
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from . import zoo
     from .files import check_outputs
@@ -248,7 +274,14 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"wrote {report.path}: maximum difference from the torch source {report.max_difference:.2g}")
 
 
-COMMANDS = {"certify": _run, "predict": _run, "report": _report, "demo": _demo, "export": _export}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "certify": _run,
+    "predict": _run,
+    "report": _report,
+    "verify": _verify,
+    "demo": _demo,
+    "export": _export,
+}
 
 
 class _Stopped(KeyboardInterrupt):
@@ -275,9 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         out = getattr(arguments, "out", None)
-        COMMANDS[arguments.command](arguments)
+        status = COMMANDS[arguments.command](arguments) or 0
         sys.stdout.flush()
-        return 0
+        return status
     except DiffsmoothError as error:
         if debug:
             traceback.print_exc()

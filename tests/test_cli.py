@@ -100,7 +100,8 @@ def test_demo_makes_its_page_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["certify"], ["predict"], ["report"], ["demo"], ["export", "denoiser"], ["export", "classifier"]]
+    "command",
+    [[], ["certify"], ["predict"], ["report"], ["verify"], ["demo"], ["export", "denoiser"], ["export", "classifier"]],
 )
 def test_help_shows_an_example(command, tmp_path):
     done = call(*command, "--help", cwd=tmp_path)

@@ -20,7 +20,7 @@ from ..data import Image, Images
 from ..errors import InputError
 from ..methods import Method, Rows
 from ..noise import grid_law
-from ..noise.cpu import noisy_images
+from .batch import Span, fill, flat_pixels
 from .outcome import Votes
 from .plan import Block
 from .store import RunStore
@@ -97,7 +97,6 @@ class Runner:
         self.key = int(self.store.meta["key"], 16)
         self.rule = self.store.rule
         self.plan = self.rule.plan
-        self.size = int(np.prod(self.method.input_shape))
         self.noisy = np.empty((self.method.batch, *self.method.input_shape), dtype=np.float32)
         self.committed = time.monotonic()
         self.active: dict[int, _Task] = {}
@@ -134,9 +133,8 @@ class Runner:
         for image in waiting:
             self._check(image)
             if not self.store.has_result(image.index):
-                flat = np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
                 votes = Votes(self.plan, self.method.classes)
-                task = self.active[image.index] = _Task(image, flat, self.plan.blocks(image.index), votes)
+                task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
                 yield from self._drawable(task)
         for task in list(self.active.values()):
             yield from self._drawable(task, ahead=True)
@@ -214,22 +212,8 @@ class Runner:
             self.seconds[name] += spent
 
     def _fill(self, segments: list[_Segment]) -> Rows:
-        """Noisy images into the batch; rows past the last segment repeat its last draw, and are not counted."""
-        batch = self.method.batch
-        words = np.empty((3, batch), dtype=np.uint64)
-        sources = np.empty(batch, dtype=np.int64)
-        for number, segment in enumerate(segments):
-            block = segment.open.block
-            rows = slice(segment.low, segment.high)
-            words[0, rows], words[1, rows] = block.phase, block.image
-            words[2, rows] = np.arange(segment.start, segment.start + segment.high - segment.low, dtype=np.uint64)
-            sources[rows] = number
-        used = segments[-1].high
-        words[:, used:], sources[used:] = words[:, used - 1 : used], sources[used - 1]
-        pixels = np.stack([segment.open.task.pixels for segment in segments])
-        noisy = self.noisy.reshape(batch, self.size)
-        noisy_images(self.law, self.key, words[0], pixels, words[1], words[2], noisy, rows=sources)
-        return Rows(phases=words[0], images=words[1], samples=words[2])
+        spans = [Span(s.open.block, s.open.task.pixels, s.low, s.high, s.start) for s in segments]
+        return fill(self.law, self.key, spans, self.noisy)
 
     def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> None:
         """Add a segment's votes."""

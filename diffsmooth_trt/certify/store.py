@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -176,6 +176,16 @@ class RunStore:
             if isinstance(rule, RadiusRule) and rule.recorded != self.meta["thresholds"]:
                 raise ValueError("the thresholds do not follow from its radii and alpha")
         return rule
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Whatever is read within is of one moment, though another process may write; damage is a StoreError."""
+        with _guarded(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            finally:
+                self.connection.rollback()
 
     @property
     def plan(self) -> Plan:
@@ -339,36 +349,31 @@ class RunStore:
         A family-wise run with preset radii adds what Holm's procedure gives for the images finished so far.
         """
         rule = self.rule
-        family: list[tuple[int, Votes]] = []
-        for image in self._images_with_results():
-            votes = self.votes(image)
-            outcome = rule.outcome(votes)
-            with _guarded(self.path):
-                agrees = outcome.agrees(self._recorded(image, bool(outcome.decisions)))
-            if not agrees:
-                raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
-            if isinstance(rule, RadiusRule) and rule.images > 1:
-                family.append((image, votes))
-            else:
-                yield self._result(image, outcome)
-        if family and isinstance(rule, RadiusRule):
-            for (image, _), outcome in zip(family, rule.family([votes for _, votes in family]), strict=True):
-                yield self._result(image, outcome)
+        if not isinstance(rule, RadiusRule) or rule.images == 1:
+            yield from map(self.result, self._images_with_results())
+            return
+        alone = [self.result(image) for image in self._images_with_results()]
+        together = rule.family([self.votes(result.image) for result in alone])
+        for result, outcome in zip(alone, together, strict=True):
+            yield replace(result, **vars(outcome))
 
-    def _recorded(self, image: int, decided: bool) -> Outcome:
-        names = "predict, radius, p_lower, hits, trials"
-        row = self.connection.execute(f"SELECT {names} FROM results WHERE image = ?", (image,)).fetchone()
-        query = "SELECT decision FROM decisions WHERE image = ? ORDER BY radius"
-        decisions = self.connection.execute(query, (image,)).fetchall() if decided else []
-        predict, radius, p_lower, hits, trials = row
-        return Outcome(predict, radius, p_lower, hits, trials, tuple(decision for (decision,) in decisions))
-
-    def _result(self, image: int, outcome: Outcome) -> Result:
+    def result(self, image: int) -> Result:
+        """One image's outcome, derived from its votes alone; StoreError unless it is the recorded one."""
+        outcome = self.rule.outcome(self.votes(image))
         with _guarded(self.path):
-            label, seconds = self.connection.execute(
-                "SELECT label, COALESCE(seconds, 0) FROM images LEFT JOIN timing USING (image) WHERE image = ?",
+            row = self.connection.execute(
+                "SELECT i.label, COALESCE(t.seconds, 0), r.predict, r.radius, r.p_lower, r.hits, r.trials "
+                "FROM results r JOIN images i USING (image) LEFT JOIN timing t USING (image) WHERE r.image = ?",
                 (image,),
             ).fetchone()
+            if row is None:
+                raise ValueError(f"image {image} lacks its result or its row in the table images")
+            label, seconds, predict, radius, p_lower, hits, trials = row
+            query = "SELECT decision FROM decisions WHERE image = ? ORDER BY radius"
+            said = self.connection.execute(query, (image,)).fetchall() if outcome.decisions else ()
+            recorded = Outcome(predict, radius, p_lower, hits, trials, tuple(decision for (decision,) in said))
+            if not outcome.agrees(recorded):
+                raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
         return Result(**vars(outcome), image=image, label=label, seconds=seconds)
 
     def close(self) -> None:

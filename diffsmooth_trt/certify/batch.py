@@ -1,0 +1,65 @@
+"""Filling a batch: rows of several images, phases and blocks, each with the noise of its own draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Image
+from ..methods import Rows
+from ..noise import GridLaw
+from ..noise.cpu import noisy_images
+from .plan import Block
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `low` … `high` − 1 of a batch belong to `block`, from sample `start` on; `pixels` is its image, flat."""
+
+    block: Block
+    pixels: NDArray[np.uint8]
+    low: int
+    high: int
+    start: int
+
+
+def flat_pixels(image: Image) -> NDArray[np.uint8]:
+    """An image's pixels in the order of the network's input, [C, H, W], flat."""
+    return np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
+
+
+def packed(work: Iterable[tuple[Block, NDArray[np.uint8]]], batch: int) -> Iterator[list[Span]]:
+    """Every sample of the blocks, in order, as full batches; the last one may be short."""
+    spans: list[Span] = []
+    filled = 0
+    for block, pixels in work:
+        start = block.start
+        while start < block.stop:
+            take = min(batch - filled, block.stop - start)
+            spans.append(Span(block, pixels, filled, filled + take, start))
+            start, filled = start + take, filled + take
+            if filled == batch:
+                yield spans
+                spans, filled = [], 0
+    if spans:
+        yield spans
+
+
+def fill(law: GridLaw, key: int, spans: Sequence[Span], noisy: NDArray[np.float32]) -> Rows:
+    """Noisy images into `noisy` `[batch, C, H, W]`; rows past the last span repeat its last draw, and do not count."""
+    batch = len(noisy)
+    words = np.empty((3, batch), dtype=np.uint64)
+    sources = np.empty(batch, dtype=np.int64)
+    for number, span in enumerate(spans):
+        rows = slice(span.low, span.high)
+        words[0, rows], words[1, rows] = span.block.phase, span.block.image
+        words[2, rows] = np.arange(span.start, span.start + span.high - span.low, dtype=np.uint64)
+        sources[rows] = number
+    used = spans[-1].high
+    words[:, used:], sources[used:] = words[:, used - 1 : used], sources[used - 1]
+    pixels = np.stack([span.pixels for span in spans])
+    noisy_images(law, key, words[0], pixels, words[1], words[2], noisy.reshape(batch, -1), rows=sources)
+    return Rows(phases=words[0], images=words[1], samples=words[2])

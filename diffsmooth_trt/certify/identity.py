@@ -1,0 +1,33 @@
+"""Identities: naming what decides a vote, and saying in what two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """The name of a classifier, 16 hex digits: SHA-256 of its parts as JSON, sorted by name; "id" itself left out."""
+    text = json.dumps({name: part for name, part in parts.items() if name != "id"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "", words: tuple[str, str] = ("run", "asked")
+) -> list[str]:
+    """One phrase for each value that differs, by its dotted name; `words` say whose the values are."""
+    found = []
+    for name in sorted({*stored, *asked} - {"id"}):
+        old, new = stored.get(name), asked.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.", words)
+        elif old != new:
+            found.append(f"{prefix}{name} ({words[0]}: {_short(old)}, {words[1]}: {_short(new)})")
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"

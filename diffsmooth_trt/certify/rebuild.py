@@ -1,0 +1,99 @@
+"""From a run store back to the configuration that draws its votes: what it records, and the files that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import InputError
+from ..files import file_sha256
+from ..methods import Method
+from .store import RunStore
+
+Given = dict[str, Path | None]
+FILES = ("engine", "classifier", "data")
+
+
+def recorded_config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
+    """The run's configuration, its files being those `given` under the names in FILES, else those that it records.
+
+    Precision and batch are those that ran, so that this machine computes alike if it can. Raises InputError for files
+    that are missing or whose SHA-256 is not the recorded one, and for values that no run writes.
+    """
+    try:
+        return _config(store, given, threads)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{store.path} holds values in its table meta that this version cannot use ({error}): "
+            "verify it with the version that wrote it, or restore it from a copy"
+        ) from None
+
+
+def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
+    classifier: dict[str, Any] = store.meta["classifier"]
+    if not isinstance(store.meta["versions"], dict):
+        raise TypeError("versions")
+    roles = _roles(classifier)
+    needed = {*roles, "data", *(name for name in FILES if given[name] is not None)}
+    files = {name: _locate(store, name, given[name]) for name in FILES if name in needed}
+    for name, role in roles.items():
+        _check_sha256(name, files[name], classifier[role]["sha256"])
+    engines = [classifier[role] for role in roles.values()]
+    local = ("local_sigma", "m", "local_noise", "classifier_seed")
+    settings = {
+        **store.meta["config"],
+        **{name: classifier[name] for name in local if name in classifier},
+        **files,
+        "method": classifier["method"],
+        "sigma": classifier["sigma"],
+        "batch": engines[0]["batch"],
+        "backend": engines[0]["backend"],
+        # bf16 is not asked for but left to the CPU: one without it computes in fp32, and the classifier id says so
+        "precision": None if any("bf16" in engine["precision"] for engine in engines) else "fp32",
+        "threads": threads,
+        "key": store.meta["key"],
+        "out": store.path,
+    }
+    return RunConfig(**settings)
+
+
+def _roles(classifier: dict[str, Any]) -> dict[str, str]:
+    """The engines' names on the command line, and in the classifier id."""
+    return (
+        {"engine": "classifier"} if classifier["method"] == "rs" else {"engine": "denoiser", "classifier": "classifier"}
+    )
+
+
+def _locate(store: RunStore, name: str, given: Path | None) -> Path:
+    if given is not None:
+        return given
+    recorded = store.meta.get("files", {}).get(name)
+    if recorded is None:
+        raise InputError(f"{store.path} does not record the path of its --{name}: pass --{name}")
+    for path in (Path(recorded), store.path.parent / recorded):
+        if path.exists():
+            return path
+    raise InputError(f"--{name} {recorded}, which {store.path} records, is not here: pass --{name} with its new place")
+
+
+def _check_sha256(name: str, path: Path, recorded: str) -> None:
+    if not path.is_file():
+        raise InputError(f"--{name} {path} does not exist: pass the file that the run used")
+    found = file_sha256(path)
+    if found != recorded:
+        raise InputError(
+            f"--{name} {path} has SHA-256 {found[:16]}…, the run used {recorded[:16]}…: pass the file that the run used"
+        )
+
+
+def check_weights(store: RunStore, method: Method) -> None:
+    """Raise InputError unless files of weights beside the engines are the run's too."""
+    for role, engine in method.engines.items():
+        found, recorded = engine.identity.get("weights"), store.meta["classifier"][role].get("weights")
+        if found != recorded:
+            raise InputError(
+                f"{engine.path} has weights files {found}, the run used {recorded}: put the run's files beside it"
+            )

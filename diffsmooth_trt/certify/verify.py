@@ -1,0 +1,247 @@
+"""Verifying a run: recorded votes drawn again from key and counters, and everything that follows from them derived again.
+
+Which blocks are drawn again is decided by a seed that nobody knew when the run was written: blocks in the order of SHA-256 of
+"seed image phase start" (decimal numbers, one space between), the first ones. A replayed block agrees only if every class has
+exactly the recorded votes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Images
+from ..errors import InputError, StoreError
+from ..methods import Method
+from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
+from .batch import fill, flat_pixels, packed
+from .identity import differences, fingerprint
+from .plan import Block
+from .runner import Progress, pixel_digest
+from .store import RunStore
+
+PHASES = {SELECTION: "selection", ESTIMATION: "estimation", PREDICTION: "prediction"}
+DERIVED = ("classes", "law", "total_variation", "data", "images")
+
+
+@dataclass
+class Verification:
+    """What a verification found: one line each in `mismatches` (none: the run is reproduced) and `notes`.
+
+    `blocks` of `recorded` blocks (`samples` samples) were drawn again, those that `seed` chose; `results` results were
+    derived again.
+    """
+
+    run: Path
+    seed: int
+    recorded: int = 0
+    blocks: int = 0
+    samples: int = 0
+    results: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything that was looked at agrees."""
+        return not self.mismatches
+
+    @property
+    def verdict(self) -> str:
+        """All of it in one line."""
+        count = len(self.mismatches)
+        found = "verified" if self.agrees else f"NOT reproduced here, {count} mismatch{'es' * (count > 1)}"
+        return (
+            f"{self.run}: {found}; {self.blocks} of {self.recorded} blocks ({self.samples} samples) drawn again, "
+            f"{self.results} results derived again; choice of blocks: --blocks-seed {self.seed}"
+        )
+
+    def lines(self) -> list[str]:
+        """Mismatches, notes and the verdict."""
+        return [*self.mismatches, *(f"note: {note}" for note in self.notes), self.verdict]
+
+
+@dataclass
+class _Held:
+    """What one look into the store found: label and pixel hash an image, and the blocks to draw again with their votes."""
+
+    images: dict[int, tuple[int, str]]
+    chosen: dict[int, list[tuple[Block, list[int]]]]
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise InputError unless `fraction` is a share of the blocks."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"--fraction must be above 0 and at most 1, got {fraction}: 1 draws every block again")
+
+
+def verify_votes(
+    store: RunStore,
+    method: Method,
+    images: Images,
+    here: Mapping[str, Any],
+    *,
+    fraction: float,
+    seed: int,
+    progress: Progress,
+) -> Verification:
+    """Check `store` against the rebuilt `method` and `images`; `here` is what a new run of them would record as meta.
+
+    A run that is still being written is looked at as of its last commit. Raises InputError for a store without blocks.
+    """
+    done = Verification(store.path, seed)
+    for name in DERIVED:
+        if store.meta[name] != here[name]:
+            done.mismatches.append(f"{name}: recorded {store.meta[name]}, here {here[name]}")
+    held = _read(store, fraction, done)
+    if store.meta["key_source"] != "drawn":
+        done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
+    samples = sum(block.stop - block.start for chosen in held.chosen.values() for block, _ in chosen)
+    progress.start(len(held.chosen), 0, samples, 0)
+    _replay(int(store.meta["key"], 16), method, images, held, done, progress)
+    return done
+
+
+def check_identity(
+    meta: Mapping[str, Any], here: Mapping[str, Any], versions: Mapping[str, Any], done: Verification
+) -> None:
+    """Add in what the classifier id and the versions here differ from the recorded ones, which may explain mismatches."""
+    recorded, words = meta["classifier"], ("recorded", "here")
+    if recorded.get("id") != fingerprint(recorded):
+        done.mismatches.append(f"classifier id: {recorded.get('id')} is not the hash of the recorded classifier")
+    if recorded.get("noise_version") != NOISE_VERSION:
+        done.mismatches.append(f"noise version: recorded {recorded.get('noise_version')}, here {NOISE_VERSION}")
+    differing = differences(recorded, here, words=words)
+    if differing:
+        done.notes.append(f"the classifier id differs in {', '.join(differing)}: votes may differ by that alone")
+    elsewhere = differences(meta["versions"], versions, words=words)
+    if elsewhere:
+        done.notes.append(f"other versions: {', '.join(elsewhere)}")
+
+
+def _read(store: RunStore, fraction: float, done: Verification) -> _Held:
+    """Choose blocks, and check what needs no engine; one transaction, so that a live run is seen at one moment."""
+    with store.snapshot() as connection:
+        rows = connection.execute("SELECT image, label, sha256 FROM images")
+        images = {image: (label, digest) for image, label, digest in rows}
+        (done.recorded,) = connection.execute("SELECT COUNT(*) FROM blocks").fetchone()
+        if not done.recorded:
+            raise InputError(f"run store {store.path} holds no votes yet: go on with the run before verifying it")
+        count = min(done.recorded, math.ceil(fraction * done.recorded))
+        chosen: dict[int, list[tuple[Block, list[int]]]] = {}
+        for _, block, votes in heapq.nsmallest(count, _blocks(store, done), key=lambda found: found[0]):
+            chosen.setdefault(block.image, []).append((block, votes))
+        _check_results(store, images, done)
+    return _Held(images, chosen)
+
+
+def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block, list[int]]]:
+    """Every recorded block that can be drawn again, after the hash that orders it; a mismatch for each that cannot."""
+    limits, classes = dict(store.plan.phases), int(store.meta["classes"])
+    for *place, text in store.connection.execute("SELECT image, phase, start, stop, counts FROM blocks"):
+        block = Block(*place)
+        votes = _possible(block, text, limits, classes)
+        if votes is None:
+            done.mismatches.append(
+                f"{_name(block)}: recorded votes that its samples cannot have given, or an unasked block"
+            )
+            continue
+        text = f"{done.seed} {block.image} {block.phase} {block.start}"
+        yield hashlib.sha256(text.encode()).digest(), block, votes
+
+
+def _possible(block: Block, text: str, limits: Mapping[int, int], classes: int) -> list[int] | None:
+    """The votes of a block, or None where they cannot be votes, or where the run's plan asks for no such samples."""
+    try:
+        votes: list[int] = json.loads(text)
+        whole = all(type(number) is int for number in (*vars(block).values(), *votes))
+        placed = whole and block.image >= 0 and 0 <= block.start < block.stop <= limits.get(block.phase, 0)
+        fits = placed and len(votes) == classes and min(votes) >= 0 and sum(votes) == block.stop - block.start
+    except (TypeError, ValueError):
+        return None
+    return votes if fits else None
+
+
+def _check_results(store: RunStore, images: Mapping[int, object], done: Verification) -> None:
+    held = [image for (image,) in store.connection.execute("SELECT image FROM results ORDER BY image").fetchall()]
+    for image in held:
+        try:
+            store.result(image)
+            done.results += 1
+        except StoreError as error:
+            done.mismatches.append(f"image {image}: {error}")
+    for image in sorted({*images} - {*held}):
+        try:
+            store.counts(image)
+        except StoreError:
+            continue  # its votes are not complete, so no result is due
+        done.mismatches.append(f"image {image}: has all its votes, but no result")
+    if len(held) < store.meta["images"]:
+        done.notes.append(f"the run is not finished: {len(held)} of {store.meta['images']} images have a result")
+
+
+def _name(block: Block) -> str:
+    phase = PHASES.get(block.phase, f"phase {block.phase}")
+    return f"image {block.image}, {phase}, from sample {block.start} to before {block.stop}"
+
+
+def _work(
+    images: Images, held: _Held, shape: Sequence[int], done: Verification
+) -> Iterator[tuple[Block, NDArray[np.uint8]]]:
+    """The chosen blocks with the pixels they start from; images that are not the run's are reported, not drawn."""
+    left = dict(held.images)
+    for image in images if left else ():
+        recorded = left.pop(image.index, None)
+        if recorded is not None:
+            found = (image.label, pixel_digest(image))
+            if found[0] != recorded[0]:
+                done.mismatches.append(f"image {image.index}: recorded label {recorded[0]}, --data has {found[0]}")
+            if found[1] != recorded[1] or image.pixels.transpose(2, 0, 1).shape != tuple(shape):
+                done.mismatches.append(f"image {image.index}: pixels in --data are not those that the run used")
+            else:
+                yield from ((block, flat_pixels(image)) for block, _ in held.chosen.get(image.index, ()))
+        if not left:
+            return
+    done.mismatches += [f"image {index}: recorded, but --data holds no such image" for index in sorted(left)]
+
+
+def _replay(key: int, method: Method, images: Images, held: _Held, done: Verification, progress: Progress) -> None:
+    """Draw the chosen blocks again, packed into full batches, and compare each with its record."""
+    law = grid_law(method.sigma)
+    noisy = np.empty((method.batch, *method.input_shape), dtype=np.float32)
+    recorded = {block: votes for chosen in held.chosen.values() for block, votes in chosen}
+    waiting = {image: len(chosen) for image, chosen in held.chosen.items()}
+    drawn: dict[Block, NDArray[np.int64]] = {}
+    for spans in packed(_work(images, held, method.input_shape, done), method.batch):
+        labels = method.labels(noisy, fill(law, key, spans, noisy))
+        finished = 0
+        for span in spans:
+            votes = drawn.setdefault(span.block, np.zeros(method.classes, dtype=np.int64))
+            votes += np.bincount(labels[span.low : span.high], minlength=method.classes)
+            if span.start + span.high - span.low < span.block.stop:
+                continue
+            done.blocks += 1
+            done.samples += span.block.stop - span.block.start
+            _compare(span.block, recorded[span.block], drawn.pop(span.block).tolist(), done)
+            waiting[span.block.image] -= 1
+            finished += not waiting[span.block.image]
+        progress.update(spans[-1].high, finished)
+
+
+def _compare(block: Block, recorded: Sequence[int], replayed: Sequence[int], done: Verification) -> None:
+    """Add a mismatch, in the votes of the classes that differ, unless the votes are equal."""
+    width = max(len(recorded), len(replayed))
+    old, new = ([*votes, *[0] * (width - len(votes))] for votes in (recorded, replayed))
+    differing = [label for label in range(width) if old[label] != new[label]]
+    if differing:
+        before, after = (", ".join(f"{label}: {votes[label]}" for label in differing) for votes in (old, new))
+        done.mismatches.append(f"{_name(block)}: recorded votes {{{before}}}, replayed {{{after}}}")
