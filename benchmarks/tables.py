@@ -103,8 +103,8 @@ def samples() -> str:
     used = [case["rules"]["exact spending (used)"]["contradictions"] for case in cases]
     note = (
         f"Mean estimation samples an image, undecided images in brackets; {simulated} simulated images a column, standard "
-        f"errors up to {errors:.0f}. Decisions of the rule used that fixed n = {settings['n']} on the same votes contradicts: {sum(used)} of "
-        f"{simulated * len(cases)}."
+        f"errors up to {errors:.0f}. Decisions of the rule used that contradict fixed n = {settings['n']} on the same votes: "
+        f"{sum(used)} of {simulated * len(cases)}."
     )
     return markdown(["rule", *heads], rows) + f"\n\n{note}"
 
@@ -138,10 +138,10 @@ def radius() -> str:
     first = document["runs"][0]
     against = [r["against_fixed_n"] for r in document["runs"]]
     note = (
-        f"{machine['processors']} cores of {machine['cpu']}; n up to {document['settings']['n']}, "
-        f"n0 = {document['settings']['n0']}. The eager loop's time is extrapolated from its rate in the same minutes ({first['eager_samples_per_second']:.0f} samples/s, "
-        f"{first['eager_turns']} turns). Decisions that a fixed-n run of 10,000 other draws excludes: "
-        f"{sum(a['contradictions'] for a in against)} of {sum(a['images'] for a in against)}."
+        f"{machine['processors']} cores of {machine['cpu']}; n up to {document['settings']['n']}, n0 = "
+        f"{document['settings']['n0']}. The eager loop's time is extrapolated from its rate in the same minutes "
+        f"({first['eager_samples_per_second']:.0f} samples/s, {first['eager_turns']} turns). Decisions that a fixed-n run of "
+        f"10,000 other draws excludes: {sum(a['contradictions'] for a in against)} of {sum(a['images'] for a in against)}."
     )
     head = [
         "ε",
