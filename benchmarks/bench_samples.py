@@ -100,7 +100,7 @@ def ours(p: float) -> Limits:
 
 
 @contextmanager
-def other(**functions: Callable[[int], Any]) -> Iterator[None]:
+def other(**functions: Any) -> Iterator[None]:
     """Ours with another grid of looks or other shares."""
     kept = {name: getattr(sequential, name) for name in functions}
     for name, function in functions.items():
@@ -124,13 +124,19 @@ def grid(first: int, parts: int) -> Callable[[int], tuple[int, ...]]:
     return looks
 
 
-def outcome(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits, p: float) -> dict[str, float]:
-    """What deciding by `limits` takes and gives."""
+def outcome(
+    hits: NDArray[np.int64],
+    draws: NDArray[np.int64],
+    limits: Limits,
+    p: float,
+    hopeless: NDArray[np.bool_] | None = None,
+) -> dict[str, float]:
+    """What deciding by `limits` takes and gives; images stop without a decision at `hopeless` looks."""
     yes, no = hits >= limits[0], hits <= limits[1]
-    either = yes | no
-    decided = either.any(axis=-1)
-    at = np.where(decided, either.argmax(axis=-1), len(draws) - 1)
-    certified = decided & np.take_along_axis(yes, at[..., None], axis=-1)[..., 0]
+    ended = yes | no if hopeless is None else yes | no | hopeless
+    at = np.where(ended.any(axis=-1), ended.argmax(axis=-1), len(draws) - 1)
+    certified, refuted = (np.take_along_axis(each, at[..., None], axis=-1)[..., 0] for each in (yes, no))
+    decided = certified | refuted
     final = hits[..., -1]
     fixed = special.betaincinv(np.maximum(final, 1), N - final + 1, ALPHA) >= p
     used = draws[at].mean(axis=1)
@@ -144,27 +150,9 @@ def outcome(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits, p
 
 
 def hopeless(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits) -> NDArray[np.bool_]:
-    """Whether no decision is in sight: less than 1 % likely by n, were the probability at either end of its 95 % interval."""
-    left = N - draws
-    p = (hits + 0.5) / (draws + 1)
-    reach = 1.96 * np.sqrt(p * (1 - p) / draws)
-    high, low = np.minimum(p + reach, 1), np.maximum(p - reach, 0)
-    certify = stats.norm.sf((limits[0][-1] - hits - left * high) / np.sqrt(left * high * (1 - high) + 1))
-    refute = stats.norm.cdf((limits[1][-1] - hits - left * low) / np.sqrt(left * low * (1 - low) + 1))
-    return np.asarray(np.maximum(certify, refute) < 0.01)
-
-
-def giving_up(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits) -> dict[str, float]:
-    """As `outcome`, where images give up."""
-    decided = (hits >= limits[0]) | (hits <= limits[1])
-    ended = decided | hopeless(hits, draws, limits)
-    ended[..., -1] = True
-    at = ended.argmax(axis=-1)
-    undecided = ~np.take_along_axis(decided, at[..., None], axis=-1)[..., 0]
-    return {
-        "mean": round(float(draws[at].mean()), 1),
-        "undecided_percent": round(100 * float(undecided.mean()), 3),
-    }
+    """Where runs stop because no decision is in sight."""
+    found = [sequential.out_of_sight(hits[..., look], look, *limits, draws) for look in range(len(draws) - 1)]
+    return np.stack([*found, np.ones_like(found[0])], axis=-1)
 
 
 def case(sigma: float, epsilon: float) -> dict[str, Any]:
@@ -174,26 +162,29 @@ def case(sigma: float, epsilon: float) -> dict[str, Any]:
     hits = paths(probabilities, draws, np.random.default_rng(SEED))
     limits = ours(p)
     found = {
-        "exact spending (used)": outcome(hits, draws, limits, p),
+        "exact spending (used)": outcome(hits, draws, limits, p, hopeless(hits, draws, limits)),
+        "the same, never giving up": outcome(hits, draws, limits, p),
         "beta mixture, two-sided": outcome(hits, draws, mixture(draws, p, False), p),
         "beta mixture, one-sided": outcome(hits, draws, mixture(draws, p, True), p),
         "mixture dense at the threshold": outcome(hits, draws, scaled_mixture(draws, p), p),
         "Clopper–Pearson at each look": outcome(hits, draws, staged(draws, p), p),
-        "used, but giving up early": giving_up(hits, draws, limits),
     }
     shares = {
         "√(T/n)": lambda t: (t / N) ** 0.5,
         "T/n": lambda t: t / N,
         "1 − (1 + T/500)^-¼": lambda t: 1 - (1 + t / 500) ** -0.25,
     }
+    for name, ends in {"95 % interval, 1 % chance": (1.96, 2.33), "50 % interval, 16 % chance": (0.67, 1.0)}.items():
+        with other(_INTERVAL=ends[0], _UNLIKELY=ends[1]):
+            found[f"giving up by {name}"] = outcome(hits, draws, limits, p, hopeless(hits, draws, limits))
     for name, share in shares.items():
         with other(share=share):
-            found[f"share {name}"] = outcome(hits, draws, ours(p), p)
+            found[f"share {name}, never giving up"] = outcome(hits, draws, ours(p), p)
     for name, looks in {"looks 12 % apart": grid(32, 8), "looks 3 % apart": grid(16, 32)}.items():
         with other(looks=looks):
             points = np.array(looks(N))
             finer = paths(probabilities, points, np.random.default_rng(SEED))
-            found[name] = outcome(finer, points, ours(p), p)
+            found[f"{name}, never giving up"] = outcome(finer, points, ours(p), p)
     return {"sigma": sigma, "radius": epsilon, "rules": found}
 
 

@@ -16,7 +16,7 @@ from ..noise import ESTIMATION, PREDICTION, SELECTION
 from .bounds import ABSTAIN, certificate, normal_cdf_lower, prediction, radius_lower
 from .exact import context, down
 from .plan import Block, Plan
-from .sequential import anytime_lower, looks, projected_lower, thresholds
+from .sequential import anytime_lower, looks, out_of_sight, projected_lower, thresholds
 
 CLOSE = 1e-9
 CERTIFIED, REFUTED, UNDECIDED = "certified", "refuted", "undecided"
@@ -166,7 +166,7 @@ class ToleranceRule(SequentialRule):
 
 
 class RadiusRule(SequentialRule):
-    """Stop when each preset radius is certified or refuted (`sequential.thresholds`).
+    """Stop when each preset radius is certified, refuted (`sequential.thresholds`) or not to be decided by n (`out_of_sight`).
 
     Guarantee: with probability at least 1 − alpha, all that is said of an image is right: decisions and radius. One part in 16
     of alpha is for the bound behind the radius. The rest is for the decisions; where there are several radii, half of it for
@@ -202,7 +202,12 @@ class RadiusRule(SequentialRule):
         return [(certify.copy(), refute) for certify, refute in pairs]
 
     def stops(self, votes: Votes) -> bool:
-        return UNDECIDED not in self.decide(votes.hits)
+        last, draws = np.array(votes.hits[-1]), np.array(looks(self.n))
+        limits = zip(self._reached(votes.hits), self.steps[0], self.steps[-1], strict=True)
+        return all(
+            said != UNDECIDED or bool(out_of_sight(last, len(votes.hits) - 1, certify, refute, draws))
+            for said, (_, refute), (certify, _) in limits
+        )
 
     def outcome(self, votes: Votes, step: int = 0) -> Outcome:
         decisions = self.decide(votes.hits, step)
@@ -211,17 +216,21 @@ class RadiusRule(SequentialRule):
         return self.stated(votes, bound, certified, decisions)
 
     def decide(self, hits: Sequence[int], step: int = 0) -> tuple[str, ...]:
-        """The decision on each radius after the looks at which there were `hits`; what is reached first stays."""
+        """The decision on each radius after the looks at which there were `hits`."""
+        found = self._reached(hits, step)
+        first = next((i for i, said in enumerate(found) if said != CERTIFIED), len(found))
+        last = next((i for i in reversed(range(len(found))) if found[i] != REFUTED), -1)
+        return (CERTIFIED,) * first + (UNDECIDED,) * (last + 1 - first) + (REFUTED,) * (len(found) - last - 1)
+
+    def _reached(self, hits: Sequence[int], step: int = 0) -> list[str]:
+        """Which of its thresholds each radius reached first; what is reached later does not count."""
         seen = np.array(hits)
         found = []
         for certify, refute in self.steps[step]:
             yes, no = seen >= certify[: len(seen)], seen <= refute[: len(seen)]
             either = yes | no
             found.append((CERTIFIED if yes[either.argmax()] else REFUTED) if either.any() else UNDECIDED)
-        first = next((i for i, said in enumerate(found) if said != CERTIFIED), len(found))
-        last = next((i for i in reversed(range(len(found))) if found[i] != REFUTED), -1)
-        kept = (CERTIFIED,) * first + (UNDECIDED,) * (last + 1 - first) + (REFUTED,) * (len(found) - last - 1)
-        return kept
+        return found
 
     def family(self, votes: Sequence[Votes]) -> list[Outcome]:
         """The outcomes of the family's images by Holm's procedure; those not in `votes` count as not certified."""

@@ -26,6 +26,7 @@ _DECADE = (*range(100, 200, 10), *range(200, 500, 25), *range(500, 1000, 50))
 
 _TRIM = 1e-38
 _LOST = 1e-30
+_INTERVAL, _UNLIKELY = 1.28, 1.64
 _SLACK = 1e-8
 
 
@@ -136,6 +137,26 @@ def projected_lower(hits: NDArray[np.int64], alpha: float, n: int) -> tuple[floa
     coming = seen + np.floor(hopeful * (every[count:] - trials)).astype(np.int64)
     later = _guesses(coming, every[count:], levels[count:])
     return now, max(now, float(later.max(initial=0.0)))
+
+
+def out_of_sight(
+    hits: NDArray[np.int64], look: int, certify: NDArray[np.int64], refute: NDArray[np.int64], draws: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return whether no look still to come is likely to decide, for any shape of `hits` at look number `look`.
+
+    certify, refute: `thresholds`; draws: their looks. A draw's probability of a hit is taken to be anywhere in its 80 %
+    interval (normal approximation), and a decision to be likely where it would come at some look with 5 % chance: wider ones
+    cost samples, narrower ones decisions (benchmarks/bench_samples.py). For deciding when to stop, which needs no guarantee.
+    More looks to come never make it true: a run with larger n stops no earlier.
+    """
+    seen, trials = np.asarray(hits, dtype=np.float64)[..., None], float(draws[look])
+    left = (draws[look + 1 :] - draws[look]).astype(np.float64)
+    p = (seen + 0.5) / (trials + 1)
+    reach = _INTERVAL * np.sqrt(p * (1 - p) / trials)
+    high, low = np.minimum(p + reach, 1.0), np.maximum(p - reach, 0.0)
+    missing = (certify[look + 1 :] - seen - left * high) / np.sqrt(left * high * (1 - high) + 1)
+    beyond = (seen + left * low - refute[look + 1 :]) / np.sqrt(left * low * (1 - low) + 1)
+    return np.asarray(np.all((missing > _UNLIKELY) & (beyond > _UNLIKELY), axis=-1))
 
 
 @lru_cache(maxsize=1024)
