@@ -50,7 +50,7 @@ def share(draws: int) -> float:
     return math.sqrt(draws / (draws + HALF_SHARE)) * (1 - 1e-15)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # a family-wise run takes dozens of levels for each radius
 def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
     """Return, for each of `looks(n)`, the least hits h that reject "a draw hits with probability at most p".
 
@@ -167,20 +167,25 @@ def thresholds(
     Guarantee, for one radius: whatever the probability is, only one of the two answers can be false, and that one is given with
     probability at most alpha, all looks together. Raises InputError where no number of hits up to n certifies.
     """
-    with localcontext(context(rounding=ROUND_CEILING)):
-        ratio = up(Decimal(radius) / Decimal(sigma))
-        hit = up(Decimal(normal_cdf_upper(ratio)) + Decimal(total_variation))
+    certify = certifying(radius, sigma, total_variation, alpha, n)
     with localcontext(context(rounding=ROUND_FLOOR)):
         ratio = down(Decimal(radius) / Decimal(sigma))
     with localcontext(context(rounding=ROUND_CEILING)):
         miss = up(Decimal(normal_cdf_upper(-ratio)) + Decimal(total_variation))
+    return certify, np.array(looks(n), dtype=np.int64) - least_hits(miss, alpha, n)
+
+
+def certifying(radius: float, sigma: float, total_variation: float, alpha: float, n: int) -> NDArray[np.int64]:
+    """The first half of `thresholds`: the least hits that certify `radius`."""
+    with localcontext(context(rounding=ROUND_CEILING)):
+        ratio = up(Decimal(radius) / Decimal(sigma))
+        hit = up(Decimal(normal_cdf_upper(ratio)) + Decimal(total_variation))
     draws = np.array(looks(n), dtype=np.int64)
     certify = least_hits(hit, alpha, n) if hit < 1 else draws + 1
     if not np.any(certify <= draws):
         reach = largest_radius(sigma, total_variation, alpha, n)
         raise InputError(f"--radius {radius} is beyond what n = {n} draws can certify, at most {reach:.4f}: raise --n")
-    refute = draws - least_hits(miss, alpha, n)
-    return certify, refute
+    return certify
 
 
 def largest_radius(sigma: float, total_variation: float, alpha: float, n: int) -> float:
