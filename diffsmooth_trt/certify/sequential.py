@@ -63,7 +63,7 @@ def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
     so a smaller probability of hits crosses less often.
 
     Rounding: all numbers are sums of products of positive numbers. A step's binomial weights are right to a relative 6L·u
-    (L of them, each four roundings further than its neighbour, divided by their sum; u = 2^-53), a convolution adds L·u,
+    (L of them, each five roundings further than its neighbour, divided by their sum; u = 2^-53), a convolution adds L·u,
     the tail M·u. With L ≤ 2·10^4, M ≤ 10^5 and 230 looks up to 10^7 that stays below 10^-8, by which alpha is lowered. Weights
     and states below 10^-38 are left out, at each look fewer than 10^6, with geometric tails of less than 10^4 times the last:
     10^-30 a look is charged for them.
