@@ -51,7 +51,7 @@ def share(draws: int) -> float:
     return math.sqrt(draws / (draws + HALF_SHARE)) * (1 - 1e-15)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # a family-wise run takes dozens of levels for each radius
 def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
     """Return, for each of `looks(n)`, the least hits h that reject "a draw hits with probability at most p".
 
@@ -64,7 +64,7 @@ def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
     so a smaller probability of hits crosses less often.
 
     Rounding: all numbers are sums of products of positive numbers. A step's binomial weights are right to a relative 6L·u
-    (L of them, each four roundings further than its neighbour, divided by their sum; u = 2^-53), a convolution adds L·u,
+    (L of them, each five roundings further than its neighbour, divided by their sum; u = 2^-53), a convolution adds L·u,
     the tail M·u. With L ≤ 2·10^4, M ≤ 10^5 and 230 looks up to 10^7 that stays below 10^-8, by which alpha is lowered. Weights
     and states below 10^-38 are left out, at each look fewer than 10^6, with geometric tails of less than 10^4 times the last:
     10^-30 a look is charged for them.
@@ -84,7 +84,7 @@ def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
         kept = int(np.count_nonzero(tails > room))  # tails fall
         if kept < len(states):
             spent += float(tails[kept])
-        found.append(min(first + kept, draws + 1) if room >= 0 else draws + 1)
+        found.append(min(first + kept, draws + 1) if room > 0 else draws + 1)
         alive = np.flatnonzero(states[:kept] > _TRIM)
         if not alive.size:  # every path has crossed, but for a mass that was charged
             alive = np.zeros(1, np.int64)
@@ -188,20 +188,25 @@ def thresholds(
     Guarantee, for one radius: whatever the probability is, only one of the two answers can be false, and that one is given with
     probability at most alpha, all looks together. Raises InputError where no number of hits up to n certifies.
     """
-    with localcontext(context(rounding=ROUND_CEILING)):
-        ratio = up(Decimal(radius) / Decimal(sigma))
-        hit = up(Decimal(normal_cdf_upper(ratio)) + Decimal(total_variation))
+    certify = certifying(radius, sigma, total_variation, alpha, n)
     with localcontext(context(rounding=ROUND_FLOOR)):
         ratio = down(Decimal(radius) / Decimal(sigma))
     with localcontext(context(rounding=ROUND_CEILING)):
         miss = up(Decimal(normal_cdf_upper(-ratio)) + Decimal(total_variation))
+    return certify, np.array(looks(n), dtype=np.int64) - least_hits(miss, alpha, n)
+
+
+def certifying(radius: float, sigma: float, total_variation: float, alpha: float, n: int) -> NDArray[np.int64]:
+    """The first half of `thresholds`: the least hits that certify `radius`."""
+    with localcontext(context(rounding=ROUND_CEILING)):
+        ratio = up(Decimal(radius) / Decimal(sigma))
+        hit = up(Decimal(normal_cdf_upper(ratio)) + Decimal(total_variation))
     draws = np.array(looks(n), dtype=np.int64)
     certify = least_hits(hit, alpha, n) if hit < 1 else draws + 1
     if not np.any(certify <= draws):
         reach = largest_radius(sigma, total_variation, alpha, n)
         raise InputError(f"--radius {radius} is beyond what n = {n} draws can certify, at most {reach:.4f}: raise --n")
-    refute = draws - least_hits(miss, alpha, n)
-    return certify, refute
+    return certify
 
 
 def largest_radius(sigma: float, total_variation: float, alpha: float, n: int) -> float:
