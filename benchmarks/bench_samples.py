@@ -144,12 +144,14 @@ def outcome(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits, p
 
 
 def hopeless(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits) -> NDArray[np.bool_]:
-    """Whether a decision by n had become unlikely (less than 5 % at the share of hits so far)."""
+    """Whether no decision is in sight: less than 1 % likely by n, were the probability at either end of its 95 % interval."""
     left = N - draws
     p = (hits + 0.5) / (draws + 1)
-    z_certify = (limits[0][-1] - hits - left * p) / np.sqrt(left * p * (1 - p) + 1)
-    z_refute = (limits[1][-1] - hits - left * p) / np.sqrt(left * p * (1 - p) + 1)
-    return np.asarray(np.maximum(stats.norm.sf(z_certify), stats.norm.cdf(z_refute)) < 0.05)
+    reach = 1.96 * np.sqrt(p * (1 - p) / draws)
+    high, low = np.minimum(p + reach, 1), np.maximum(p - reach, 0)
+    certify = stats.norm.sf((limits[0][-1] - hits - left * high) / np.sqrt(left * high * (1 - high) + 1))
+    refute = stats.norm.cdf((limits[1][-1] - hits - left * low) / np.sqrt(left * low * (1 - low) + 1))
+    return np.asarray(np.maximum(certify, refute) < 0.01)
 
 
 def giving_up(hits: NDArray[np.int64], draws: NDArray[np.int64], limits: Limits) -> dict[str, float]:

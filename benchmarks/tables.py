@@ -87,6 +87,75 @@ def demo() -> str:
     )
 
 
+def samples() -> str:
+    """Samples that deciding one radius takes, by simulation."""
+    document = json.loads((RESULTS / "samples.json").read_text())
+    cases = document["cases"]
+    rows = []
+    for name in cases[0]["rules"]:
+        found = [case["rules"][name] for case in cases]
+        cells = [f"{r['mean']:.0f} ({r['undecided_percent']:.1f} %)" for r in found]
+        rows.append([name, *cells])
+    heads = [f"σ = {case['sigma']:g}, ε = {case['radius']:g}" for case in cases]
+    settings = document["settings"]
+    simulated = settings["repeats"] * settings["images"]
+    errors = max(r["standard_error"] for case in cases for r in case["rules"].values() if "standard_error" in r)
+    used = [case["rules"]["exact spending (used)"]["contradictions"] for case in cases]
+    note = (
+        f"Mean estimation samples an image, undecided images in brackets; {simulated} simulated images a column, standard "
+        f"errors up to {errors:.0f}. Decisions of the rule used that contradict fixed n = {settings['n']} on the same votes: "
+        f"{sum(used)} of {simulated * len(cases)}."
+    )
+    return markdown(["rule", *heads], rows) + f"\n\n{note}"
+
+
+def tolerance() -> str:
+    """Samples of --tolerance, and the radius that it keeps."""
+    document = json.loads((RESULTS / "samples.json").read_text())
+    rows = [
+        [
+            f"{r['sigma']:g}", f"{r['tolerance']:g}", f"{r['mean']:.0f}", f"{r['median']:.0f}",
+            f"{100 * r['radius_kept_mean']:.1f} %", f"{100 * r['radius_kept_5_percent']:.1f} %",
+        ]
+        for r in document["tolerance"]
+    ]  # fmt: skip
+    head = ["σ", "--tolerance", "mean samples", "median", "radius kept, mean", "radius kept, lowest 5 %"]
+    return markdown(head, rows)
+
+
+def radius() -> str:
+    """Certified accuracy at one radius, measured."""
+    document = json.loads((RESULTS / "radius_cpu.json").read_text())
+    rows = []
+    for r in document["runs"]:
+        said = f"{r['certified']} / {r['refuted']} / {r['undecided']}"
+        loop = f"{r['eager_seconds_extrapolated'] / 3600:.1f} h"
+        rows.append([
+            f"{r['radius']:g}", str(r["images"]), said, f"{r['samples_mean']:.0f} ± {r['samples_standard_error']:.0f}",
+            f"{r['seconds']:.0f}", loop, f"{r['times_eager']:.0f}", f"{100 * r['deciding_share']:.2f} %",
+        ])  # fmt: skip
+    machine = document["machine"]
+    first = document["runs"][0]
+    against = [r["against_fixed_n"] for r in document["runs"]]
+    note = (
+        f"{machine['processors']} cores of {machine['cpu']}; n up to {document['settings']['n']}, n0 = "
+        f"{document['settings']['n0']}. The eager loop's time is extrapolated from its rate in the same minutes "
+        f"({first['eager_samples_per_second']:.0f} samples/s, {first['eager_turns']} turns). Decisions that a fixed-n run of "
+        f"10,000 other draws excludes: {sum(a['contradictions'] for a in against)} of {sum(a['images'] for a in against)}."
+    )
+    head = [
+        "ε",
+        "images",
+        "certified / refuted / undecided",
+        "mean samples",
+        "seconds",
+        "eager loop, n = 100,000",
+        "× eager",
+        "deciding",
+    ]
+    return markdown(head, rows) + f"\n\n{note}"
+
+
 def zoo() -> str:
     """Certified accuracy of the committed TSV files, and of run stores that have none yet."""
     rows = []
@@ -112,7 +181,16 @@ def _accuracy_row(name: str, labels: Column, predicted: Column, radii: Column) -
     return [name, str(len(labels)), *shown, truncate(acr, 4), str(int((answers < 0).sum()))]
 
 
-TABLES = {"noise": noise, "speed": speed, "memory": memory, "demo": demo, "zoo": zoo}
+TABLES = {
+    "noise": noise,
+    "speed": speed,
+    "memory": memory,
+    "demo": demo,
+    "samples": samples,
+    "tolerance": tolerance,
+    "radius": radius,
+    "zoo": zoo,
+}
 
 
 def rewritten(text: str) -> str:

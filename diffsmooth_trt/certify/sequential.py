@@ -83,7 +83,7 @@ def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
         kept = int(np.count_nonzero(tails > room))  # tails fall
         if kept < len(states):
             spent += float(tails[kept])
-        found.append(min(first + kept, draws + 1))
+        found.append(min(first + kept, draws + 1) if room >= 0 else draws + 1)
         alive = np.flatnonzero(states[:kept] > _TRIM)
         if not alive.size:  # every path has crossed, but for a mass that was charged
             alive = np.zeros(1, np.int64)

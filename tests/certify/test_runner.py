@@ -24,7 +24,7 @@ from diffsmooth_trt.noise.reference import grid_noise
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=48)
 KEY = "0123456789abcdef0123456789abcdef"
-TABLES = ("meta", "images", "blocks", "partial", "results")
+TABLES = ("meta", "images", "blocks", "partial", "results", "decisions")
 
 
 @pytest.fixture
@@ -264,3 +264,234 @@ def test_time_of_a_certificate_is_recorded(half_space, images_npz, tmp_path):
         seconds = [result.seconds for result in store.results()]
     assert all(spent > 0 for spent in seconds)
     assert sum(seconds) < time.monotonic() - start
+
+
+# ---- runs that stop early -----------------------------------------------------------------------------------
+
+
+def stopping(engine, data, out, **options) -> RunConfig:
+    return config(engine, data, out, **{"n": 5000, "radius": (0.1, 0.4), **options})
+
+
+def test_stopping_is_a_function_of_engine_key_and_image(half_space, images_npz, tmp_path):
+    """Batch size, the order and choice of images, and restarts change neither when an image stops nor what is said."""
+    data = images_npz(count=8)
+    for name, options in (("radius", {}), ("tolerance", {"radius": None, "tolerance": 0.1})):
+        whole = tmp_path / f"{name}.sqlite"
+        run(stopping(half_space, data, whole, **options)).close()
+        reference = contents(whole)
+        trials = {row[0]: row[-1] for row in reference["results"]}
+        assert len(set(trials.values())) > 3
+        assert min(trials.values()) < 500
+        for batch in (1, 7, 500):
+            out = tmp_path / f"{name}-{batch}.sqlite"
+            run(stopping(half_space, data, out, batch=batch, **options)).close()
+            got = contents(out)
+            assert all(got[table] == reference[table] for table in TABLES[1:])
+        for skip in (2, 3):
+            out = tmp_path / f"{name}-skip-{skip}.sqlite"
+            run(stopping(half_space, data, out, skip=skip, **options)).close()
+            assert set(contents(out)["blocks"]) == {row for row in reference["blocks"] if row[0] % skip == 0}
+            assert set(contents(out)["results"]) == {row for row in reference["results"] if row[0] % skip == 0}
+
+
+class Shuffled(dst.Images):
+    """The same images, in another order."""
+
+    def __iter__(self):
+        found = list(super().__iter__())
+        np.random.default_rng(7).shuffle(found)
+        return iter(found)
+
+
+def test_the_order_of_images_changes_nothing(half_space, images_npz, tmp_path, monkeypatch):
+    data = images_npz(count=8)
+    run(stopping(half_space, data, tmp_path / "a.sqlite")).close()
+    monkeypatch.setattr("diffsmooth_trt.api.Images", Shuffled)
+    run(stopping(half_space, data, tmp_path / "b.sqlite")).close()
+    assert contents(tmp_path / "a.sqlite") == contents(tmp_path / "b.sqlite")
+
+
+def test_decisions_are_right_and_take_few_samples(half_space, images_npz, tmp_path):
+    """Half-space: the true radius is known. False alarm: 60 images at alpha = 10^-6 each."""
+    data = images_npz(count=60)
+    images = {image.index: image for image in dst.Images(data)}
+    radii = (0.1, 0.3)
+    with run(stopping(half_space, data, tmp_path / "r", radius=radii, alpha=1e-6, n=20_000)) as store:
+        results = list(store.results())
+    said = []
+    for result in results:
+        x = images[result.image].pixels.transpose(2, 0, 1).reshape(-1) / 255 - 0.5
+        true = abs(float(W @ x)) / np.linalg.norm(W)
+        for radius, decision in zip(radii, result.decisions, strict=True):
+            assert decision in ({"certified", "undecided"} if true >= radius else {"refuted", "undecided"})
+            said.append(decision)
+        assert result.radius <= true
+    assert {"certified", "refuted"} <= set(said)
+    assert said.count("undecided") < 30
+    assert np.mean([result.trials for result in results]) < 10_000
+
+
+def test_an_extended_run_is_the_longer_run(half_space, images_npz, tmp_path):
+    data = images_npz(count=8)
+    for name, options in (
+        ("radius", {}),
+        ("tolerance", {"radius": None, "tolerance": 0.05}),
+        ("family", {"family_wise": True}),
+    ):
+        long, short = tmp_path / f"{name}-long.sqlite", tmp_path / f"{name}-short.sqlite"
+        run(stopping(half_space, data, long, n=4000, **options)).close()
+        with run(stopping(half_space, data, short, n=150, **options)) as store:
+            before = {result.image: result.trials for result in store.results()}
+        for n in (400, 4000):
+            run(stopping(half_space, data, short, n=n, resume=True, **options)).close()
+        with dst.open_run(short) as store:
+            assert store.meta["extended_from"] == [150, 400]
+            assert any(result.trials > before[result.image] for result in store.results())
+        assert contents(short, drop_meta=("extended_from",)) == contents(long)
+        with pytest.raises(dst.InputError, match=r"config\.n \(run: 4000, asked: 400\)"):
+            run(stopping(half_space, data, short, n=400, resume=True, **options))
+
+
+def test_only_n_may_change_in_an_extension(half_space, images_npz, tmp_path):
+    data, out = images_npz(count=2), tmp_path / "r.sqlite"
+    run(stopping(half_space, data, out, n=200)).close()
+    before = contents(out)
+    for change, message in (
+        ({"alpha": 0.01}, r"config\.alpha"),
+        ({"radius": (0.1,)}, r"config\.radius \(run: \[0\.1, 0\.4\], asked: \[0\.1\]\)"),
+        ({"radius": None, "tolerance": 0.1}, r"config\.radius"),
+        ({"radius": None}, r"config\.radius"),
+        ({"sigma": 0.25}, r"classifier\.sigma"),
+        ({"batch": 8}, r"classifier\.classifier\.batch"),
+        ({"key": "ff"}, "key"),
+        ({"n0": 60}, r"config\.n0"),
+    ):
+        with pytest.raises(dst.InputError, match=message):
+            run(stopping(half_space, data, out, **{"n": 5000, "resume": True, **change}))
+    assert contents(out) == before
+
+
+def test_kill_and_resume_of_a_stopping_run(half_space, images_npz, tmp_path):
+    data = images_npz(count=6)
+    options = {"radius": (0.1, 0.4), "n": 5000, "n0": 50}
+    whole, killed = tmp_path / "whole.sqlite", tmp_path / "killed.sqlite"
+    run(stopping(half_space, data, whole, n0=50)).close()
+    script = KILLED.replace("n=2500, n0=50", f"n={options['n']}, n0=50, radius={options['radius']}")
+    for steps in (12, 15, 18):
+        command = [sys.executable, "-c", script, str(half_space), str(data), str(killed), KEY]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            for _ in range(steps):
+                process.stdout.readline()
+            process.kill()
+            process.wait()
+    with dst.open_run(killed) as store:
+        assert len(list(store.results())) < 6
+    assert contents(killed)["blocks"]
+    run(stopping(half_space, data, killed, n0=50, resume=True)).close()
+    assert contents(killed) == contents(whole)
+    assert not contents(whole)["partial"]
+
+
+def test_family_wise_shares_alpha(half_space, images_npz, tmp_path):
+    """A fixed-n run of N images at alpha is a run at alpha/N of each; a preset radius needs more hits."""
+    data = images_npz(count=4)
+    with run(config(half_space, data, tmp_path / "f", family_wise=True, alpha=0.004)) as family:
+        together = [result.p_lower for result in family.results()]
+    with run(config(half_space, data, tmp_path / "a", alpha=0.001)) as alone:
+        assert together == [result.p_lower for result in alone.results()]
+    with (
+        run(stopping(half_space, data, tmp_path / "r")) as alone,
+        run(stopping(half_space, data, tmp_path / "s", family_wise=True)) as family,
+    ):
+        lists = [np.array(store.meta["thresholds"]["0.1"]) for store in (alone, family)]
+        assert (lists[0][:, 1] <= lists[1][:, 1]).all()
+        assert (lists[0][:, 1] < lists[1][:, 1]).any()
+
+
+def test_a_full_batch_has_no_padding_while_images_wait(half_space, images_npz, tmp_path):
+    """Of all rows run, only the last batches may hold rows that no image needed."""
+    data = images_npz(count=60)
+
+    class Counting:
+        samples = 0
+        batches = 0
+
+        def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:
+            assert samples is None
+
+        def update(self, samples: int, images: int) -> None:
+            self.samples += samples
+            self.batches += 1
+
+    counting = Counting()
+    with run(stopping(half_space, data, tmp_path / "r", batch=50, n=1000), counting) as store:
+        needed = sum(result.trials + 50 for result in store.results())
+    assert counting.samples >= needed
+    assert 50 * counting.batches < 1.1 * needed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius": (0.0,)}, "--radius must be above 0, got 0.0"),
+        ({"radius": (0.5, -1.0)}, "--radius must be above 0, got -1.0"),
+        ({"radius": (math.nan,)}, "--radius must be above 0, got nan"),
+        ({"radius": ()}, "--radius must be above 0, got none"),
+        ({"radius": (0.5, 0.25, 0.5)}, "--radius has 0.5 more than once"),
+        ({"radius": ("x",)}, "--radius takes numbers"),
+        ({"radius": (9.0,)}, r"--radius 9.0 is beyond what n = 5000 draws can certify, at most 1\.\d{4}: raise --n"),
+        ({"radius": None, "tolerance": 0.0}, "--tolerance must lie between 0 and 1, got 0.0"),
+        ({"radius": None, "tolerance": 1.0}, "--tolerance must lie between 0 and 1, got 1.0"),
+        ({"radius": None, "tolerance": math.nan}, "--tolerance"),
+        ({"tolerance": 0.1}, "--tolerance and --radius"),
+        ({"n": 29}, "--n must be 30 to 10000000 with --radius, got 29"),
+        ({"n": 10**8}, "--n must be 30 to 10000000 with --radius"),
+        ({"command": "predict"}, "--radius is for certify, got predict"),
+        ({"command": "predict", "radius": None, "family_wise": True}, "--family-wise is for certify"),
+    ],
+)
+def test_bad_options_for_stopping(half_space, images_npz, tmp_path, options, message):
+    with pytest.raises(dst.InputError, match=message) as error:
+        settings = {"command": "certify", "n": 5000, "radius": (0.1,), **options}
+        command = settings.pop("command")
+        run(replace(stopping(half_space, images_npz(count=1), tmp_path / "r.sqlite"), command=command, **settings))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*sqlite*"))
+
+
+def test_one_radius_may_be_a_number(half_space, images_npz, tmp_path):
+    with run(stopping(half_space, images_npz(count=1), tmp_path / "r.sqlite", radius=0.25)) as store:
+        assert store.meta["config"]["radius"] == [0.25]
+
+
+def test_edited_decisions_and_thresholds_are_noticed(half_space, images_npz, tmp_path):
+    data = images_npz(count=3)
+    for number, (statement, message) in enumerate(
+        (
+            (
+                "UPDATE decisions SET decision = 'certified' WHERE decision = 'refuted'",
+                "does not follow from its votes",
+            ),
+            ("DELETE FROM decisions", "does not follow from its votes"),
+            (
+                "UPDATE meta SET value = replace(value, '30, 3', '30, 2') WHERE name = 'thresholds'",
+                "do not follow from its radii",
+            ),
+            (
+                "DELETE FROM blocks WHERE phase = 1 AND stop = (SELECT MAX(stop) FROM blocks)",
+                "does not have the blocks",
+            ),
+            (
+                "UPDATE meta SET value = replace(value, '0.4', '0.3') WHERE name = 'config'",
+                "do not follow from its radii",
+            ),
+        )
+    ):
+        out = tmp_path / f"{number}.sqlite"
+        run(stopping(half_space, data, out)).close()
+        with sqlite3.connect(out) as connection:
+            assert connection.execute(statement).rowcount
+        connection.close()
+        with pytest.raises(dst.StoreError, match=message), dst.open_run(out) as store:
+            list(store.results())

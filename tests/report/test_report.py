@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffsmooth_trt.certify.bounds import binomial_lower, binomial_upper
 from diffsmooth_trt.certify.store import Result
 from diffsmooth_trt.errors import InputError, StoreError
 from diffsmooth_trt.files import write_atomically
 from diffsmooth_trt.report.figures import FORMATS, draw, write_figure
 from diffsmooth_trt.report.html import page
 from diffsmooth_trt.report.progress import ProgressBar
-from diffsmooth_trt.report.tables import Summary, percent, summarise, text_table
+from diffsmooth_trt.report.tables import Summary, envelope, percent, summarise, text_table
 from diffsmooth_trt.report.tsv import HEADER, tsv_line, write_tsv
 
 Row = tuple[int, int, int, float | None]  # image, label, predict, radius
@@ -39,11 +40,13 @@ class Run:
     path: Path
     meta: dict[str, Any]
     rows: Sequence[Row]
+    decisions: Sequence[tuple[str, ...]] = ()
 
     def results(self) -> Iterator[Result]:
-        for image, label, predict, radius in sorted(self.rows, key=lambda row: row[0]):
+        said = self.decisions or [()] * len(self.rows)
+        for (image, label, predict, radius), each in sorted(zip(self.rows, said, strict=True)):
             p_lower = None if radius is None else 0.5
-            yield result(image, label, predict, radius, p_lower, 900, 1000, 1.5)
+            yield replace(result(image, label, predict, radius, p_lower, 900, 1000, 1.5), decisions=each)
 
 
 def result(
@@ -63,6 +66,8 @@ def make_run(tmp_path: Path) -> RunMaker:
         command: str = "certify",
         key_source: str = "drawn",
         identity: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        decisions: Sequence[tuple[str, ...]] = (),
         **meta: Any,
     ) -> Run:
         config: dict[str, Any] = {"command": command, "method": "dds", "n": 1000, "alpha": 0.001}
@@ -70,7 +75,9 @@ def make_run(tmp_path: Path) -> RunMaker:
             config["n0"] = 100
         part = {"id": "feedfacefeedface", "method": "dds", "sigma": 0.25, "denoiser": ENGINE, "classifier": ENGINE}
         facts = {"config": config, "classifier": part | (identity or {}), "key": "0" * 32, "key_source": key_source}
-        return Run(tmp_path / f"{name}.sqlite", facts | meta, rows)
+        config |= settings or {}
+        facts["data"] = {"rows": "all"}
+        return Run(tmp_path / f"{name}.sqlite", facts | meta, rows, decisions)
 
     return make
 
@@ -164,6 +171,86 @@ def test_radii_in_the_head_keep_all_their_digits(make_run: RunMaker) -> None:
     (row,) = table(text_table([summary_of(make_run())], [0.0, 0.12345678, 1e-7, 1.0, 1234567.0]))
     heads = [column for column in row if column.startswith("acc@")]
     assert heads == ["acc@0", "acc@0.12345678", "acc@0.0000001", "acc@1", "acc@1234567"]
+
+
+def test_intervals_of_accuracy_are_exact_and_rounded_outward(make_run: RunMaker) -> None:
+    """Three of six images at 0.25: the exact 95 % interval is 11.8–88.2 %."""
+    text = text_table([summary_of(make_run())], [0.25, 1.0])
+    (line,) = [line for line in text.splitlines() if line.startswith("  95% interval")]
+    low, high = line.split()[2].split("–")
+    exact = 100 * binomial_lower(3, 6, 0.025), 100 * binomial_upper(3, 6, 0.025)
+    assert float(low) <= exact[0] < float(low) + 0.1
+    assert float(high) - 0.1 < exact[1] <= float(high)
+    assert line.split()[3] == "0.0–46.0"
+
+
+PRESET = [("certified", "refuted"), ("refuted", "refuted"), ("certified", "certified"), ("certified", "undecided")]
+
+
+def preset_run(make_run: RunMaker, **options: Any) -> Summary:
+    rows: list[Row] = [(0, 1, 1, 0.25), (1, 1, -1, 0.0), (2, 1, 1, 0.5), (3, 0, 1, 0.25)]
+    settings = {"radius": [0.25, 0.5], "n": 5000, **options.pop("settings", {})}
+    return summary_of(make_run(rows, settings=settings, decisions=PRESET, images=4, **options))
+
+
+def test_a_run_with_preset_radii_shows_those(make_run: RunMaker) -> None:
+    text = text_table([preset_run(make_run)])
+    (row,) = table(text)
+    assert [column for column in row if column.startswith("acc@")] == ["acc@0.25", "acc@0.5"]
+    assert (row["acc@0.25"], row["acc@0.5"], row["ACR"]) == ("50.0%", "25.0%", "-")
+    assert "radius 0.25: 3 certified, 1 refuted, 0 undecided" in text
+    assert "radius 0.5: 1 certified, 2 refuted, 1 undecided" in text
+    assert "radius 0.25, 0.5, n up to 5000" in text
+    assert "acc@0 " in text_table([preset_run(make_run), summary_of(make_run())])  # a run without presets has them all
+    found = parsed(page([preset_run(make_run)]))
+    assert [cells[-2:] for _, cells in found.rows if cells] == [list(said) for said in PRESET]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "per-image certificates"),
+        ({"family_wise": True}, "family-wise certificates (Holm): the radii of all 4 images are right together"),
+    ],
+)
+def test_the_kind_of_guarantee_is_said(make_run: RunMaker, settings: dict[str, Any], said: str) -> None:
+    summary = preset_run(make_run, settings=settings)
+    for text in (text_table([summary]), page([summary])):
+        assert said in text
+
+
+def test_bonferroni_tolerance_and_extension_are_said(make_run: RunMaker) -> None:
+    settings = {"family_wise": True, "tolerance": 0.05, "n": 5000}
+    text = text_table([summary_of(make_run(settings=settings, images=6, extended_from=[1000, 2000]))])
+    assert "family-wise certificates (Bonferroni)" in text
+    assert "tolerance 0.05, n up to 5000" in text
+    assert "n was raised later, from 1000, 2000" in text
+
+
+def test_the_envelope_takes_the_best_right_radius_and_adds_up_alpha(make_run: RunMaker) -> None:
+    a = summary_of(make_run([(0, 1, 1, 0.25), (1, 1, 0, 0.75), (2, 2, -1, 0.0)], name="a"))
+    b = summary_of(make_run([(0, 1, 1, 0.5), (1, 1, 1, 0.0), (2, 2, 0, 1.0)], name="b", settings={"alpha": 0.002}))
+    best = envelope([a, b])
+    assert best.radii.tolist() == [0.5, 0.0, 0.0]
+    assert best.predicted.tolist() == [1, 1, -1]
+    assert 0.003 <= best.meta["config"]["alpha"] < 0.003001
+    text = text_table([a, b], [0.0, 0.5], enveloped=True)
+    assert "right together with probability 1 − 0.003" in text
+    assert {row["run"]: row["acc@0.5"] for row in table(text)} == {"a": "0.0%", "b": "33.3%", "envelope": "33.3%"}
+
+
+def test_an_envelope_is_of_certify_runs_on_the_same_images(make_run: RunMaker) -> None:
+    run = summary_of(make_run())
+    others = (
+        summary_of(make_run([(0, 1, 1, 0.5)], name="b")),
+        summary_of(make_run(name="c", data={"rows": "others"})),
+        summary_of(make_run([(0, 1, 1, None)], name="d", command="predict")),
+        summary_of(make_run(name="e", settings={"family_wise": True}, images=6)),
+    )
+    for other in others:
+        with pytest.raises(InputError, match="--envelope") as error:
+            envelope([run, other])
+        assert other.name in str(error.value)
 
 
 @pytest.mark.parametrize(("asked", "noted"), [(7, True), (6, False), (None, False)])
