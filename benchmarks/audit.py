@@ -1,4 +1,4 @@
-"""Audit a run of rs or dds without this package: noise, votes and radii made again from the README's definitions alone.
+"""Audit a run of rs or dds without this package: all that it says made again from the README's definitions alone.
 
     python benchmarks/audit.py run.sqlite images.npz engine.onnx [classifier.onnx] [--blocks 20]
 
@@ -6,6 +6,11 @@ Needs NumPy and ONNX Runtime. `images` in the .npz is uint8 [N, H, W, C], row i 
 crop; a parquet file's rows become that by np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row
 in pyarrow.parquet.read_table(path)["img"].to_pylist()]). Votes must be equal where the run's backend was ONNX Runtime; other
 backends round differently, and a block may then differ in 5 % of its votes. Exit status 1 if anything does not agree.
+
+Checked are noise and votes, that each sample counts once, class and radius, and of a run that stopped early the thresholds,
+the decisions and when it stopped. When a run with a tolerance stopped needs no check: its bounds hold at all looks together,
+so it may stop at any of them, for any reason. With `family_wise` the decisions are those of an image alone, at α/images; what
+Holm's procedure adds to them is said by reports, not by the store.
 """
 
 import argparse
@@ -14,9 +19,9 @@ import json
 import math
 import random
 import sqlite3
+from collections.abc import Iterator
 from decimal import Decimal, localcontext
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -72,16 +77,59 @@ def alias_table(weights: list[int]) -> tuple[int, Any, Any]:
     return bits, np.array(left, np.uint64), np.array(alias, np.int64)
 
 
-def lower_bound(hits: int, trials: int, alpha: float) -> float:
-    """Clopper–Pearson: the p at which `hits` or more of `trials` have probability alpha, by bisection."""
-    i = np.arange(hits, trials + 1)
-    ways = np.array([math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in i.tolist()])
-    low, high = 0.0, 1.0
-    for _ in range(60 if hits else 0):
-        p = (low + high) / 2
-        tail = np.exp(ways + i * math.log(p) + (trials - i) * math.log1p(-p)).sum()
-        low, high = (p, high) if tail < alpha else (low, p)
-    return low
+def looks(n: int) -> list[int]:
+    """The numbers of draws, up to n, after which a run that may stop early looks at its votes."""
+    found, tenth = list(range(30, 100, 10)), 10
+    while found[-1] < n:
+        found += [tenth * k // 4 for k in (*range(40, 80, 4), *range(80, 200, 10), *range(200, 400, 20))]
+        tenth *= 10
+    return [draws for draws in found if draws <= n]
+
+
+def share(draws: int) -> float:
+    """The share of the error probability that may be spent by a look."""
+    return math.sqrt(draws / (draws + 50_000))
+
+
+class Binomial:
+    """Probabilities of numbers of hits."""
+
+    def __init__(self) -> None:
+        self.log_factorial = np.zeros(2)
+
+    def mass(self, draws: int, p: float) -> Any:
+        """P(Bin(draws, p) = k), k = 0 … draws."""
+        if draws >= len(self.log_factorial):
+            self.log_factorial = np.array([math.lgamma(k + 1) for k in range(2 * draws)])
+        p = min(p, 1 - 2**-53)
+        k, log = np.arange(draws + 1), self.log_factorial
+        ways = log[draws] - log[: draws + 1] - log[draws::-1]
+        return np.exp(ways + k * math.log(p) + (draws - k) * math.log1p(-p))
+
+    def crossings(self, p: float, draws: list[int], least: list[int]) -> Iterator[tuple[float, float]]:
+        """For each look, P(there were `least` hits at it or before), and the same if one hit less sufficed there.
+
+        The distribution of the hits is carried on from look to look, without those paths that were there. Parts below 1e-30 are
+        left out. At a look at which all paths are there it ends.
+        """
+        state, first, crossed = np.ones(1), 0, 0.0  # state[i] = P(first + i hits, and never there)
+        for i, (now, hits) in enumerate(zip(draws, least, strict=True)):
+            weights = self.mass(now - (draws[i - 1] if i else 0), p)
+            some = np.flatnonzero(weights > 1e-30)
+            weights = weights[some[0] : some[-1] + 1]
+            state, first = np.convolve(state, weights / weights.sum()), first + int(some[0])
+            kept = max(hits - first, 0)
+            crossed += state[kept:].sum()
+            yield crossed, crossed + state[max(kept - 1, 0) : kept].sum()
+            some = np.flatnonzero(state[:kept] > 1e-30)
+            if not some.size:
+                return
+            state, first = state[some[0] : some[-1] + 1], first + int(some[0])
+
+
+def normal(x: float) -> float:
+    """Φ(x)."""
+    return math.erfc(-x / math.sqrt(2)) / 2
 
 
 class Audit:
@@ -91,6 +139,7 @@ class Audit:
         self.rows = sqlite3.connect(f"{run.absolute().as_uri()}?mode=ro", uri=True)
         self.meta = {name: json.loads(text) for name, text in self.rows.execute("SELECT name, value FROM meta")}
         self.images, self.classifier = np.load(images)["images"], self.meta["classifier"]
+        self.config, self.sigma = self.meta["config"], self.classifier["sigma"]
         self.problems: list[str] = []
         roles = {"rs": ["classifier"], "dds": ["denoiser", "classifier"]}[self.classifier["method"]]
         for role, path in zip(roles, engines, strict=True):
@@ -100,8 +149,14 @@ class Audit:
         self.exact = all(self.classifier[role]["backend"] == "onnxruntime" for role in roles)
         self.batch = self.classifier[roles[0]]["batch"]
         self.networks = [ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in engines]
-        self.weights = grid_weights(self.classifier["sigma"])
-        self.bits, self.thresholds, self.alias = alias_table(self.weights)
+        self.weights = grid_weights(self.sigma)
+        self.bits, self.own_below, self.alias = alias_table(self.weights)
+        self.noise = self.images[0].size * len(self.weights) / 2**65  # how far it may be from Gaussian, in probability
+        self.radii = sorted(self.config.get("radius", []))
+        self.sequential = bool(self.radii or self.config.get("tolerance"))
+        self.looks = looks(self.config["n"]) if self.sequential else [self.config["n"]]
+        self.binomial = Binomial()
+        self.alpha = self.config["alpha"] / (self.meta["images"] if self.config.get("family_wise") else 1)
 
     def check(self, agrees: bool, problem: str) -> None:
         if not agrees:
@@ -115,7 +170,7 @@ class Audit:
         stream = np.random.Philox(counter=counter, key=np.array([key % WHOLE, key // WHOLE], np.uint64))
         words = stream.random_raw(pixels.size).reshape(pixels.shape)
         column = words >> np.uint64(64 - self.bits)
-        own = (words & np.uint64(2 ** (64 - self.bits) - 1)) < self.thresholds[column]
+        own = (words & np.uint64(2 ** (64 - self.bits) - 1)) < self.own_below[column]
         k = np.where(own, column.astype(np.int64), self.alias[column]) - len(self.weights) // 2
         return (pixels + k).astype(np.float32) / np.float32(255)
 
@@ -133,35 +188,102 @@ class Audit:
         agrees = moved == 0 if self.exact else moved <= 0.05 * (stop - start)
         self.check(agrees, f"image {image}, phase {phase}, from sample {start}: votes {votes}, recorded {counts}")
 
-    def result(self, image: int, predict: int, radius: float, trials: int) -> None:
-        """Bound and radius of an image, from its recorded votes."""
-        votes = np.zeros((2, self.meta["classes"]), np.int64)
-        for phase, counts in self.rows.execute("SELECT phase, counts FROM blocks WHERE image = ?", (image,)):
-            votes[phase] += np.array(json.loads(counts))
-        best, config = int(votes[0].argmax()), self.meta["config"]
-        self.check(
-            votes.sum(axis=1).tolist() == [config["n0"], config["n"]] and trials == config["n"], f"image {image}: n"
+    def thresholds(self) -> None:
+        """Whether hits (misses) reach what certifies (refutes) a radius as rarely as they have to if that were wrong.
+
+        15/16 of alpha, half of it for each kind where there are several radii, is spent in `share`s. A threshold has to keep to
+        that, and, lest it was chosen by the votes, be the least that does (with `family_wise` it may be above that).
+        """
+        level = self.alpha * 15 / 16 / (1 if len(self.radii) == 1 else 2)
+        for radius in self.radii:
+            draws, certify, refute = (list(row) for row in zip(*self.meta["thresholds"][repr(radius)], strict=True))
+            self.check(draws == self.looks, f"radius {radius}: thresholds at other looks")
+            misses = [now - most for now, most in zip(self.looks, refute, strict=True)]
+            for kind, least, x in (("certify", certify, radius), ("refute", misses, -radius)):
+                carried = self.binomial.crossings(normal(x / self.sigma) + self.noise, self.looks, least)
+                for now, (crossed, further) in zip(self.looks, carried, strict=False):
+                    room = level * share(now)
+                    fits = crossed <= room and (further > room * (1 - 1e-7) or self.config.get("family_wise"))
+                    self.check(fits, f"radius {radius}: threshold to {kind} at {now}: {crossed} of {room} is spent")
+
+    def decide(self, hits: list[int]) -> list[str]:
+        """What the hits at the looks so far say of each radius: what was reached first.
+
+        A radius is certified only if all smaller ones are, and refuted only if all larger ones are.
+        """
+        found = []
+        for radius in self.radii:
+            rows = zip(hits, self.meta["thresholds"][repr(radius)], strict=False)
+            said = ["certified" if h >= least else "refuted" for h, (_, least, most) in rows if h >= least or h <= most]
+            found.append(said[0] if said else "undecided")
+        first = tuple(found)
+        for i, answer in enumerate(first):
+            implied = first[:i] if answer == "certified" else first[i + 1 :]
+            if any(other != answer for other in implied):
+                found[i] = "undecided"
+        return found
+
+    def votes(self, image: int, phase: int) -> tuple[list[int], Any]:
+        """Where the blocks of an image and phase end, and the votes up to there; 0 and no votes come first."""
+        query = "SELECT start, stop, counts FROM blocks WHERE image = ? AND phase = ? ORDER BY start"
+        ends, votes = [0], np.zeros((1, self.meta["classes"]), np.int64)
+        for start, stop, text in self.rows.execute(query, (image, phase)):
+            counts = json.loads(text)
+            follows = start == ends[-1] and min(counts) >= 0 and sum(counts) == stop - start
+            self.check(follows, f"image {image}, phase {phase}: the block from {start} does not fit")
+            ends.append(stop)
+            votes = np.vstack([votes, votes[-1] + counts])
+        return ends, votes
+
+    def result(self, image: int, predict: int, radius: float, hits: int, trials: int) -> None:
+        """Class, radius and decisions of an image, and when it stopped, from its recorded votes."""
+        (*_, last), selection = self.votes(image, 0)
+        ends, votes = self.votes(image, 1)
+        best = int(selection[-1].argmax())
+        draws, seen = (ends[1:], votes[1:, best].tolist()) if self.sequential else (ends[-1:], [int(votes[-1, best])])
+        complete = bool(draws) and draws == self.looks[: len(draws)]
+        self.check(complete and last == self.config["n0"], f"image {image}: not the blocks that were asked for")
+        if not complete:
+            return
+        certified, alpha = 0.0, self.alpha
+        if self.radii:
+            said, alpha = self.decide(seen), alpha / 16
+            self.check("undecided" in self.decide(seen[:-1]), f"image {image}: went on when all was decided")
+            on_time = "undecided" not in said or len(seen) == len(self.looks)
+            self.check(on_time, f"image {image}: stopped before all was decided")
+            recorded = self.rows.execute("SELECT radius, decision FROM decisions WHERE image = ? ORDER BY 1", (image,))
+            self.check(recorded.fetchall() == list(zip(self.radii, said, strict=True)), f"image {image}: decisions")
+            certified = max([0.0, *(r for r, what in zip(self.radii, said, strict=True) if what == "certified")])
+        agrees = (hits, trials) == (seen[-1], draws[-1]) and predict == (best if radius > 0 else -1)
+        holds = radius <= certified or self.bounded(radius - 1e-9, seen, draws, alpha)
+        self.check(agrees and holds, f"image {image}: class {predict}, radius {radius} do not follow from the votes")
+
+    def bounded(self, radius: float, hits: list[int], draws: list[int], alpha: float) -> bool:
+        """Whether a look's Clopper–Pearson bound gives the radius: so many hits are rare enough if it is too large."""
+        p = normal(radius / self.sigma) + self.noise
+        spent = [0.0, *(share(now) for now in draws)] if self.sequential else [0.0, 1.0]
+        return radius <= 0 or any(
+            self.binomial.mass(now, p)[h:].sum() <= alpha * (after - before)
+            for h, now, before, after in zip(hits, draws, spent[:-1], spent[1:], strict=True)
         )
-        noise = self.images[image].size * len(self.weights) / 2**65
-        p = lower_bound(int(votes[1, best]), int(votes[1].sum()), config["alpha"]) - noise
-        own = self.classifier["sigma"] * NormalDist().inv_cdf(p) if p > 0.5 else 0.0
-        agrees = predict == (best if own > 0 else -1) and radius <= own + 1e-9
-        self.check(agrees, f"image {image}: class {predict}, radius {radius}, here {best}, {own}")
 
     def run(self, blocks: int | None) -> int:
         """Everything; how many problems there were."""
-        for image, digest in self.rows.execute("SELECT image, sha256 FROM images"):
+        digests = dict(self.rows.execute("SELECT image, sha256 FROM images"))
+        for image, digest in digests.items():
             pixels = self.images[image]
             found = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
             self.check(found == digest, f"image {image}: other pixels")
         held = self.rows.execute("SELECT image, phase, start, stop, counts FROM blocks").fetchall()
+        self.check({row[0] for row in held} <= {*digests}, "votes on images whose pixels are not hashed")
         chosen = held if blocks is None else random.SystemRandom().sample(held, min(blocks, len(held)))
         for row in chosen:
             self.block(*row)
-        certified = self.meta["config"]["command"] == "certify"
-        results = (
-            self.rows.execute("SELECT image, predict, radius, trials FROM results").fetchall() if certified else []
-        )
+        results = []
+        if self.config["command"] == "certify":
+            results = self.rows.execute("SELECT image, predict, radius, hits, trials FROM results").fetchall()
+            self.check(len(results) <= self.meta["images"], "more images than the run says")
+            self.thresholds()
         for row in results:
             self.result(*row)
         print("\n".join([*self.problems, f"{len(chosen)} of {len(held)} blocks, {len(results)} results checked"]))

@@ -179,6 +179,11 @@ def _check_results(store: RunStore, images: Mapping[int, object], done: Verifica
             done.results += 1
         except StoreError as error:
             done.mismatches.append(f"image {image}: {error}")
+    if store.meta["format"] > 1:
+        decided = store.connection.execute("SELECT image, radius FROM decisions ORDER BY image, radius").fetchall()
+        radii = sorted(store.meta["config"].get("radius") or ())
+        if decided != [(image, radius) for image in held for radius in radii]:
+            done.mismatches.append("decisions: not one on each preset radius of each image with a result")
     for image in sorted({*images} - {*held}):
         try:
             store.counts(image)

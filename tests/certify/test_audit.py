@@ -1,9 +1,10 @@
-"""The auditor, which shares no code with the package, agrees with it, and notices an edited vote and radius."""
+"""The auditor, which shares no code with the package, agrees with it, and notices whatever is edited."""
 
 from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -71,3 +72,86 @@ def test_audit_of_another_backend(linear_classifier, images_npz, tmp_path):
     done = audit(out, data, classifier)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "votes compared roughly" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def early(linear_classifier, tmp_path_factory):
+    """`make(…)`: run, images and classifier of a run that may stop early; each is made once."""
+    folder, classifier = tmp_path_factory.mktemp("early"), linear_classifier(W, np.zeros(3))
+    data, rng, made = folder / "images.npz", np.random.default_rng(0), {}
+    np.savez(data, images=rng.integers(0, 256, (4, 4, 4, 3), dtype=np.uint8), labels=np.arange(4) % 3)
+
+    def make(**options):
+        name = repr(options)
+        if name not in made:
+            made[name] = folder / f"{len(made)}.sqlite"
+            fixed = {"method": "rs", "sigma": 1.0, "n0": 40, "key": "9", "batch": 48, "backend": "onnxruntime"}
+            dst.certify(engine=classifier, data=data, out=made[name], **fixed, **options).close()
+        return made[name], data, classifier
+
+    return make
+
+
+RADII = {"radius": (0.05, 0.2), "n": 2000}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [RADII, {"tolerance": 0.05, "n": 2000}, {"radius": 0.2, "n": 700, "family_wise": True}],
+)
+def test_audit_of_a_run_that_stops_early(options, early):
+    done = audit(*early(**options))
+    assert done.returncode == 0, done.stdout + done.stderr
+    blocks, exactly = done.stdout.splitlines()
+    assert blocks.endswith(" blocks, 4 results checked") and exactly == "votes compared exactly"
+
+
+LAST = "(SELECT MAX(start) FROM blocks b WHERE b.image = blocks.image AND phase = 1)"
+CERTIFIED = "(SELECT image FROM decisions WHERE decision = 'certified' AND radius = 0.2)"
+
+
+@pytest.mark.parametrize(
+    ("options", "statement", "expected"),
+    [
+        (RADII, "UPDATE decisions SET decision = 'certified' WHERE decision != 'certified'", "image 2: decisions"),
+        (RADII, "UPDATE decisions SET radius = 0.3 WHERE radius = 0.2", "image 0: decisions"),
+        (RADII, "DELETE FROM decisions WHERE image = 3", "image 3: decisions"),
+        (RADII, f"DELETE FROM blocks WHERE start = {LAST} AND image IN {CERTIFIED}", "stopped before all was decided"),
+        (RADII, "UPDATE results SET radius = 0.21 WHERE radius = 0.2", "radius 0.21 do not follow"),
+        (RADII, "UPDATE blocks SET start = start - 1 WHERE image = 1 AND start = 400", "block from 399 does not fit"),
+        (RADII, "UPDATE meta SET value = '3' WHERE name = 'images'", "more images than the run says"),
+        (RADII, "DELETE FROM images WHERE image = 3", "votes on images whose pixels are not hashed"),
+        ({"tolerance": 0.05, "n": 2000}, "UPDATE results SET radius = radius + 1e-6, predict = 2", "image 0: class 2"),
+        ({"tolerance": 0.05, "n": 2000}, f"DELETE FROM blocks WHERE start = {LAST}", "image 1: class"),
+        ({"tolerance": 0.05, "n": 2000}, "DELETE FROM blocks WHERE start = 40", "image 3: not the blocks that were"),
+    ],
+)
+def test_audit_of_edits(options, statement, expected, early, tmp_path, capsys):
+    problems = edited(early(**options), statement, tmp_path, capsys)
+    assert expected in problems
+
+
+@pytest.mark.parametrize("column", [1, 2])
+@pytest.mark.parametrize(("look", "fewer"), [(20, 1), (20, -1), (3, 9), (-1, 1)])
+def test_audit_of_thresholds(column, look, fewer, early, tmp_path, capsys):
+    """One hit less than what is valid, and one more than the least that is: nobody could say why."""
+    run = early(**RADII)
+    with dst.open_run(run[0]) as store:
+        thresholds = store.meta["thresholds"]
+    thresholds["0.2"][look][column] -= fewer
+    statement = f"UPDATE meta SET value = '{json.dumps(thresholds)}' WHERE name = 'thresholds'"
+    problems = edited(run, statement, tmp_path, capsys)
+    kind, draws = ("certify", "refute")[column - 1], thresholds["0.2"][look][0]
+    assert f"radius 0.2: threshold to {kind} at {draws}: " in problems
+
+
+def edited(run, statement, tmp_path, capsys) -> str:
+    """What the auditor says of the run once it was edited."""
+    path, data, classifier = run
+    with sqlite3.connect(shutil.copy(path, tmp_path)) as connection:
+        before = connection.total_changes
+        connection.executescript(statement)
+        assert connection.total_changes > before
+    connection.close()
+    assert runpy.run_path(str(AUDIT))["Audit"](tmp_path / path.name, data, [classifier]).run(0) > 0
+    return capsys.readouterr().out

@@ -171,6 +171,91 @@ def test_edits_are_found(run, statement, expected):
     assert "NOT reproduced here" in done.verdict
 
 
+RADII = {"sigma": 1.0, "radius": (0.05, 0.2), "n": 2000}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        RADII,
+        {**RADII, "radius": 0.5, "family_wise": True},
+        {"sigma": 1.0, "tolerance": 0.05, "n": 2000, "family_wise": True},
+    ],
+)
+def test_a_run_that_stops_early_verifies(run, changes):
+    path = run(key="4", **changes)
+    with dst.open_run(path) as store:
+        results = list(store.results())
+    done = dst.verify(path, fraction=1)
+    assert done.agrees, done.lines()
+    assert min(result.trials for result in results) < 2000
+    assert done.samples == sum(result.trials + 30 for result in results)
+    assert (done.blocks, done.results) == (done.recorded, 3)
+
+
+def test_an_extended_run_verifies(run):
+    path = run(key="4", **RADII)
+    with dst.open_run(path) as store:
+        before = {result.image: result.trials for result in store.results()}
+    run(**{**RADII, "n": 5000}, resume=True)
+    with dst.open_run(path) as store:
+        assert store.meta["extended_from"] == [2000]
+        assert [image for image, trials in before.items() if store.result(image).trials > trials] != []
+    done = dst.verify(path, fraction=1)
+    assert done.agrees, done.lines()
+    edit_meta(path, "config", lambda found: {**found, "n": 2000})
+    assert main(["verify", str(path)]) == 1
+
+
+LAST = "(SELECT MAX(start) FROM blocks b WHERE b.image = blocks.image AND phase = 1)"
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE decisions SET decision = 'certified' WHERE decision != 'certified'", "follow from its votes"),
+        ("UPDATE decisions SET radius = 0.3 WHERE radius = 0.2", "decisions: not one on each preset radius"),
+        ("DELETE FROM decisions WHERE image = 1", "image 1: "),
+        ("INSERT INTO decisions VALUES (1, 0.9, 'certified')", "image 1: "),
+        ("INSERT INTO decisions VALUES (7, 0.05, 'certified')", "decisions: not one on each preset radius"),
+        (f"DELETE FROM blocks WHERE image = 1 AND start = {LAST}", "image 1: "),
+        ("DELETE FROM blocks WHERE image = 1 AND phase = 1 AND start = 90", "image 1: "),
+        ("UPDATE results SET radius = radius + 0.001 WHERE radius > 0", "follow from its votes"),
+        ("DELETE FROM results WHERE image = 1", "image 1: has all its votes, but no result"),
+    ],
+)
+def test_edits_of_a_run_that_stops_early_are_found(run, statement, expected, capsys):
+    path = run(key="4", **RADII)
+    edit(path, statement)
+    assert main(["verify", str(path), "--fraction", "1"]) == 1
+    assert expected in capsys.readouterr().out
+
+
+def test_a_moved_vote_of_a_run_that_stops_early_is_found(run):
+    """Before a look that decides nothing, so that all else still follows."""
+    path = run(key="4", **RADII)
+    ((text,),) = read(path, "SELECT counts FROM blocks WHERE image = 1 AND phase = 1 AND start = 40")
+    votes = json.loads(text)
+    order = np.argsort(selection(path))
+    giver, taker = sorted(order[:2], key=lambda label: -votes[label])
+    votes[giver] -= 1
+    votes[taker] += 1
+    edit(path, "UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 40", json.dumps(votes))
+    (line,) = dst.verify(path, fraction=1).mismatches
+    assert line.startswith("image 1, estimation, from sample 40 to before 50: recorded votes {")
+
+
+@pytest.mark.parametrize("column", [1, 2])
+def test_an_edited_threshold_is_found(run, column, capsys):
+    path = run(key="4", **RADII)
+    ((text,),) = read(path, "SELECT value FROM meta WHERE name = 'thresholds'")
+    thresholds = json.loads(text)
+    thresholds["0.2"][20][column] -= 1
+    edit(path, "UPDATE meta SET value = ? WHERE name = 'thresholds'", json.dumps(thresholds))
+    assert main(["verify", str(path)]) == 1
+    assert "the thresholds do not follow from its radii and alpha" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("part", "value", "expected"),
     [
