@@ -116,7 +116,7 @@ CERTIFIED = "(SELECT image FROM decisions WHERE decision = 'certified' AND radiu
         (RADII, "UPDATE decisions SET decision = 'certified' WHERE decision != 'certified'", "image 2: decisions"),
         (RADII, "UPDATE decisions SET radius = 0.3 WHERE radius = 0.2", "image 0: decisions"),
         (RADII, "DELETE FROM decisions WHERE image = 3", "image 3: decisions"),
-        (RADII, f"DELETE FROM blocks WHERE start = {LAST} AND image IN {CERTIFIED}", "stopped before all was decided"),
+        (RADII, f"DELETE FROM blocks WHERE start = {LAST} AND image IN {CERTIFIED}", "image 1: decisions"),
         (RADII, "UPDATE results SET radius = 0.21 WHERE radius = 0.2", "radius 0.21 do not follow"),
         (RADII, "UPDATE blocks SET start = start - 1 WHERE image = 1 AND start = 400", "block from 399 does not fit"),
         (RADII, "UPDATE meta SET value = '3' WHERE name = 'images'", "more images than the run says"),

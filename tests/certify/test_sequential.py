@@ -374,7 +374,8 @@ def test_giving_up_costs_few_decisions_and_never_comes_earlier_with_larger_n() -
         short, long = (RadiusRule(rule_meta(size, 0.001, radius=[0.8 * SIGMA])) for size in (n, 10 * n))
         for hits in paths(p, n, 60, number):
             stops = [
-                [rule.stops(votes_at(rule, hits[:look])) for look in range(1, len(hits))] for rule in (short, long)
+                [rule.stops(votes_of(rule, hits[:look], whole=True)) for look in range(1, len(hits))]
+                for rule in (short, long)
             ]
             assert all(earlier or not later for earlier, later in zip(*stops, strict=True))
             first = next((look for look, stop in enumerate(stops[0], 1) if stop), len(hits))
