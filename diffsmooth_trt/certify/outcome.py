@@ -93,8 +93,10 @@ class Rule:
     """What a certify run of a fixed number of draws says: `bounds.certificate`. Others say when to stop, too.
 
     meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
-    of images (Bonferroni), rounded down, so that all statements are right together with probability 1 − α.
+    of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
     """
+
+    stops_exactly = True  # `stops` is the same on every machine
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.plan = plan_of(meta["config"])
@@ -150,6 +152,8 @@ class ToleranceRule(SequentialRule):
     When to stop is a guess: all n = 10^4 draws would have raised 8–15 % of radii by more (benchmarks/bench_error_rate.py).
     Guarantee: with probability at least 1 − alpha, the radius is right, whenever the draws stop (`anytime_lower`).
     """
+
+    stops_exactly = False
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         super().__init__(meta)

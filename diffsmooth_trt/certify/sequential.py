@@ -205,7 +205,9 @@ def certifying(radius: float, sigma: float, total_variation: float, alpha: float
     certify = least_hits(hit, alpha, n) if hit < 1 else draws + 1
     if not np.any(certify <= draws):
         reach = largest_radius(sigma, total_variation, alpha, n)
-        raise InputError(f"--radius {radius} is beyond what n = {n} draws can certify, at most {reach:.4f}: raise --n")
+        raise InputError(
+            f"--radius {radius} is beyond what n = {n} draws can certify, at most {reach:.4f}: raise --n or --alpha"
+        )
     return certify
 
 

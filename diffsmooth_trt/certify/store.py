@@ -284,17 +284,21 @@ class RunStore:
         return {phase: total.tolist() for phase, total in self.votes(image).totals.items()}
 
     def votes(self, image: int) -> Votes:
-        """An image's votes; raises StoreError unless its blocks are those that its run asks for, each complete."""
+        """An image's votes; raises StoreError unless its blocks are those that its run asks for, each complete.
+
+        Where the moment of stopping owes its last digit to a library, and the image has a result, any look may be the last.
+        """
         votes = Votes(self.plan, int(self.meta["classes"]))
+        any_look = not self.rule.stops_exactly and self.has_result(image)
         with _guarded(self.path):
             rows = self.connection.execute(
                 "SELECT phase, start, stop, counts FROM blocks WHERE image = ? ORDER BY phase, start", (image,)
             ).fetchall()
             ended = False
             for block, row in zip_longest(self.plan.blocks(image), rows):
-                if row is None and ended:
+                if row is None and (ended or (any_look and votes.looked)):
                     break
-                if row is None or ended or row[:3] != (block.phase, block.start, block.stop):
+                if row is None or (ended and not any_look) or row[:3] != (block.phase, block.start, block.stop):
                     raise ValueError(f"image {image} does not have the blocks that its run asks for")
                 votes.add(block, self._votes(image, *row[1:]))
                 ended = votes.looked and self.rule.stops(votes)
@@ -369,12 +373,18 @@ class RunStore:
             if row is None:
                 raise ValueError(f"image {image} lacks its result or its row in the table images")
             label, seconds, predict, radius, p_lower, hits, trials = row
-            query = "SELECT decision FROM decisions WHERE image = ? ORDER BY radius"
-            said = self.connection.execute(query, (image,)).fetchall() if outcome.decisions else ()
-            recorded = Outcome(predict, radius, p_lower, hits, trials, tuple(decision for (decision,) in said))
+            recorded = Outcome(predict, radius, p_lower, hits, trials, self._decisions(image))
             if not outcome.agrees(recorded):
                 raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
         return Result(**vars(outcome), image=image, label=label, seconds=seconds)
+
+    def _decisions(self, image: int) -> tuple[str, ...]:
+        if not isinstance(self.rule, RadiusRule):
+            return ()
+        query = "SELECT radius, decision FROM decisions WHERE image = ? ORDER BY radius"
+        rows = self.connection.execute(query, (image,)).fetchall()
+        fits = tuple(radius for radius, _ in rows) == self.rule.radii
+        return tuple(said for _, said in rows) if fits else ()
 
     def close(self) -> None:
         """Drop what was not committed and close; the last writer leaves a single file without its log."""

@@ -87,7 +87,7 @@ class Summary:
             said = [decisions[number] for decisions in self.decisions]
             counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))
             notes.append(
-                f"radius {_exactly(radius)}: {counts} (refuted: its probability is too small; that is no attack)"
+                f"radius {_exactly(radius)}: {counts} (refuted: the selected class is too rare; that is no attack)"
             )
         if "extended_from" in self.meta:
             before = ", ".join(map(str, self.meta["extended_from"]))

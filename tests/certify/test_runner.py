@@ -474,6 +474,7 @@ def test_edited_decisions_and_thresholds_are_noticed(half_space, images_npz, tmp
                 "does not follow from its votes",
             ),
             ("DELETE FROM decisions", "does not follow from its votes"),
+            ("UPDATE decisions SET radius = 0.3 WHERE radius = 0.4", "does not follow from its votes"),
             (
                 "UPDATE meta SET value = replace(value, '30, 3', '30, 2') WHERE name = 'thresholds'",
                 "do not follow from its radii",
@@ -495,3 +496,24 @@ def test_edited_decisions_and_thresholds_are_noticed(half_space, images_npz, tmp
         connection.close()
         with pytest.raises(dst.StoreError, match=message), dst.open_run(out) as store:
             list(store.results())
+
+
+def test_the_last_digit_of_a_library_does_not_decide_whether_a_tolerance_run_can_be_read(
+    half_space, images_npz, tmp_path, monkeypatch
+):
+    """Where such a run stopped is what it recorded; nothing rests on it. A block that is lost is noticed all the same."""
+    out = tmp_path / "r.sqlite"
+    run(stopping(half_space, images_npz(count=3), out, radius=None, tolerance=0.1)).close()
+    for always in (True, False):
+        monkeypatch.setattr(
+            "diffsmooth_trt.certify.outcome.ToleranceRule.stops", lambda self, votes, always=always: always
+        )
+        with dst.open_run(out) as store:
+            assert len(list(store.results())) == 3
+    with sqlite3.connect(out) as connection:
+        connection.execute(
+            "DELETE FROM blocks WHERE image = 0 AND stop = (SELECT MAX(stop) FROM blocks WHERE image = 0)"
+        )
+    connection.close()
+    with pytest.raises(dst.StoreError, match="does not follow from its votes"), dst.open_run(out) as store:
+        list(store.results())
