@@ -17,6 +17,7 @@ from scipy.stats import norm
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.api import run
+from diffsmooth_trt.certify.outcome import ToleranceRule
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.noise import ESTIMATION, grid_law
 from diffsmooth_trt.noise.reference import grid_noise
@@ -505,9 +506,7 @@ def test_the_last_digit_of_a_library_does_not_decide_whether_a_tolerance_run_can
     out = tmp_path / "r.sqlite"
     run(stopping(half_space, images_npz(count=3), out, radius=None, tolerance=0.1)).close()
     for always in (True, False):
-        monkeypatch.setattr(
-            "diffsmooth_trt.certify.outcome.ToleranceRule.stops", lambda self, votes, always=always: always
-        )
+        monkeypatch.setattr(ToleranceRule, "stops", lambda self, votes, always=always: always)
         with dst.open_run(out) as store:
             assert len(list(store.results())) == 3
     with sqlite3.connect(out) as connection:
