@@ -64,7 +64,7 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "certify":
         text = "stop when each ℓ2 radius is certified or refuted; --n is the most an image may take"
         add("--radius", type=float, nargs="+", metavar="R", help=text)
-        text = "stop when more samples could not raise the radius by more than this share of it; --n is the most"
+        text = "stop when more samples are unlikely to raise the radius by more than this share of it; --n is the most"
         add("--tolerance", type=float, metavar="X", help=text)
         add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
     add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
