@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,16 +32,17 @@ def shared() -> Path:
 def save_graph(
     path: Path,
     nodes: list[onnx.NodeProto],
-    weights: dict[str, NDArray[np.float32]],
+    weights: dict[str, NDArray[Any]],
     out: list[object],
     facts: EngineFacts | None,
     shape: tuple[int, ...],
     batch: int | str,
+    inputs: list[onnx.ValueInfoProto] | None = None,
 ) -> Path:
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])],
+        inputs or [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, *out])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
@@ -89,6 +91,51 @@ def shrinking_denoiser(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
         facts = EngineFacts("denoiser", shape, sigma=sigma) if sigma is not None else None
         path = tmp_path_factory.mktemp("denoiser") / "denoiser.onnx"
         return save_graph(path, nodes, arrays, list(shape), facts, shape, batch)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def conditional_denoiser(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
+    """`make(means [classes, d], sd=1.0, null=True, …)`: (sd²·x + s²·μ_y)/(sd² + s²), the ideal denoiser of classes N(μ_y, sd²).
+
+    Means are in [-1, 1] units; with `null` the label `classes` is the null class, whose mean is the average.
+    """
+
+    def make(
+        means: NDArray[np.float64],
+        sd: float = 1.0,
+        *,
+        null: bool = True,
+        shape: tuple[int, int, int] = SHAPE,
+        batch: int | str = "B",
+    ) -> Path:
+        classes = len(means)
+        rows = np.concatenate([means, means.mean(axis=0, keepdims=True)]) if null else np.asarray(means)
+        nodes = [
+            helper.make_node("Reshape", ["s", "column"], ["s4"]),
+            helper.make_node("Mul", ["s4", "s4"], ["s2"]),
+            helper.make_node("Add", ["s2", "sd2"], ["total"]),
+            helper.make_node("Gather", ["means", "labels"], ["mean"]),
+            helper.make_node("Sub", ["mean", "images"], ["off"]),
+            helper.make_node("Div", ["s2", "total"], ["share"]),
+            helper.make_node("Mul", ["off", "share"], ["step"]),
+            helper.make_node("Add", ["images", "step"], ["y"]),
+        ]
+        weights = {
+            "column": np.array([-1, 1, 1, 1]),
+            "sd2": np.array(sd**2, dtype=np.float32),
+            "means": rows.reshape(-1, *shape).astype(np.float32),
+        }
+        details = {"null_class": classes if null else None}
+        facts = EngineFacts("conditional", shape, classes=classes, value_range=(-1.0, 1.0), details=details)
+        inputs = [
+            helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, *shape]),
+            helper.make_tensor_value_info("s", TensorProto.FLOAT, [batch]),
+            helper.make_tensor_value_info("labels", TensorProto.INT64, [batch]),
+        ]
+        path = tmp_path_factory.mktemp("conditional") / "conditional.onnx"
+        return save_graph(path, nodes, weights, list(shape), facts, shape, batch, inputs)
 
     return make
 

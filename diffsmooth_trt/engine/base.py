@@ -20,6 +20,7 @@ from ..files import file_sha256
 from .facts import EngineFacts
 
 Floats = NDArray[np.float32]
+Inputs = tuple[NDArray[Any], ...]
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "avx_vnni")
 
 
@@ -35,7 +36,8 @@ def instruction_set() -> str:
 
 
 class Engine(ABC):
-    """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`.
+    """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`; engines of role
+    "conditional" have `denoise` instead.
 
     `identity` is the engine's part of the classifier id: votes of engines with different identities never mix. It holds
     the file's hash, backend and version, effective precision, instruction set and batch size, and the hash of its output
@@ -58,19 +60,23 @@ class Engine(ABC):
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of what `run` returns: images of the input's shape, or logits `[batch, classes]`."""
+        """Shape of what `run` and `denoise` return: images of the input's shape, or logits `[batch, classes]`."""
         if self.facts.role == "classifier":
             return (self.batch, int(self.facts.classes or 0))
         return (self.batch, *self.facts.input_shape)
 
+    @property
+    def null_class(self) -> int | None:
+        """The label that stands for "no class" in `denoise`; None where the network has none."""
+        return self.facts.null_class
+
     def run(self, x: Floats) -> Floats:
         """The network's output for one full batch; raises EngineError for NaN or infinite values."""
-        expected = (self.batch, *self.facts.input_shape)
-        if x.shape != expected or x.dtype != np.float32:
-            raise InputError(f"{self.path.name} takes float32 {expected}, got {x.dtype} {x.shape}")
-        y = self._run(np.ascontiguousarray(x))
-        if y.shape != self.output_shape:
-            raise EngineError(f"{self.path.name} returned {y.shape}, expected {self.output_shape}: export it again")
+        if self.facts.role == "conditional":
+            raise InputError(
+                f"{self.path.name} is a conditional denoiser: call denoise(x, s, labels) instead of run(x)"
+            )
+        y = self._checked(x)
         if not np.isfinite(y).all():
             rows = np.flatnonzero(~np.isfinite(y).reshape(self.batch, -1).all(axis=1))
             raise EngineError(
@@ -79,17 +85,66 @@ class Engine(ABC):
             )
         return y
 
-    def probe(self) -> str:
-        """SHA-256 of the output on a fixed batch: two engines with one hash compute alike, whatever their settings.
+    def denoise(self, x: Floats, s: Floats, labels: NDArray[np.int64]) -> Floats:
+        """D(x; s, y) of a conditional denoiser, float32 `[batch, C, H, W]`, not clamped, for one full batch.
 
-        Also runs the batch's rows in reverse order: an engine whose rows influence each other, or that draws random
-        numbers of its own, would make votes depend on packing, and raises InputError.
+        `x` float32 `[batch, C, H, W]` are images in [-1, 1] plus noise, `s` float32 `[batch]` the noise levels in the same
+        units, finite and above 0, `labels` int64 `[batch]` lie in 0…classes−1 or are the null class. NaN and infinite
+        values are returned as they are. Raises InputError for anything else and for engines of another role.
         """
+        name, classes = self.path.name, int(self.facts.classes or 0)
+        if self.facts.role != "conditional":
+            raise InputError(
+                f"{name} is a {self.facts.role}, denoise needs a conditional denoiser: call run(x) instead"
+            )
+        for what, given, dtype in (("s", s, np.float32), ("labels", labels, np.int64)):
+            if given.shape != (self.batch,) or given.dtype != dtype:
+                raise InputError(
+                    f"{name} takes {what} as {np.dtype(dtype)} ({self.batch},), got {given.dtype} {given.shape}"
+                )
+        wrong = ~(np.isfinite(s) & (s > 0))
+        if wrong.any():
+            raise InputError(f"{name} takes noise levels s that are finite and above 0, got {s[wrong][0]}")
+        wrong = ~((labels >= 0) & (labels < classes) | (labels == (-1 if self.null_class is None else self.null_class)))
+        if wrong.any():
+            null = "it has no null class" if self.null_class is None else f"or the null class {self.null_class}"
+            raise InputError(f"{name} takes labels 0…{classes - 1}, got {labels[wrong][0]} ({null})")
+        return self._checked(x, s, labels)
+
+    def _checked(self, x: Floats, *more: NDArray[Any]) -> Floats:
+        """The output, with the shapes of images and output checked."""
+        expected = (self.batch, *self.facts.input_shape)
+        if x.shape != expected or x.dtype != np.float32:
+            raise InputError(f"{self.path.name} takes float32 {expected}, got {x.dtype} {x.shape}")
+        y = self._run(tuple(np.ascontiguousarray(given) for given in (x, *more)))
+        if y.shape != self.output_shape:
+            raise EngineError(f"{self.path.name} returned {y.shape}, expected {self.output_shape}: export it again")
+        return y
+
+    def _probe_inputs(self) -> Inputs:
+        """One fixed batch of everything that the engine takes."""
         size = int(np.prod(self.facts.input_shape)) * self.batch
         pixels = (np.random.Philox(key=0).random_raw(size) >> np.uint64(56)).astype(np.float32) / np.float32(255)
         x = pixels.reshape(self.batch, *self.facts.input_shape)
-        y = self.run(x)
-        if not np.array_equal(self.run(x[::-1])[::-1], y):
+        if self.facts.role != "conditional":
+            return (x,)
+        rows = np.arange(self.batch)
+        s = (3 * (rows + 1) / self.batch).astype(np.float32)
+        labels = rows % (int(self.facts.classes or 0) + (self.null_class is not None))
+        return (2 * x - 1) * (1 + s[:, None, None, None]), s, labels
+
+    def probe(self) -> str:
+        """SHA-256 of the output on a fixed batch: two engines with one hash compute alike, whatever their settings.
+
+        Also runs the batch's rows in reverse order, with one of them replaced: an engine whose rows influence each
+        other, or that draws random numbers of its own, would make votes depend on packing, and raises InputError.
+        """
+        call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run
+        inputs = self._probe_inputs()
+        y = call(*inputs)
+        order = np.arange(self.batch)[::-1].copy()
+        order[-1] = order[0]
+        if not np.array_equal(call(*(given[order] for given in inputs)), y[order], equal_nan=True):
             raise InputError(
                 f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
                 "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
@@ -97,7 +152,8 @@ class Engine(ABC):
         return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 
     @abstractmethod
-    def _run(self, x: Floats) -> Floats: ...
+    def _run(self, inputs: Inputs) -> Floats:
+        """The output for contiguous arrays in the order of the graph's inputs, each with `batch` rows."""
 
     def close(self) -> None:  # noqa: B027  (backends that hold nothing need not override it)
         """Release what the backend holds."""
@@ -156,8 +212,9 @@ def open_engine(
     """Open an engine file for batches of `batch` rows.
 
     `role` and `sigma` (image units) are what the caller needs: they must agree with the file's own facts, and stand in
-    for them where an ONNX file carries none. `precision` "fp32" or "bf16" asks for one; by default the CPU's own choice
-    (bf16 where it has it, under OpenVINO) is taken and recorded. Raises InputError for anything that does not fit.
+    for them where an ONNX file carries none; a conditional denoiser takes any noise level. `precision` "fp32" or "bf16"
+    asks for one; by default the CPU's own choice (bf16 where it has it, under OpenVINO) is taken and recorded. Raises
+    InputError for anything that does not fit.
     """
     path = Path(path)
     if not path.is_file():

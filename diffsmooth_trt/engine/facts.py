@@ -10,7 +10,8 @@ from typing import Any
 from ..errors import InputError
 
 METADATA_KEY = "diffsmooth_trt"
-ROLES = ("denoiser", "classifier")
+VALUE_RANGES = {"denoiser": (0.0, 1.0), "classifier": (0.0, 1.0), "conditional": (-1.0, 1.0)}
+ROLES = tuple(VALUE_RANGES)
 FORMAT = 1
 
 
@@ -18,9 +19,11 @@ FORMAT = 1
 class EngineFacts:
     """Facts of one engine file.
 
-    `role` is "denoiser" (`[B, C, H, W]` in [0, 1] → the same) or "classifier" (→ logits `[B, classes]`);
-    `input_shape` is (C, H, W); `sigma` the noise level in image units that a denoiser was folded for, `timestep` the
-    schedule's t*; `precision` that of the graph; `source_sha256` that of the checkpoint; `details` anything else.
+    `role` is "denoiser" (`[B, C, H, W]` in [0, 1] → the same), "classifier" (→ logits `[B, classes]`) or "conditional"
+    (images `[B, C, H, W]` in [-1, 1], noise levels `[B]` in the same units and labels `[B]` → images); `input_shape` is
+    (C, H, W); `classes` counts real classes only; `sigma` is the noise level in image units that a denoiser was folded
+    for, `timestep` the schedule's t*; `precision` that of the graph; `source_sha256` that of the checkpoint; `details`
+    anything else, for a conditional denoiser with `null_class`.
     """
 
     role: str
@@ -40,8 +43,22 @@ class EngineFacts:
             raise InputError(f"engine role {self.role!r} is unknown: expected one of {', '.join(ROLES)}")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise InputError(f"engine input shape {self.input_shape} is not (C, H, W)")
-        if self.value_range != (0.0, 1.0):
-            raise InputError(f"engine value range {self.value_range} is not (0.0, 1.0): export it again")
+        if self.value_range != VALUE_RANGES[self.role]:
+            raise InputError(
+                f"engine value range {self.value_range} is not {VALUE_RANGES[self.role]} as of every {self.role} engine: "
+                "export it again"
+            )
+        if self.role == "conditional" and self.null_class not in (None, self.classes):
+            raise InputError(
+                f"engine null class {self.null_class!r} is not the label {self.classes} that follows the "
+                "classes: export it again"
+            )
+
+    @property
+    def null_class(self) -> int | None:
+        """The label of a conditional denoiser that stands for "no class"; None where there is none."""
+        label = self.details.get("null_class") if self.role == "conditional" else None
+        return label if label is None else int(label)
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from google.protobuf.message import DecodeError
 from ..errors import InputError
 from ..files import file_sha256
 from .facts import METADATA_KEY, EngineFacts
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+CONDITIONAL_INPUTS = {"images": FLOAT, "s": FLOAT, "labels": INT64}
+NAMES = {"conditional": "conditional denoiser"}
+MAKE_CONDITIONAL = "make one with `diffsmooth-trt export denoiser --conditional`"
+Values = Sequence[onnx.ValueInfoProto]
 
 DYNAMIC_QUANTISATION = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
 
@@ -59,6 +66,35 @@ def _external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
     return {name: file_sha256(path.parent / name) for name in sorted(names)}
 
 
+def _check_one_batch(path: Path, inputs: Values, outputs: Values) -> None:
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: expected one image batch in, one out"
+        )
+    if inputs[0].type.tensor_type.elem_type != FLOAT:
+        raise InputError(f"{path} does not take float32 images: export it with float32 input and output")
+
+
+def _check_conditional(path: Path, inputs: Values, outputs: Values) -> None:
+    kinds = [(value.name, value.type.tensor_type.elem_type) for value in inputs]
+    shapes = [_dimensions(value) for value in inputs]
+    batches = {shape[0] for shape in shapes if shape}
+    if (
+        kinds == list(CONDITIONAL_INPUTS.items())
+        and [len(shape) for shape in shapes] == [4, 1, 1]
+        and len(batches) == len(outputs) == 1
+    ):
+        return
+    found = (
+        f"{name} {onnx.TensorProto.DataType.Name(kind).lower()} {shape}"
+        for (name, kind), shape in zip(kinds, shapes, strict=True)
+    )
+    raise InputError(
+        f"{path} has inputs {', '.join(found)} and {len(outputs)} outputs: expected images float [B, C, H, W], s float [B], "
+        f"labels int64 [B] and one output; {MAKE_CONDITIONAL}"
+    )
+
+
 def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFile:
     """What an ONNX file says about itself, checked against `role` and `sigma`.
 
@@ -73,16 +109,15 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         )
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise InputError(
-            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs: expected one image batch in, one out"
-        )
-    if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise InputError(f"{path} does not take float32 images: export it with float32 input and output")
-    shape, out = _dimensions(inputs[0]), _dimensions(model.graph.output[0])
     texts = {entry.key: entry.value for entry in model.metadata_props}
-    if METADATA_KEY in texts:
-        facts = EngineFacts.from_json(texts[METADATA_KEY], str(path))
+    known = EngineFacts.from_json(texts[METADATA_KEY], str(path)) if METADATA_KEY in texts else None
+    if (known.role if known else role) == "conditional":
+        _check_conditional(path, inputs, model.graph.output)
+    else:
+        _check_one_batch(path, inputs, model.graph.output)
+    shape, out = _dimensions(inputs[0]), _dimensions(model.graph.output[0])
+    if known:
+        facts = known
         if list(facts.input_shape) != shape[1:]:
             raise InputError(f"{path} says it takes {facts.input_shape}, its graph takes {shape[1:]}: export it again")
     else:
@@ -90,6 +125,8 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
             raise InputError(
                 f"{path} carries no facts and its input is {shape}: expected [B, C, H, W] with fixed C, H, W"
             )
+        if role == "conditional":
+            raise InputError(f"{path} carries no facts, so its classes are unknown: {MAKE_CONDITIONAL}")
         size = (int(shape[1] or 0), int(shape[2] or 0), int(shape[3] or 0))
         classes = out[-1] if role == "classifier" else None
         facts = EngineFacts(role=role, input_shape=size, classes=classes, sigma=sigma if role == "denoiser" else None)
@@ -102,10 +139,20 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
     return GraphFile(_agreed(path, facts, role, sigma), shape[0] if shape else None, external)
 
 
+def _remedy(role: str, expected: str) -> str:
+    """What to do with a file of `role` where another is expected."""
+    if expected == "conditional":
+        return MAKE_CONDITIONAL
+    if role == "conditional" and expected == "denoiser":
+        return "export it with --sigma instead of --conditional"
+    return "swap --engine and --classifier or export it again"
+
+
 def _agreed(path: Path, facts: EngineFacts, role: str | None, sigma: float | None) -> EngineFacts:
     if role is not None and facts.role != role:
         raise InputError(
-            f"{path} is a {facts.role}, expected a {role}: swap --engine and --classifier or export it again"
+            f"{path} is a {NAMES.get(facts.role, facts.role)}, expected a {NAMES.get(role, role)}: "
+            f"{_remedy(facts.role, role)}"
         )
     if facts.role == "denoiser":
         if facts.sigma is None and sigma is None:
@@ -116,5 +163,6 @@ def _agreed(path: Path, facts: EngineFacts, role: str | None, sigma: float | Non
             )
         facts = dataclasses.replace(facts, sigma=facts.sigma if facts.sigma is not None else sigma)
     elif facts.classes is None or facts.classes < 2:
-        raise InputError(f"{path} does not say its number of classes: its output must be [B, classes]")
+        remedy = MAKE_CONDITIONAL if facts.role == "conditional" else "its output must be [B, classes]"
+        raise InputError(f"{path} does not say its number of classes: {remedy}")
     return facts

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..errors import EngineError, InputError
-from .base import Engine, Floats
+from .base import Engine, Floats, Inputs
 from .facts import EngineFacts
 
 ort.disable_telemetry_events()
@@ -36,12 +36,12 @@ class OnnxRuntimeEngine(Engine):
             raise InputError(
                 f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again"
             ) from None
-        self.input = self.session.get_inputs()[0].name
+        self.names = [value.name for value in self.session.get_inputs()]
         self.identity |= {"version": ort.__version__, "precision": facts.precision}
 
-    def _run(self, x: Floats) -> Floats:
+    def _run(self, inputs: Inputs) -> Floats:
         try:
-            (y,) = self.session.run(None, {self.input: x})
+            (y,) = self.session.run(None, dict(zip(self.names, inputs, strict=True)))
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed in {self.path.name} ({str(error).splitlines()[0]})") from None
         return np.asarray(y, dtype=np.float32)

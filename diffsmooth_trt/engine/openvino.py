@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 
 from ..errors import EngineError, InputError
-from .base import Engine, Floats
+from .base import Engine, Floats, Inputs
 from .facts import EngineFacts
 
 CHUNK = 16
@@ -60,7 +60,8 @@ class OpenVinoEngine(Engine):
         }
         try:
             model = core.read_model(str(path))
-            model.reshape([self.chunk, *facts.input_shape])
+            tails = [list(value.partial_shape)[1:] for value in model.inputs]
+            model.reshape({number: [self.chunk, *tail] for number, tail in enumerate(tails)})
             compiled = core.compile_model(model, "CPU", settings)
             self.requests = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:
@@ -69,17 +70,21 @@ class OpenVinoEngine(Engine):
             ) from None
         self.identity |= {"version": ov.get_version(), "precision": effective_precision(compiled), "chunk": self.chunk}
 
-    def _run(self, x: Floats) -> Floats:
-        chunks = [x[start : start + self.chunk] for start in range(0, self.batch, self.chunk)]
+    def _run(self, inputs: Inputs) -> Floats:
+        starts = range(0, self.batch, self.chunk)
+        chunks = [{place: given[at : at + self.chunk] for place, given in enumerate(inputs)} for at in starts]
+        missing = len(chunks) * self.chunk - self.batch
+        if missing:  # repeated rows fill the last chunk
+            chunks[-1] = {
+                place: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+                for place, rows in chunks[-1].items()
+            }
         parts: list[Floats] = []
         try:
-            for number, chunk in enumerate(chunks):
+            for number, chunk in enumerate(chunks):  # `chunks` keeps them alive until their requests are done
                 if number >= len(self.requests):
                     parts.append(self._finish(number - len(self.requests)))
-                if len(chunk) < self.chunk:  # repeated rows fill the last chunk
-                    chunk = np.concatenate([chunk, np.repeat(chunk[-1:], self.chunk - len(chunk), axis=0)])
-                    chunks[number] = chunk  # kept alive until its request is done
-                self.requests[number % len(self.requests)].start_async({0: chunk}, share_inputs=True)
+                self.requests[number % len(self.requests)].start_async(chunk, share_inputs=True)
             while len(parts) < len(chunks):
                 parts.append(self._finish(len(parts)))
         except RuntimeError as error:
