@@ -21,7 +21,8 @@ from .config import KEY_DIGITS, RunConfig, parse_key
 from .data import Images
 from .engine import choose_backend, open_engine
 from .errors import InputError
-from .methods import DenoisedSmoothing, DiffSmooth, Method, Plain
+from .methods import DIFFUSION_CLASSIFIERS, DenoisedSmoothing, DiffSmooth, DiffusionClassifier, Method, Plain
+from .methods.ndc import Settings
 from .noise import NOISE_VERSION, grid_law
 from .noise.selftest import check_noise
 from .report.tsv import write_tsv
@@ -44,6 +45,10 @@ def build_method(config: RunConfig) -> Method:
     }
     if config.method == "rs":
         return Plain(open_engine(config.engine, role="classifier", **options), float(config.sigma or 0))
+    if config.method in DIFFUSION_CLASSIFIERS:
+        engine = open_engine(config.engine, role="conditional", **options)
+        settings = Settings(**{name: getattr(config, name) for name in Settings.names()})
+        return DiffusionClassifier(config.method, engine, float(config.sigma or 0), settings)
     denoiser = open_engine(config.engine, role="denoiser", sigma=config.sigma, **options)
     classifier = open_engine(Path(config.classifier or ""), role="classifier", **options)
     if config.method == "dds":
@@ -85,12 +90,14 @@ def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any
     described: dict[str, Any] = {
         "config": config.recorded(),
         "classifier": classifier_id(method),
-        "classes": method.classes,
+        "classes": method.bins,
         "law": law.digest,
         "total_variation": law.tv_bound(int(np.prod(method.input_shape))),
         "data": images.identity,
         "images": len(images),
     }
+    if method.void is not None:
+        described["void"] = method.void
     rule = rule_of(described)
     if isinstance(rule, RadiusRule):
         described["thresholds"] = rule.recorded
@@ -175,6 +182,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
         check_noise(getattr(method, "law", law))  # DiffSmooth's local noise has a law of its own
         with open_store(config, describe(config, method, images)) as store:
             Runner(method, store, progress or Silent()).run(images)
+            store.add_notes(method.notes)
             if config.tsv is not None:
                 write_tsv(config.tsv, store)
     finally:

@@ -18,6 +18,7 @@ from .config import RunConfig, field_names
 from .engine import BACKENDS, PRECISIONS
 from .errors import DiffsmoothError, InputError
 from .methods import METHODS
+from .methods.ndc import SIFTS, WEIGHTS
 
 if TYPE_CHECKING:
     from .report.tables import Summary
@@ -40,6 +41,13 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
 
 
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
+
+
 def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add = parser.add_argument
     add(
@@ -47,9 +55,9 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="denoiser (dds, diffsmooth) or classifier (rs), .onnx",
+        help="denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc), .onnx",
     )
-    add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx (not for rs)")
+    add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx (dds, diffsmooth)")
     add("--method", choices=METHODS, default="dds", help="default: dds")
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
     add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
@@ -70,8 +78,27 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
     add("--local-sigma", type=float, default=0.12, help="DiffSmooth: local noise in image units (default: 0.12)")
     add("--m", type=int, default=5, help="DiffSmooth: local noises a sample (default: 5)")
-    add("--local-noise", choices=("fixed", "fresh"), default="fixed", help="DiffSmooth: the same or new ones a sample")
+    add(
+        "--local-noise",
+        choices=("fixed", "fresh"),
+        default="fixed",
+        help="the classifier's own noise: the same or new a sample",
+    )
     add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of the classifier's own noise")
+    add("--steps", type=int, default=126, metavar="N", help="dc, epndc, apndc: noise levels (default: 126)")
+    add("--s-max", type=float, default=3.0, metavar="S", help="… the highest, in [-1, 1] units (default: 3)")
+    add(
+        "--weights", choices=WEIGHTS, default="paper", help="… of the levels; published: as the published code has them"
+    )
+    add("--drop-steps", type=int, metavar="N", help="epndc: leave out the first levels (default: 5 of 126)")
+    add(
+        "--sift",
+        choices=SIFTS,
+        default="none",
+        help="… drop classes early: the published rule, or by the terms' spread",
+    )
+    add("--sift-margin", type=float, default=2.0, metavar="Z", help="… how far behind is too far (spread; default: 2)")
+    add("--classes", type=_integers, metavar="Y,Y,…", help="… choose among these only (default: all)")
     add("--batch", type=int, default=64, metavar="B", help="rows an engine call; part of the classifier (default: 64)")
     add("--backend", choices=tuple(BACKENDS), help="default: openvino where installed, else onnxruntime")
     add("--precision", choices=PRECISIONS, help="default: bf16 where the CPU has it (OpenVINO), else fp32")

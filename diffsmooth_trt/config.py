@@ -12,7 +12,8 @@ from typing import Any
 from .certify.sequential import FIRST_LOOK, MAX_DRAWS
 from .errors import InputError
 from .files import check_outputs
-from .methods import METHODS
+from .methods import DIFFUSION_CLASSIFIERS, METHODS
+from .methods.ndc import SIFTS, WEIGHTS
 from .noise import check_noise_level
 
 COMMANDS = ("certify", "predict")
@@ -66,6 +67,13 @@ class RunConfig:
     m: int = 5
     local_noise: str = "fixed"
     classifier_seed: int = 0
+    steps: int = 126
+    s_max: float = 3.0
+    weights: str = "paper"
+    drop_steps: int | None = None
+    sift: str = "none"
+    sift_margin: float = 2.0
+    classes: tuple[int, ...] | None = None
     skip: int = 1
     max: int | None = None
     resize: int | None = None
@@ -104,17 +112,42 @@ class RunConfig:
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
         if not 0 <= self.classifier_seed < 2**128:
             raise InputError(f"--classifier-seed must lie in [0, 2^128), got {self.classifier_seed}")
-        if self.method == "rs":
+        if self.method == "rs" or self.method in DIFFUSION_CLASSIFIERS:
             if self.classifier is not None:
-                raise InputError("--classifier is not used by --method rs: --engine is the classifier itself")
+                raise InputError(
+                    f"--classifier is not used by --method {self.method}: --engine is the classifier itself"
+                )
             if self.sigma is None:
-                raise InputError("--sigma is needed by --method rs: a classifier does not say its noise level")
+                raise InputError(
+                    f"--sigma is needed by --method {self.method}: a classifier does not say its noise level"
+                )
+            self._check_diffusion_classifier()
         elif self.classifier is None:
             raise InputError(f"--classifier is needed by --method {self.method}: pass the classifier's .onnx file")
         if self.key is not None:
             parse_key(self.key)
         inputs = {"--engine": self.engine, "--classifier": self.classifier, "--data": self.data}
         check_outputs({"--out": self.out, "--tsv": self.tsv}, inputs)
+
+    def _check_diffusion_classifier(self) -> None:
+        for name, choices in (("weights", WEIGHTS), ("sift", SIFTS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}")
+        if not 2 <= self.steps <= 10**5:
+            raise InputError(f"--steps must be 2 to 100000, got {self.steps}: 126 is the papers'")
+        if self.drop_steps is not None and self.drop_steps < 1:
+            raise InputError(f"--drop-steps must be at least 1, got {self.drop_steps}: the first pair has no posterior")
+        if not (math.isfinite(self.s_max) and self.s_max > 2 * float(self.sigma or 0)):
+            raise InputError(
+                f"--s-max must be above 2·sigma = {2 * float(self.sigma or 0)}, got {self.s_max}: 3 is usual"
+            )
+        if not (math.isfinite(self.sift_margin) and self.sift_margin > 0):
+            raise InputError(f"--sift-margin must be above 0, got {self.sift_margin}")
+        if self.classes is not None:
+            chosen = tuple(sorted(self.classes))
+            if len(set(chosen)) < max(2, len(chosen)) or chosen[0] < 0:
+                raise InputError(f"--classes needs two or more different ones from 0 on, got {list(self.classes)}")
+            object.__setattr__(self, "classes", chosen)
 
     def _check_stopping(self) -> None:
         radii = self.radius

@@ -100,6 +100,7 @@ class Rule:
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.plan = plan_of(meta["config"])
+        self.void = meta.get("void")  # the class that stands for abstentions: never an answer
         self.total_variation = float(meta["total_variation"])
         self.sigma = float(meta["classifier"]["sigma"])
         self.alpha = float(meta["config"]["alpha"])
@@ -115,6 +116,8 @@ class Rule:
         """What the votes say."""
         totals = votes.totals
         c = certificate(totals[SELECTION], totals[ESTIMATION], self.alpha, self.sigma, self.total_variation)
+        if votes.selected == self.void:
+            return Outcome(ABSTAIN, 0.0, 0.0, c.hits, c.trials)
         return Outcome(c.predict, c.radius, c.p_lower, c.hits, c.trials)
 
 
@@ -124,6 +127,7 @@ class PredictRule(Rule):
     def outcome(self, votes: Votes) -> Outcome:
         counts = votes.totals[PREDICTION]
         predict = prediction(counts, self.alpha, self.total_variation)
+        predict = ABSTAIN if predict == self.void else predict
         return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
 
 
@@ -140,6 +144,9 @@ class SequentialRule(Rule):
             p_lower = max(0.0, down(Decimal(bound) - Decimal(self.total_variation)))
             if certified:
                 p_lower = max(p_lower, normal_cdf_lower(down(Decimal(certified) / Decimal(self.sigma))))
+        if votes.selected == self.void:
+            certified = p_lower = 0.0
+            decisions = tuple(REFUTED if said == CERTIFIED else said for said in decisions)
         radius = max(certified, radius_lower(p_lower, self.sigma))
         return Outcome(
             votes.selected if radius > 0 else ABSTAIN, radius, p_lower, votes.hits[-1], votes.trials, decisions

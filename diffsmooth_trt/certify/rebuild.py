@@ -9,10 +9,12 @@ from ..config import RunConfig
 from ..errors import InputError
 from ..files import file_sha256
 from ..methods import Method
+from ..methods.ndc import Settings
 from .store import RunStore
 
 Given = dict[str, Path | None]
 FILES = ("engine", "classifier", "data")
+RS_ROLES = {"engine": "classifier"}
 
 
 def recorded_config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
@@ -42,10 +44,10 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
     for name, role in roles.items():
         _check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
-    local = ("local_sigma", "m", "local_noise", "classifier_seed")
+    own = ("local_sigma", "m", *Settings.names())
     settings = {
         **store.meta["config"],
-        **{name: classifier[name] for name in local if name in classifier},
+        **{name: classifier[name] for name in own if name in classifier},
         **files,
         "method": classifier["method"],
         "sigma": classifier["sigma"],
@@ -62,9 +64,8 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
 
 def _roles(classifier: dict[str, Any]) -> dict[str, str]:
     """The engines' names on the command line, and in the classifier id."""
-    return (
-        {"engine": "classifier"} if classifier["method"] == "rs" else {"engine": "denoiser", "classifier": "classifier"}
-    )
+    both = {"engine": "denoiser", "classifier": "classifier"}
+    return {name: role for name, role in both.items() if role in classifier} if "denoiser" in classifier else RS_ROLES
 
 
 def _locate(store: RunStore, name: str, given: Path | None) -> Path:

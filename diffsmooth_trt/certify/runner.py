@@ -133,7 +133,7 @@ class Runner:
         for image in waiting:
             self._check(image)
             if not self.store.has_result(image.index):
-                votes = Votes(self.plan, self.method.classes)
+                votes = Votes(self.plan, self.method.bins)
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
                 yield from self._drawable(task)
         for task in list(self.active.values()):
@@ -150,7 +150,7 @@ class Runner:
             if block is None:
                 return
             held = self.store.held(block)
-            votes = held or self.store.partial(block) or [0] * self.method.classes
+            votes = held or self.store.partial(block) or [0] * self.method.bins
             counts = np.array(votes, dtype=np.int64)
             known = int(counts.sum())
             opened = _OpenBlock(task, block, counts, known, known, stored=held is not None)

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -341,6 +341,15 @@ class RunStore:
                 said = zip(self.rule.radii, outcome.decisions, strict=True)
                 rows = [(image, radius, decision) for radius, decision in said]
                 self.connection.executemany("INSERT INTO decisions VALUES (?, ?, ?)", rows)
+
+    def add_notes(self, notes: Sequence[str]) -> None:
+        """Keep what a reader has to know about the votes; reports show it. Committed at once."""
+        if notes:
+            self.meta["notes"] = [*self.meta.get("notes", []), *notes]
+            with _guarded(self.path):
+                row = ("notes", json.dumps(self.meta["notes"]))
+                self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+            self.commit()
 
     def commit(self) -> None:
         """Make everything added so far survive a crash."""

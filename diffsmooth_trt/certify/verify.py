@@ -230,8 +230,8 @@ def _replay(key: int, method: Method, images: Images, held: _Held, done: Verific
         labels = method.labels(noisy, fill(law, key, spans, noisy))
         finished = 0
         for span in spans:
-            votes = drawn.setdefault(span.block, np.zeros(method.classes, dtype=np.int64))
-            votes += np.bincount(labels[span.low : span.high], minlength=method.classes)
+            votes = drawn.setdefault(span.block, np.zeros(method.bins, dtype=np.int64))
+            votes += np.bincount(labels[span.low : span.high], minlength=method.bins)
             if span.start + span.high - span.low < span.block.stop:
                 continue
             done.blocks += 1

@@ -1,10 +1,22 @@
-"""Methods: maps from noisy batches to labels (rs, dds, diffsmooth)."""
+"""Methods: maps from noisy batches to labels (rs, dds, diffsmooth, and the diffusion classifiers dc, epndc, apndc)."""
 
 from .base import Denoised, Method, Rows
 from .dds import DenoisedSmoothing
 from .diffsmooth import DiffSmooth
+from .ndc import DiffusionClassifier
 from .rs import Plain
 
-METHODS = ("rs", "dds", "diffsmooth")
+DIFFUSION_CLASSIFIERS = ("dc", "epndc", "apndc")
+METHODS = ("rs", "dds", "diffsmooth", *DIFFUSION_CLASSIFIERS)
 
-__all__ = ["METHODS", "Denoised", "DenoisedSmoothing", "DiffSmooth", "Method", "Plain", "Rows"]
+__all__ = [
+    "DIFFUSION_CLASSIFIERS",
+    "METHODS",
+    "Denoised",
+    "DenoisedSmoothing",
+    "DiffSmooth",
+    "DiffusionClassifier",
+    "Method",
+    "Plain",
+    "Rows",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ class Method(ABC):
     """
 
     name: str
+    void: int | None = None  # the label of a vote that is an abstention, where there can be such
+    notes: Sequence[str] = ()  # what the user has to know about the votes
 
     def __init__(self, classifier: Engine, input_shape: tuple[int, int, int], sigma: float) -> None:
         self.classifier = classifier
@@ -47,6 +50,11 @@ class Method(ABC):
         self.batch = classifier.batch
         self.sigma = sigma
         self.identity: dict[str, Any] = {"method": self.name}
+
+    @property
+    def bins(self) -> int:
+        """How many labels votes are counted for: the classes, and abstentions where there can be some."""
+        return self.classes if self.void is None else self.classes + 1
 
     @property
     def engines(self) -> dict[str, Engine]:

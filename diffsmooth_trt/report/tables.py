@@ -89,6 +89,7 @@ class Summary:
             notes.append(
                 f"radius {_exactly(radius)}: {counts} (refuted: the selected class is too rare; that is no attack)"
             )
+        notes += self.meta.get("notes", [])
         if "extended_from" in self.meta:
             before = ", ".join(map(str, self.meta["extended_from"]))
             notes.append(f"n was raised later, from {before}: allowed, as these bounds hold at every look")

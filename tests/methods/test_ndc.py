@@ -1,0 +1,286 @@
+"""Diffusion classifiers against the papers' formulas written out anew, in float64, one evaluation at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import diffsmooth_trt as dst
+from diffsmooth_trt.engine import open_engine
+from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.methods import DiffusionClassifier, Rows
+from diffsmooth_trt.methods.ndc import Settings, default_drop
+from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.noise.reference import grid_noise
+
+SHAPE = (3, 4, 4)
+RNG = np.random.default_rng(1)
+MEANS = RNG.uniform(-0.7, 0.7, (5, 48))
+SD, SIGMA = 0.5, 0.25
+S_TAU = 2 * SIGMA
+
+
+def ideal(x, s, y):
+    """The ideal denoiser of N(mean of y, SD²); without a class, of the mean of all."""
+    mean = MEANS.mean(axis=0) if y is None else MEANS[y]
+    return (SD**2 * x + s**2 * mean) / (SD**2 + s**2)
+
+
+def density(s, kind):
+    if kind == "published":
+        return np.exp(-((np.log(s) + 1.2) ** 2) / 2 * 1.2**2) / (s * 1.2 * math.sqrt(2 * math.pi))
+    return stats.lognorm(s=1.2, scale=math.exp(-1.2)).pdf(s)
+
+
+def epsilon(number, sample, image, steps, fresh, seed):
+    word, name = (2**56 * 2 + sample * steps + number, image) if fresh else (number, 0)
+    return grid_noise(grid_law(1.0), seed, 17, name, word, 48) / 255
+
+
+def restated(name, x_tau, steps, s_max, kind, noise, y, drop=None):
+    """The logit's negative, straight from METHODS: means of posteriors, not their difference."""
+    total = 0.0
+    if name == "epndc":
+        s, gap = np.linspace(S_TAU, s_max, steps, retstep=True)
+        for i in range(drop, steps - 1):
+            low, high = s[i], s[i + 1]
+            x = x_tau + math.sqrt(high**2 - S_TAU**2) * noise(i - drop, steps - 1 - drop)
+            p = ((high**2 - low**2) * ideal(x, high, y) + low**2 * x) / high**2
+            q = ((high**2 - low**2) * x_tau + (low**2 - S_TAU**2) * x) / (high**2 - S_TAU**2)
+            w = (low**2 + 0.25) / (low * 0.5) ** 2 * density(low, kind) * gap
+            w *= high**2 * (high**2 - S_TAU**2) / (4 * (high - low) ** 2 * (low**2 - S_TAU**2))
+            total += w * np.mean((p - q) ** 2)
+        return total
+    start = ideal(x_tau, S_TAU, None) if name == "apndc" else x_tau
+    s, gap = np.linspace(S_TAU if name == "apndc" else 1e-4, s_max, steps, retstep=True)
+    for i in range(steps):
+        x = start + s[i] * noise(i, steps)
+        w = (s[i] ** 2 + 0.25) / (s[i] * 0.5) ** 2 * density(s[i], kind) * gap
+        total += w * np.mean((ideal(x, s[i], y) - start) ** 2)
+    return total
+
+
+def drawn(count, seed=0):
+    """Noisy images in [0, 1] units, and which draws they are."""
+    rng = np.random.default_rng(seed)
+    picked = MEANS[rng.integers(0, 5, count)] + SD * rng.normal(size=(count, 48))
+    noisy = ((picked + 1) / 2 + SIGMA * rng.normal(size=(count, 48))).astype(np.float32).reshape(count, *SHAPE)
+    return noisy, Rows(*(np.array(v, np.uint64) for v in ([1] * count, [3] * count, list(range(7, 7 + count)))))
+
+
+@pytest.fixture
+def opened(conditional_denoiser):
+    engines = []
+
+    def make(name="apndc", *, batch=6, null=True, sigma=SIGMA, means=MEANS, backend="onnxruntime", **options):
+        path = conditional_denoiser(means, SD, null=null)
+        engines.append(open_engine(path, batch=batch, role="conditional", backend=backend))
+        return DiffusionClassifier(name, engines[-1], sigma, Settings(**{"steps": 9, **options}))
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.mark.parametrize("local_noise", ["fixed", "fresh"])
+@pytest.mark.parametrize("weights", ["paper", "published"])
+@pytest.mark.parametrize("name", ["dc", "epndc", "apndc"])
+def test_losses_are_the_formulas(opened, name, weights, local_noise):
+    method = opened(name, weights=weights, local_noise=local_noise, classifier_seed=5, s_max=2.5)
+    noisy, rows = drawn(6)
+    found = method.losses(noisy, rows)
+    drop = default_drop(9)
+    for row in range(6):
+        x_tau = 2 * noisy[row].reshape(-1).astype(np.float64) - 1
+        for y in range(5):
+            expected = restated(
+                name, x_tau, 9, 2.5, weights,
+                lambda i, n, row=row: epsilon(i, 7 + row, 3, n, local_noise == "fresh", 5), y, drop,
+            )  # fmt: skip
+            assert found[row, y] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sift", ["none", "published", "spread"])
+@pytest.mark.parametrize("name", ["dc", "epndc", "apndc"])
+def test_batches_and_order_change_no_bit(opened, name, sift):
+    noisy, rows = drawn(12)
+    whole = opened(name, batch=12, sift=sift, steps=20).losses(noisy, rows)
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = Rows(*(part[order] for part in (rows.phases, rows.images, rows.samples)))
+    assert np.array_equal(opened(name, batch=12, sift=sift, steps=20).losses(noisy[order], shuffled), whole[order])
+    for batch in (1, 4, 6):
+        method = opened(name, batch=batch, sift=sift, steps=20)
+        parts = [
+            method.losses(noisy[i : i + batch], Rows(*(part[i : i + batch] for part in vars(rows).values())))
+            for i in range(0, 12, batch)
+        ]
+        assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_full_batches(opened):
+    """No padding where samples × classes × steps fill batches, whatever a step alone would fill."""
+    method = opened("apndc", batch=7, steps=14)
+    calls = []
+    inner = method.engine.denoise
+    method.engine.denoise = lambda *given: calls.append(len(given[0])) or inner(*given)
+    method.labels(*drawn(7))
+    assert len(calls) == 1 + 14 * 5
+    assert method.evaluations == 7 * (1 + 14 * 5)
+
+
+def test_sifting_saves_evaluations_and_keeps_labels(opened):
+    noisy, rows = drawn(60, seed=3)
+    plain = opened("apndc", batch=60, steps=40)
+    sifted = opened("apndc", batch=60, steps=40, sift="spread")
+    same = plain.labels(noisy, rows) == sifted.labels(noisy, rows)
+    assert same.mean() >= 0.95
+    assert sifted.evaluations < 0.7 * plain.evaluations
+
+
+def test_the_published_sift_stops_at_ten_classes(opened):
+    noisy, rows = drawn(4)
+    few, none = opened("apndc", batch=4, sift="published"), opened("apndc", batch=4)
+    assert np.array_equal(few.losses(noisy, rows), none.losses(noisy, rows))
+    assert few.evaluations == none.evaluations
+    many = opened("apndc", batch=4, sift="published", means=np.random.default_rng(2).uniform(-0.7, 0.7, (25, 48)))
+    losses = many.losses(noisy, rows)
+    assert (np.isfinite(losses).sum(axis=1) <= 10).all()
+    assert (np.isfinite(losses).sum(axis=1) >= 1).all()
+    assert many.evaluations < 4 * (1 + 50 * 25)
+
+
+def test_nan_losses_void_the_vote_and_are_named(opened):
+    method = opened("apndc", batch=6, steps=5)
+    noisy, rows = drawn(6)
+    clean = method.labels(noisy, rows)
+    inner = method.engine.denoise
+
+    def broken(x, s, labels):
+        y = inner(x, s, labels)
+        y[(labels == 2) & (x.reshape(len(x), -1)[:, 0] > 0), 0, 0, 0] = np.nan
+        return y
+
+    method.engine.denoise = broken
+    found = method.labels(noisy, rows)
+    void = found == method.void
+    assert 0 < void.sum() <= 6
+    assert np.array_equal(found[~void], clean[~void])
+    assert method.void == 5
+    assert method.bins == 6
+    assert "of class 2 is not finite for image 3, sample" in method.notes[0]
+    assert "step" in method.notes[0]
+
+
+def test_a_subset_of_the_classes(opened):
+    noisy, rows = drawn(6)
+    all_losses = opened("epndc").losses(noisy, rows)
+    some = opened("epndc", classes=(1, 3))
+    assert np.array_equal(some.losses(noisy, rows), all_losses[:, [1, 3]])
+    assert set(some.labels(noisy, rows)) <= {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("apndc", {"null": False}, "has no null class"),
+        ("apndc", {"s_max": 0.5}, r"--s-max is 0\.5, expected above 2·sigma = 0\.5"),
+        ("epndc", {"steps": 2}, "--drop-steps is 1 of --steps 2"),
+        ("epndc", {"drop_steps": 8}, "--drop-steps is 8 of --steps 9"),
+        ("dc", {"classes": (1, 5)}, "--classes has 5, .* knows 0 to 4"),
+    ],
+)
+def test_what_does_not_fit(opened, name, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        opened(name, **options)
+    assert "\n" not in str(error.value)
+
+
+def settings(path, data, out, **options):
+    given = {"engine": path, "data": data, "out": out, "method": "apndc", "sigma": SIGMA, "n0": 10, "n": 60, "key": "5"}
+    return {**given, "steps": 6, "batch": 8, "backend": "onnxruntime", **options}
+
+
+@pytest.mark.parametrize("method", ["dc", "epndc", "apndc"])
+def test_runs_certify_verify_and_do_not_depend_on_the_batch(conditional_denoiser, images_npz, tmp_path, method):
+    path, data = conditional_denoiser(MEANS, SD), images_npz(count=3, classes=5)
+    votes = []
+    for batch in (8, 3):
+        out = tmp_path / f"{batch}.sqlite"
+        with dst.certify(**settings(path, data, out, method=method, batch=batch)) as store:
+            votes.append([store.counts(image) for image in range(3)])
+            assert store.meta["classes"] == 6
+            assert store.meta["void"] == 5
+    assert votes[0] == votes[1]
+    assert dst.verify(tmp_path / "8.sqlite", fraction=1.0).agrees
+
+
+def test_void_votes_never_certify(conditional_denoiser, images_npz, tmp_path, monkeypatch):
+    """Where most votes are void, the run abstains, says so, and has no class 0 or 5 that nobody voted for."""
+    inner = DiffusionClassifier.losses
+
+    def losses(self, noisy, rows):
+        found = inner(self, noisy, rows)
+        found[:, 1] = np.nan
+        self.note("the loss at step 1 of class 1 is not finite")
+        return found
+
+    monkeypatch.setattr(DiffusionClassifier, "losses", losses)
+    path, data = conditional_denoiser(MEANS, SD), images_npz(count=2, classes=5)
+    for name, options in (("fixed", {}), ("radius", {"radius": 0.1}), ("tolerance", {"tolerance": 0.1})):
+        with dst.certify(**settings(path, data, tmp_path / name, **options)) as store:
+            results = list(store.results())
+            assert [result.predict for result in results] == [-1, -1]
+            assert [result.radius for result in results] == [0.0, 0.0]
+            assert all(said != "certified" for result in results for said in result.decisions)
+            assert store.meta["notes"]
+    predicting = {name: value for name, value in settings(path, data, tmp_path / "p").items() if name != "n0"}
+    with dst.predict(**predicting) as store:
+        assert [result.predict for result in store.results()] == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 1}, "--steps must be 2 to 100000, got 1"),
+        ({"s_max": 0.4}, r"--s-max must be above 2·sigma = 0\.5, got 0\.4"),
+        ({"s_max": math.nan}, "--s-max must be above"),
+        ({"weights": "none"}, "--weights is 'none': use one of paper, published"),
+        ({"sift": "x"}, "--sift is 'x'"),
+        ({"sift_margin": 0.0}, "--sift-margin must be above 0"),
+        ({"classes": (1,)}, "--classes needs two or more"),
+        ({"classes": (1, 1)}, "--classes needs two or more"),
+        ({"classes": (-1, 1)}, "--classes needs two or more"),
+        ({"classes": (1, 9)}, "--classes has 9"),
+        ({"classifier": "c.onnx"}, "--classifier is not used by --method apndc"),
+        ({"sigma": None}, "--sigma is needed by --method apndc"),
+        ({"drop_steps": 0}, "--drop-steps must be at least 1"),
+    ],
+)
+def test_bad_options(conditional_denoiser, images_npz, tmp_path, options, message):
+    path, data = conditional_denoiser(MEANS, SD), images_npz(count=1, classes=5)
+    with pytest.raises(InputError, match=message):
+        dst.certify(**settings(path, data, tmp_path / "r.sqlite", **options))
+    assert not (tmp_path / "r.sqlite").exists()
+
+
+def test_engines_of_other_roles_and_labels_beyond_the_classes(
+    conditional_denoiser, shrinking_denoiser, images_npz, tmp_path
+):
+    with pytest.raises(InputError, match="conditional"):
+        dst.certify(**settings(shrinking_denoiser(), images_npz(count=1), tmp_path / "r"))
+    path = conditional_denoiser(MEANS, SD)
+    with pytest.raises(InputError, match="the classifier has 5 classes"):
+        dst.certify(**settings(path, images_npz(count=9, classes=9), tmp_path / "r"))
+
+
+def test_settings_are_part_of_the_identity(opened):
+    seen = {str(opened(name, **options).identity) for name, options in [
+        ("dc", {}), ("apndc", {}), ("epndc", {}), ("apndc", {"steps": 10}), ("apndc", {"s_max": 2.0}),
+        ("apndc", {"weights": "published"}), ("apndc", {"sift": "spread"}), ("apndc", {"sift": "published"}),
+        ("apndc", {"sift": "spread", "sift_margin": 3.0}), ("apndc", {"classes": (0, 1)}),
+        ("apndc", {"classifier_seed": 1}), ("apndc", {"local_noise": "fresh"}), ("epndc", {"drop_steps": 2}),
+    ]}  # fmt: skip
+    assert len(seen) == 13
