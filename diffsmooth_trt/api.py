@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .certify.identity import differences, fingerprint
+from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
@@ -86,16 +87,18 @@ def _versions() -> dict[str, str]:
 
 def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any]:
     """What decides a run's results besides its key: what the store records, and what a resumed run must agree with."""
-    law = grid_law(method.sigma)
+    law = grid_law(method.sigma) if config.certificate == "smoothing" else None
     described: dict[str, Any] = {
         "config": config.recorded(),
         "classifier": classifier_id(method),
         "classes": method.bins,
-        "law": law.digest,
-        "total_variation": law.tv_bound(int(np.prod(method.input_shape))),
+        "law": law.digest if law else "",
+        "total_variation": law.tv_bound(int(np.prod(method.input_shape))) if law else 0.0,
         "data": images.identity,
         "images": len(images),
     }
+    if isinstance(method, DiffusionClassifier) and law is None:
+        described["lipschitz_constant"] = config.lipschitz or published_constant(method.terms)
     if method.void is not None:
         described["void"] = method.void
     rule = rule_of(described)
@@ -147,7 +150,7 @@ def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
 
 def _is_longer(recorded: dict[str, Any], asked: dict[str, Any]) -> bool:
     """Whether two configurations differ in the number of draws alone, the second having more."""
-    return bool({**recorded, "n": asked["n"]} == asked and asked["n"] > recorded["n"])
+    return bool("n" in asked and {**recorded, "n": asked["n"]} == asked and asked["n"] > recorded["n"])
 
 
 def _open_images(config: RunConfig) -> Images:
@@ -178,10 +181,14 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     method = build_method(config)
     try:
         _check_images(images, method)
-        check_noise(law := grid_law(method.sigma))
-        check_noise(getattr(method, "law", law))  # DiffSmooth's local noise has a law of its own
+        laws = [grid_law(method.sigma)] if config.certificate == "smoothing" else []
+        for law in (*laws, *([method.law] if isinstance(method, DiffSmooth | DiffusionClassifier) else [])):
+            check_noise(law)  # a method's own noise has a law of its own
         with open_store(config, describe(config, method, images)) as store:
-            Runner(method, store, progress or Silent()).run(images)
+            if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
+                run_margins(method, store, images, progress or Silent())
+            else:
+                Runner(method, store, progress or Silent()).run(images)
             store.add_notes(method.notes)
             if config.tsv is not None:
                 write_tsv(config.tsv, store)
@@ -232,9 +239,12 @@ def verify(
         try:
             check_weights(store, method)
             here = describe(config, method, images)
-            done = verify_votes(
-                store, method, images, here, fraction=fraction, seed=seed, progress=progress or Silent()
-            )
+            if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
+                done = Verification(store.path, seed)
+                verify_margins(store, method, images, done, fraction)
+            else:
+                shown = progress or Silent()
+                done = verify_votes(store, method, images, here, fraction=fraction, seed=seed, progress=shown)
         finally:
             method.close()
         check_identity(store.meta, here["classifier"], _versions(), done)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .config import RunConfig, field_names
+from .config import CERTIFICATES, RunConfig, field_names
 from .engine import BACKENDS, PRECISIONS
 from .errors import DiffsmoothError, InputError
 from .methods import METHODS
@@ -74,6 +74,14 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         add("--radius", type=float, nargs="+", metavar="R", help=text)
         text = "stop when more samples are unlikely to raise the radius by more than this share of it; --n is the most"
         add("--tolerance", type=float, metavar="X", help=text)
+        text = "lipschitz: no noise, conditional on the Lipschitz constant of the logits (dc only)"
+        add("--certificate", choices=CERTIFICATES, default="smoothing", help=text)
+        add(
+            "--lipschitz",
+            type=float,
+            metavar="L",
+            help="… that constant, in [-1, 1] units (default: the published formula)",
+        )
         add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
     add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
     add("--local-sigma", type=float, default=0.12, help="DiffSmooth: local noise in image units (default: 0.12)")

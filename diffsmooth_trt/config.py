@@ -18,6 +18,7 @@ from .noise import check_noise_level
 
 COMMANDS = ("certify", "predict")
 KEY_DIGITS = 32
+CERTIFICATES = ("smoothing", "lipschitz")
 STOPPING = ("radius", "tolerance", "family_wise")
 
 
@@ -63,6 +64,8 @@ class RunConfig:
     radius: tuple[float, ...] | None = None
     tolerance: float | None = None
     family_wise: bool = False
+    certificate: str = "smoothing"
+    lipschitz: float | None = None
     local_sigma: float = 0.12
     m: int = 5
     local_noise: str = "fixed"
@@ -108,6 +111,7 @@ class RunConfig:
         if not (math.isfinite(self.alpha) and 0 < self.alpha < 1):
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
         self._check_stopping()
+        self._check_certificate()
         if self.local_noise not in ("fixed", "fresh"):
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
         if not 0 <= self.classifier_seed < 2**128:
@@ -117,7 +121,7 @@ class RunConfig:
                 raise InputError(
                     f"--classifier is not used by --method {self.method}: --engine is the classifier itself"
                 )
-            if self.sigma is None:
+            if self.sigma is None and self.certificate == "smoothing":
                 raise InputError(
                     f"--sigma is needed by --method {self.method}: a classifier does not say its noise level"
                 )
@@ -128,6 +132,26 @@ class RunConfig:
             parse_key(self.key)
         inputs = {"--engine": self.engine, "--classifier": self.classifier, "--data": self.data}
         check_outputs({"--out": self.out, "--tsv": self.tsv}, inputs)
+
+    def _check_certificate(self) -> None:
+        if self.certificate not in CERTIFICATES:
+            raise InputError(f"--certificate is {self.certificate!r}: use one of {', '.join(CERTIFICATES)}")
+        if self.lipschitz is not None and not (math.isfinite(self.lipschitz) and self.lipschitz > 0):
+            raise InputError(
+                f"--lipschitz must be above 0, got {self.lipschitz}: leave it out for the published formula"
+            )
+        if self.certificate == "smoothing":
+            if self.lipschitz is not None:
+                raise InputError("--lipschitz is for --certificate lipschitz: leave it out")
+            return
+        if self.method != "dc" or self.command != "certify" or self.sift != "none":
+            raise InputError(
+                "--certificate lipschitz is for certify --method dc without --sift: nothing else has that bound"
+            )
+        if self.sigma is not None or self.radius is not None or self.tolerance is not None or self.family_wise:
+            raise InputError(
+                "--certificate lipschitz draws no noise: leave out --sigma, --radius, --tolerance, --family-wise"
+            )
 
     def _check_diffusion_classifier(self) -> None:
         for name, choices in (("weights", WEIGHTS), ("sift", SIFTS)):
@@ -182,9 +206,11 @@ class RunConfig:
 
     def recorded(self) -> dict[str, Any]:
         """The part that decides the results, as JSON values: what a resumed run must agree with."""
-        names = ["command", "method", "n", "alpha", "skip", "max", "resize", "crop", "quantise"]
-        if self.command == "certify":
-            names.insert(2, "n0")
+        names = ["command", "method", "skip", "max", "resize", "crop", "quantise"]
+        if self.certificate == "lipschitz":
+            names += ["certificate", "lipschitz"]
+        else:
+            names += ["n0", "n", "alpha"] if self.command == "certify" else ["n", "alpha"]
         names += [name for name in STOPPING if getattr(self, name)]
         found = {name: getattr(self, name) for name in names}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

@@ -18,7 +18,7 @@ from .exact import context, down
 from .plan import Block, Plan
 from .sequential import anytime_lower, certifying, looks, out_of_sight, projected_lower, thresholds
 
-CLOSE = 1e-9
+CLOSE, TINY = 1e-9, 1e-15
 CERTIFIED, REFUTED, UNDECIDED = "certified", "refuted", "undecided"
 BOUND_SHARE = (
     16  # with preset radii, one part in so many of α is for the bound that is shown, the rest for the decisions
@@ -46,17 +46,22 @@ class Outcome:
         exact = mine == (other.predict, other.hits, other.trials, other.decisions)
         pairs = ((self.radius, other.radius), (self.p_lower, other.p_lower))
         return exact and all(
-            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE))
+            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=CLOSE, abs_tol=TINY))
             for a, b in pairs
         )
 
 
 def plan_of(config: Mapping[str, Any]) -> Plan:
     """What a run draws."""
+    if config.get("certificate") == "lipschitz":
+        return Plan(())
     if config["command"] == "predict":
         return Plan.predict(config["n"])
     sequential = bool(config.get("radius") or config.get("tolerance"))
     return Plan.certify(config["n0"], config["n"], sequential=sequential)
+
+
+Margin = tuple[int, float]  # the class with the least loss (−1 where one is no number), how far the next one is behind
 
 
 class Votes:
@@ -65,6 +70,7 @@ class Votes:
     def __init__(self, plan: Plan, classes: int) -> None:
         self.totals = {phase: np.zeros(classes, dtype=np.int64) for phase, _ in plan.phases}
         self.sequential = plan.sequential
+        self.margin: Margin | None = None  # of a run without votes
         self.hits: list[int] = []  # at each look, of the class that the selection chose
 
     def add(self, block: Block, counts: Sequence[int] | NDArray[np.int64]) -> None:
@@ -103,7 +109,7 @@ class Rule:
         self.void = meta.get("void")  # the class that stands for abstentions: never an answer
         self.total_variation = float(meta["total_variation"])
         self.sigma = float(meta["classifier"]["sigma"])
-        self.alpha = float(meta["config"]["alpha"])
+        self.alpha = float(meta["config"].get("alpha", 1.0))
         if meta["config"].get("family_wise"):
             with localcontext(context(rounding=ROUND_FLOOR)):
                 self.alpha = down(Decimal(self.alpha) / int(meta["images"]))
@@ -129,6 +135,23 @@ class PredictRule(Rule):
         predict = prediction(counts, self.alpha, self.total_variation)
         predict = ABSTAIN if predict == self.void else predict
         return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
+
+
+class LipschitzRule(Rule):
+    """What the margin of a diffusion classifier says if its logits are L-Lipschitz (Chen et al. 2024): a conditional radius.
+
+    It is margin/(2L) in model units, half of that in image units, rounded down. No probability is involved.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        super().__init__(meta)
+        self.constant = float(meta["lipschitz_constant"])
+
+    def outcome(self, votes: Votes) -> Outcome:
+        predict, margin = votes.margin or (ABSTAIN, 0.0)
+        with localcontext(context(rounding=ROUND_FLOOR)):
+            radius = down(Decimal(margin) / (4 * Decimal(self.constant)))
+        return Outcome(predict if radius > 0 else ABSTAIN, max(radius, 0.0), None, 0, 0)
 
 
 class SequentialRule(Rule):
@@ -271,6 +294,8 @@ def _part(alpha: float, share: Decimal) -> float:
 def rule_of(meta: Mapping[str, Any]) -> Rule:
     """The rule of the run that `meta` describes."""
     config = meta["config"]
+    if config.get("certificate") == "lipschitz":
+        return LipschitzRule(meta)
     if config["command"] == "predict":
         return PredictRule(meta)
     if config.get("radius"):

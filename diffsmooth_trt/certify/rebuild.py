@@ -50,7 +50,7 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
         **{name: classifier[name] for name in own if name in classifier},
         **files,
         "method": classifier["method"],
-        "sigma": classifier["sigma"],
+        "sigma": classifier["sigma"] or None,
         "batch": engines[0]["batch"],
         "backend": engines[0]["backend"],
         # bf16 is not asked for but left to the CPU: one without it computes in fp32, and the classifier id says so

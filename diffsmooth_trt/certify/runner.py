@@ -83,6 +83,22 @@ def pixel_digest(image: Image) -> str:
     return hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).hexdigest()
 
 
+def check_image(method: Method, store: RunStore, image: Image) -> None:
+    """Record an image, or compare it with its record; InputError unless it is of the engine's shape and the run's."""
+    channels, height, width = method.input_shape
+    if image.pixels.shape != (height, width, channels):
+        raise InputError(
+            f"image {image.index} is {image.pixels.shape}, the engine takes {(height, width, channels)}: "
+            "pass --resize and --crop, or another engine or data set"
+        )
+    digest = pixel_digest(image)
+    known = store.digest(image.index)
+    if known is None:
+        store.add_image(image.index, image.label, digest)
+    elif known != (image.label, digest):
+        raise InputError(f"image {image.index} differs from the one in {store.path}: --data is not the run's")
+
+
 @dataclass
 class Runner:
     """Draws what `store`'s plan asks for each image, and records it there."""
@@ -131,7 +147,7 @@ class Runner:
         for task in list(self.active.values()):
             yield from self._drawable(task)
         for image in waiting:
-            self._check(image)
+            check_image(self.method, self.store, image)
             if not self.store.has_result(image.index):
                 votes = Votes(self.plan, self.method.bins)
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
@@ -175,20 +191,6 @@ class Runner:
         self.store.add_seconds(task.image.index, task.seconds)
         self.store.add_result(task.image.index)
         return 1
-
-    def _check(self, image: Image) -> None:
-        channels, height, width = self.method.input_shape
-        if image.pixels.shape != (height, width, channels):
-            raise InputError(
-                f"image {image.index} is {image.pixels.shape}, the engine takes {(height, width, channels)}: "
-                "pass --resize and --crop, or another engine or data set"
-            )
-        digest = pixel_digest(image)
-        known = self.store.digest(image.index)
-        if known is None:
-            self.store.add_image(image.index, image.label, digest)
-        elif known != (image.label, digest):
-            raise InputError(f"image {image.index} differs from the one in {self.store.path}: --data is not the run's")
 
     def _batch(self, segments: list[_Segment]) -> None:
         start = time.perf_counter()

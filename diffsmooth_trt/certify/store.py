@@ -1,9 +1,10 @@
 """The run store: one SQLite file a run (WAL, full sync) with configuration, votes per block, and results.
 
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
-JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `results` (what follows from the
-votes), `decisions` (what follows on each preset radius), `timing` (seconds an image; the only table that two runs of the same
-configuration and key do not share). Results are derived from the votes again whenever they are read.
+JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
+`results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `timing` (seconds an
+image; the only table that two runs of the same configuration and key do not share). Results are derived from the votes again
+whenever they are read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError, StoreError
-from .outcome import Outcome, RadiusRule, Rule, Votes, rule_of
+from .outcome import LipschitzRule, Margin, Outcome, RadiusRule, Rule, Votes, rule_of
 from .plan import Block, Plan
 
 FORMAT = 2
@@ -52,6 +53,7 @@ CREATE TABLE results (
 CREATE TABLE decisions (
     image INTEGER NOT NULL REFERENCES results, radius REAL NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (image, radius)
 ) WITHOUT ROWID;
+CREATE TABLE margins (image INTEGER PRIMARY KEY REFERENCES images, predict INTEGER NOT NULL, margin REAL NOT NULL);
 CREATE TABLE partial (
     image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
@@ -302,7 +304,17 @@ class RunStore:
                     raise ValueError(f"image {image} does not have the blocks that its run asks for")
                 votes.add(block, self._votes(image, *row[1:]))
                 ended = votes.looked and self.rule.stops(votes)
+            if isinstance(self.rule, LipschitzRule):
+                query = "SELECT predict, margin FROM margins WHERE image = ?"
+                votes.margin = self.connection.execute(query, (image,)).fetchone()
+                if votes.margin is None:
+                    raise ValueError(f"image {image} has no margin")
         return votes
+
+    def add_margin(self, image: int, margin: Margin) -> None:
+        """Record what an image's certificate follows from where it has no votes."""
+        with _guarded(self.path):
+            self.connection.execute("INSERT OR REPLACE INTO margins VALUES (?, ?, ?)", (image, *margin))
 
     def add_image(self, image: int, label: int, sha256: str) -> None:
         """Record an image before its first block."""

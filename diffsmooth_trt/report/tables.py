@@ -54,6 +54,8 @@ class Summary:
     def title(self) -> str:
         """Method, σ and sample counts in a line."""
         config, identity = self.meta["config"], self.meta["classifier"]
+        if "lipschitz_constant" in self.meta:
+            return f"certify {identity['method']}, Lipschitz certificate, {identity['steps']} steps"
         drawn = f"n={config['n']}"
         if self.preset:
             drawn = f"radius {', '.join(map(_exactly, self.preset))}, n up to {config['n']}"
@@ -65,6 +67,15 @@ class Summary:
     @property
     def guarantee(self) -> str:
         """What is right, and with which probability."""
+        if "lipschitz_constant" in self.meta:
+            given = self.meta["config"].get("lipschitz") is not None
+            source = (
+                "given" if given else "derived for ideal denoisers and infinitely many noises, not for this network"
+            )
+            return (
+                "conditional certificates: right only if the logits are L-Lipschitz in [-1, 1] units, "
+                f"L = {self.meta['lipschitz_constant']:.6g} ({source}); no noise, no probability"
+            )
         if not self.certified:
             return "per-image predictions: each is the smoothed classifier's with probability at least 1 − alpha"
         if not self.meta["config"].get("family_wise"):
@@ -93,7 +104,7 @@ class Summary:
         if "extended_from" in self.meta:
             before = ", ".join(map(str, self.meta["extended_from"]))
             notes.append(f"n was raised later, from {before}: allowed, as these bounds hold at every look")
-        if self.meta["key_source"] == "given":
+        if self.meta["key_source"] == "given" and "lipschitz_constant" not in self.meta:
             notes.append(
                 "the noise key was given, not drawn: trust it only if its giver could not choose it after the fact"
             )

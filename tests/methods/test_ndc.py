@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from diffsmooth_trt.methods import DiffusionClassifier, Rows
 from diffsmooth_trt.methods.ndc import Settings, default_drop
 from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.noise.reference import grid_noise
+from diffsmooth_trt.report.tables import summarise, text_table
 
 SHAPE = (3, 4, 4)
 RNG = np.random.default_rng(1)
@@ -284,3 +286,74 @@ def test_settings_are_part_of_the_identity(opened):
         ("apndc", {"classifier_seed": 1}), ("apndc", {"local_noise": "fresh"}), ("epndc", {"drop_steps": 2}),
     ]}  # fmt: skip
     assert len(seen) == 13
+
+
+# ---- certificates without sampling ------------------------------------------------------------------------
+
+
+def lipschitz(path, data, out, **options):
+    return dst.certify(
+        engine=path, data=data, out=out, method="dc", certificate="lipschitz", steps=7, batch=4, backend="onnxruntime",
+        **options,
+    )  # fmt: skip
+
+
+def test_lipschitz_certificates_are_the_margin_over_the_constant(conditional_denoiser, images_npz, tmp_path):
+    path, data = conditional_denoiser(MEANS, SD), images_npz(count=6, classes=5)
+    images = {image.index: image for image in dst.Images(data)}
+    s, gap = np.linspace(1e-4, 3.0, 7, retstep=True)
+    weights = (s**2 + 0.25) / (s * 0.5) ** 2 * density(s, "paper") * gap
+    constant = (1 + math.sqrt(2 / math.pi)) * 7 * np.mean(weights / s)
+    with lipschitz(path, data, tmp_path / "l.sqlite") as store:
+        results = list(store.results())
+        assert store.meta["lipschitz_constant"] == pytest.approx(constant, rel=1e-9)
+    assert len(results) == 6
+    for result in results:
+        x = images[result.image].pixels.transpose(2, 0, 1).reshape(-1) / 255 * 2 - 1
+        losses = [restated("dc", x, 7, 3.0, "paper", lambda i, n: epsilon(i, 0, 0, n, False, 0), y) for y in range(5)]
+        first, second = np.sort(losses)[:2]
+        assert result.predict == int(np.argmin(losses))
+        assert result.radius == pytest.approx((second - first) / (2 * constant) / 2, rel=1e-3)
+        assert result.radius <= (second - first) / (4 * constant) * (1 + 1e-3)
+    with lipschitz(path, data, tmp_path / "given.sqlite", lipschitz=2 * constant) as store:
+        assert [r.radius for r in store.results()] == pytest.approx([r.radius / 2 for r in results], rel=1e-9)
+
+
+def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
+    conditional_denoiser, images_npz, tmp_path
+):
+    path, data, out = conditional_denoiser(MEANS, SD), images_npz(count=6, classes=5), tmp_path / "l.sqlite"
+    lipschitz(path, data, out).close()
+    with lipschitz(path, data, out, resume=True) as store:
+        text = text_table([summarise(store)])
+    assert "conditional certificates: right only if the logits are L-Lipschitz" in text
+    assert "derived for ideal denoisers and infinitely many noises, not for this network" in text
+    assert "probability at least" not in text
+    assert dst.verify(out, fraction=1.0).agrees
+    with sqlite3.connect(out) as connection:
+        connection.execute("UPDATE margins SET margin = margin * 1.01 WHERE image = 2")
+    connection.close()
+    with pytest.raises(dst.StoreError, match="image 2 does not follow"), dst.open_run(out) as store:
+        list(store.results())
+    with pytest.raises(InputError, match=r"lipschitz \(run: None, asked: 3\.0\)"):
+        lipschitz(path, data, out, resume=True, lipschitz=3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "apndc"}, "is for certify --method dc"),
+        ({"sift": "spread"}, "is for certify --method dc without --sift"),
+        ({"sigma": 0.25}, "draws no noise: leave out --sigma"),
+        ({"radius": 0.25}, "draws no noise"),
+        ({"family_wise": True}, "draws no noise"),
+        ({"lipschitz": 0.0}, "--lipschitz must be above 0, got 0.0"),
+        ({"lipschitz": math.inf}, "--lipschitz must be above 0"),
+        ({"certificate": "magic"}, "--certificate is 'magic': use one of smoothing, lipschitz"),
+        ({"certificate": "smoothing", "sigma": 0.25, "lipschitz": 1.0}, "--lipschitz is for --certificate lipschitz"),
+    ],
+)
+def test_bad_options_of_lipschitz_certificates(conditional_denoiser, images_npz, tmp_path, options, message):
+    given = {"method": "dc", "certificate": "lipschitz", "steps": 7, "engine": conditional_denoiser(MEANS, SD)}
+    with pytest.raises(InputError, match=message):
+        dst.certify(**{**given, "data": images_npz(count=1), "out": tmp_path / "r", **options})
