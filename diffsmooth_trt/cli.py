@@ -182,7 +182,12 @@ def _add_export(command: Any) -> None:
     text = "fold the one-shot denoising step of a diffusion network into one ONNX file"
     denoiser = kinds.add_parser("denoiser", help=text, description=text, epilog=example)
     denoiser.add_argument("--family", required=True, help="improved-diffusion or guided-diffusion")
-    denoiser.add_argument("--sigma", type=float, required=True, help="noise level in [0, 1] image units")
+    denoiser.add_argument("--sigma", type=float, help="noise level in [0, 1] image units to fold the step for")
+    denoiser.add_argument(
+        "--conditional",
+        action="store_true",
+        help="instead of --sigma: noise level and class as inputs, for diffusion classifiers",
+    )
     denoiser.add_argument(
         "--config", metavar="NAME|FILE", help="a published configuration's name, or JSON of the family's options"
     )
@@ -297,7 +302,13 @@ def _export(arguments: argparse.Namespace) -> None:
         "store_fp16": arguments.fp16_weights,
     }
     if arguments.kind == "denoiser":
-        report = export_denoiser(family=arguments.family, config=arguments.config, sigma=arguments.sigma, **common)
+        report = export_denoiser(
+            family=arguments.family,
+            config=arguments.config,
+            sigma=arguments.sigma,
+            conditional=arguments.conditional,
+            **common,
+        )
     else:
         report = export_classifier(
             arch=arguments.arch,

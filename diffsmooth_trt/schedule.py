@@ -57,6 +57,13 @@ class Schedule:
             )
         return int(np.searchsorted(self.ratios, 2 * sigma, side="left"))
 
+    def fractional_timestep(self, s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Timesteps at which networks meet the noise levels `s` (model units), by linear interpolation of `ratios`.
+
+        Clipped to 0 below the first ratio and to the last timestep above the last one; float64 of the shape of `s`.
+        """
+        return np.asarray(np.interp(s, self.ratios, np.arange(self.steps)), dtype=np.float64)
+
     def embedded(self, timestep: float) -> float:
         """The number that the network embeds for `timestep`."""
         return timestep * (1000.0 / self.steps) if self.rescale else float(timestep)

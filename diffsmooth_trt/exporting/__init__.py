@@ -38,15 +38,20 @@ def export_denoiser(
     family: str,
     checkpoint: Source,
     config: Source | Mapping[str, object] | None,
-    sigma: float,
+    sigma: float | None,
     out: Source,
     *,
+    conditional: bool = False,
     batch: int | None = None,
     store_fp16: bool = False,
     precision: str = "fp32",
     image_size: int | None = None,
 ) -> ExportReport:
     """Fold an ε-network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
+
+    With `conditional` (and `sigma` None) write D(x; s, y) for diffusion classifiers instead, from a network with labels:
+    images `[B, 3, H, W]` in [-1, 1] units plus noise, noise levels `s` `[B]` in the same units and `labels` int64 `[B]`
+    (0…classes−1, or the null class that follows them where the network has one) → images, not clamped.
 
     `config` is a JSON file of the family's options, one of their mappings, or a built-in name; None takes the built-in
     configuration named like the checkpoint. The file maps `[B, 3, H, W]` in [0, 1] units to the same; B is dynamic
@@ -56,7 +61,12 @@ def export_denoiser(
     files and for outputs that differ by more than the tolerance, StoreError where writing fails.
     """
     _check(precision, batch)
-    check_noise_level("sigma", sigma)
+    if conditional and sigma is not None:
+        raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
+    if not conditional:
+        if sigma is None:
+            raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
+        check_noise_level("sigma", sigma)
     from .pipeline import denoiser_file
 
     return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size)

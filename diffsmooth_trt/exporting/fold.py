@@ -24,14 +24,14 @@ from .norm import ChannelGroupNorm
 from .resize import Resize
 
 
-def _norm(source: nn.Module, scale: Tensor | float = 1.0, shift: Tensor | float = 0.0) -> ChannelGroupNorm:
+def channel_norm(source: nn.Module, scale: Tensor | float = 1.0, shift: Tensor | float = 0.0) -> ChannelGroupNorm:
     """The GroupNorm `source`, then `· scale + shift` per channel."""
     if not isinstance(source, nn.GroupNorm):
         raise TypeError(f"expected a GroupNorm, got {type(source).__name__}")
     return ChannelGroupNorm(source.num_groups, source.eps, source.weight * scale, source.bias * scale + shift)
 
 
-def _conv(
+def affine_conv(
     source: nn.Module, rows: int | None = None, gain: float = 1.0, scale: float = 1.0, shift: Tensor | float = 0.0
 ) -> nn.Conv2d:
     """scale · conv(gain · x) + shift for the first `rows` outputs of `source`, a 2-d or a 1 wide 1-d convolution."""
@@ -58,14 +58,14 @@ class FoldedResBlock(nn.Module):
         norm2, _, _, conv2 = source.out_layers
         fixed = source.emb_layers(emb[None])[0]
         self.resample, self.skip = source.resample, source.skip_connection
-        self.norm1, self.conv2 = _norm(norm1), conv2
+        self.norm1, self.conv2 = channel_norm(norm1), conv2
         if source.scale_shift:
             scale, shift = fixed.chunk(2)
             self.conv1 = conv1
-            self.norm2 = _norm(norm2, 1 + scale, shift)
+            self.norm2 = channel_norm(norm2, 1 + scale, shift)
         else:
-            self.conv1 = _conv(conv1, shift=fixed)
-            self.norm2 = _norm(norm2)
+            self.conv1 = affine_conv(conv1, shift=fixed)
+            self.norm2 = channel_norm(norm2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
@@ -80,8 +80,8 @@ class FoldedAttention(nn.Module):
     def __init__(self, source: AttentionBlock) -> None:
         super().__init__()
         self.heads, self.new_order = source.heads, source.new_order
-        self.norm = _norm(source.norm)
-        self.qkv, self.proj_out = _conv(source.qkv), _conv(source.proj_out)
+        self.norm = channel_norm(source.norm)
+        self.qkv, self.proj_out = affine_conv(source.qkv), affine_conv(source.proj_out)
 
     def forward(self, x: Tensor) -> Tensor:
         _, channels, height, width = x.shape
@@ -122,12 +122,14 @@ class OneShotDenoiser(nn.Module):
             emb = net.embedding(time, None if label is None else torch.tensor([label]))[0]
             first, *down = net.input_blocks
             # The half is subtracted outside: behind zero padding it could not be folded exactly.
-            self.conv_in = _conv(next(first.children()), gain=2 * math.sqrt(alpha_bar))
+            self.conv_in = affine_conv(next(first.children()), gain=2 * math.sqrt(alpha_bar))
             self.down = nn.ModuleList(_fold_sequence(block, emb) for block in down)
             self.middle = _fold_sequence(net.middle_block, emb)
             self.up = nn.ModuleList(_fold_sequence(block, emb) for block in net.output_blocks)
-            self.norm_out = _norm(net.out[0])
-            self.conv_out = _conv(net.out[2], rows=self.conv_in.in_channels, scale=-math.sqrt(1 / alpha_bar - 1) / 2)
+            self.norm_out = channel_norm(net.out[0])
+            self.conv_out = affine_conv(
+                net.out[2], rows=self.conv_in.in_channels, scale=-math.sqrt(1 / alpha_bar - 1) / 2
+            )
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:

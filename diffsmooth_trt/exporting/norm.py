@@ -34,8 +34,13 @@ class ChannelGroupNorm(nn.Module):
         pooled = means.reshape(-1, self.groups, size).mean(2, keepdim=True)
         return (pooled * self.spread).reshape(-1, self.channels, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """The norm of `x`, then `· scale + shift` by row and channel (`[B, C, 1, 1]` each) where given."""
         # Two passes: E[x²] − E[x]² cancels in low precision.
         centred = x - self._group_mean(x)
         variance = self._group_mean(centred * centred)
-        return centred * (self.weight * torch.rsqrt(variance + self.eps)) + self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if scale is not None and shift is not None:
+            weight, bias = weight * scale, bias * scale + shift
+        return centred * (weight * torch.rsqrt(variance + self.eps)) + bias

@@ -16,7 +16,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,39 +24,19 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.facts import METADATA_KEY, EngineFacts
 from ..errors import EngineError, InputError, StoreError
 from ..files import file_sha256
+from .check import ImageCheck
 from .result import ExportReport
 
-INPUT, OUTPUT = "images", "output"
+OUTPUT = "output"
 OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
 TOLERANCE = 1e-4  # of float32 outputs, relative to the larger of 1 and the largest output
 INLINE_BYTES = 1_800_000_000  # protobuf messages end at 2 GiB
-_BATCHES = 2
-_ROWS = 2  # rows compared in each batch: the source may be slow
 _HALF_FROM = 256  # elements; smaller tensors stay float32
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ImageCheck:
-    """The source network, one image's shape (C, H, W), and the noise `sigma` on the random images it is compared on."""
-
-    source: nn.Module
-    shape: tuple[int, int, int]
-    sigma: float
-
-    def batches(self, rows: int) -> Iterator[Floats]:
-        """Noisy random 8-bit images `[rows, C, H, W]` float32, the same in every call."""
-        generator = np.random.Generator(np.random.Philox(key=20))
-        for _ in range(_BATCHES):
-            pixels = generator.integers(0, 256, (rows, *self.shape)) / 255
-            yield (pixels + self.sigma * generator.standard_normal(pixels.shape)).astype(np.float32)
 
 
 @contextlib.contextmanager
@@ -73,19 +52,20 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def trace(module: nn.Module, shape: tuple[int, int, int], batch: int | None) -> ir.Model:
-    """The ONNX graph of `module` for images of `shape` (C, H, W); weights are shared with the module, not copied."""
-    example = torch.zeros((2 if batch is None else batch, *shape))
-    dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
+def trace(module: nn.Module, check: ImageCheck, batch: int | None) -> ir.Model:
+    """The ONNX graph of `module` for inputs as in `check`; weights are shared with the module, not copied."""
+    example = tuple(torch.from_numpy(given) for given in next(check.batches(2 if batch is None else batch)))
+    rows = {0: torch.export.Dim("batch")}
+    dynamic = None if batch is not None else tuple(rows for _ in example)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
+                example,
                 dynamo=True,
                 opset_version=OPSET,
                 dynamic_shapes=dynamic,
-                input_names=[INPUT],
+                input_names=list(check.names),
                 output_names=[OUTPUT],
                 optimize=True,
                 verbose=False,
@@ -162,10 +142,10 @@ def _compare(path: Path, check: ImageCheck, batch: int | None) -> tuple[float, f
     options.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights twice
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     largest, difference = 1.0, 0.0
-    for images in check.batches(_ROWS if batch is None else batch):
-        got = session.run(None, {INPUT: images})[0][:_ROWS]
+    for inputs in check.batches(check.rows if batch is None else batch):
+        got = session.run(None, dict(zip(check.names, inputs, strict=True)))[0][: check.rows]
         with torch.no_grad():
-            want = check.source(torch.from_numpy(images[:_ROWS])).numpy()
+            want = check.source(*(torch.from_numpy(given[: check.rows]) for given in inputs)).numpy()
         if got.shape != want.shape:
             raise InputError(f"the exported graph returns {got.shape} where the network returns {want.shape}")
         if not (np.isfinite(want).all() and np.isfinite(got).all()):
@@ -199,7 +179,7 @@ def write_checked(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
     try:
-        model = trace(module, check.shape, batch)
+        model = trace(module, check, batch)
         if store_fp16:
             store_as_half(model)
         files = _save(model, folder, out.name)

@@ -18,9 +18,12 @@ from ..errors import InputError
 from ..files import file_sha256
 from ..nets.options import FAMILIES, NAMED, DenoiserOptions, named_options, parse_options
 from ..nets.resnet import Triple, classifier_from_arch
+from ..nets.unet import UNet
+from .check import HIGHEST, ConditionalCheck, ImageCheck
 from .checkpoints import load_into, load_state
+from .conditional import classes_of, conditional_pair
 from .fold import ClassifierWithPreprocessing, denoiser_pair, without_batch_norm
-from .onnx_file import ImageCheck, write_checked
+from .onnx_file import write_checked
 from .result import ExportReport
 
 Source = str | PathLike[str]
@@ -73,46 +76,64 @@ def _details(checkpoint: Source, store_fp16: bool, **more: object) -> dict[str, 
     return {"checkpoint": Path(checkpoint).name, "stored": "fp16" if store_fp16 else "fp32", **more}
 
 
-def denoiser_file(
-    family: str,
-    checkpoint: Source,
-    config: Source | Mapping[str, object] | None,
-    sigma: float,
-    out: Source,
-    batch: int | None,
-    store_fp16: bool,
-    image_size: int | None,
-) -> ExportReport:
-    """See `export_denoiser`."""
-    options = read_options(family, config, checkpoint)
-    size = options.image_size if image_size is None else image_size
-    options.check_input_size(size)
-    timestep = options.schedule.timestep(sigma)  # before the checkpoint is read: it may be large
+def _network(options: DenoiserOptions, checkpoint: Source, store_fp16: bool) -> UNet:
     with torch.device("meta"):
         net = options.network()
     load_into(net, load_state(checkpoint), f"checkpoint {checkpoint}")
     if store_fp16:
         _round_to_half(net)
-    source, folded = denoiser_pair(options, net, sigma)
+    return net
+
+
+def denoiser_file(
+    family: str,
+    checkpoint: Source,
+    config: Source | Mapping[str, object] | None,
+    sigma: float | None,
+    out: Source,
+    batch: int | None,
+    store_fp16: bool,
+    image_size: int | None,
+) -> ExportReport:
+    """See `export_denoiser`; a conditional one where `sigma` is None."""
+    options = read_options(family, config, checkpoint)
+    size = options.image_size if image_size is None else image_size
+    options.check_input_size(size)
+    shape = (3, size, size)
+    # Refused before the checkpoint is read: it may be large.
+    timestep = None if sigma is None else options.schedule.timestep(sigma)
+    classes = classes_of(options) if sigma is None else None
+    net = _network(options, checkpoint, store_fp16)
     schedule = options.schedule
+    source: nn.Module
+    module: nn.Module
+    details: dict[str, object]
+    if sigma is None or timestep is None:
+        source, module = conditional_pair(options, net)
+        check: ImageCheck = ConditionalCheck(source, shape, HIGHEST, options.num_classes or 0)
+        ends = [float(schedule.ratios[0]), float(schedule.ratios[-1])]
+        details = {"null_class": options.null_class, "ratios": ends}
+    else:
+        source, module = denoiser_pair(options, net, sigma)
+        check = ImageCheck(source, shape, sigma)
+        details = {
+            "ratio": float(schedule.ratios[timestep]),
+            "alpha_bar": float(schedule.alphas_bar[timestep]),
+            "embedded_timestep": schedule.embedded(timestep),
+        }
     facts = EngineFacts(
-        role="denoiser",
-        input_shape=(3, size, size),
-        sigma=float(sigma),
-        timestep=float(timestep),
+        role="denoiser" if classes is None else "conditional",
+        input_shape=shape,
+        classes=classes,
+        sigma=None if sigma is None else float(sigma),
+        timestep=None if timestep is None else float(timestep),
         schedule=schedule.name,
         family=family,
+        value_range=(0.0, 1.0) if classes is None else (-1.0, 1.0),
         source_sha256=file_sha256(Path(checkpoint)),
-        details=_details(
-            checkpoint,
-            store_fp16,
-            options=asdict(options),
-            ratio=float(schedule.ratios[timestep]),
-            alpha_bar=float(schedule.alphas_bar[timestep]),
-            embedded_timestep=schedule.embedded(timestep),
-        ),
+        details=_details(checkpoint, store_fp16, options=asdict(options), **details),
     )
-    return write_checked(folded, ImageCheck(source, (3, size, size), sigma), facts, Path(out), batch, store_fp16)
+    return write_checked(module, check, facts, Path(out), batch, store_fp16)
 
 
 def _triple(name: str, values: Sequence[float] | None, default: Triple, positive: bool) -> Triple:
