@@ -323,15 +323,16 @@ def _published(work: _Losses) -> Doubles:
 
 
 def _stages(steps: int) -> Iterator[NDArray[np.int64]]:
-    """The steps in four groups of an eighth, an eighth, a quarter and the rest, each spread over the whole range."""
+    """The steps in seven groups, each spread over the whole range; the first six end at an eighth … three quarters of them."""
     order = np.argsort([int(f"{number:032b}"[::-1], 2) for number in range(steps)], kind="stable")
-    ends = sorted({max(2, math.ceil(steps * share)) for share in (0.125, 0.25, 0.5)} | {steps})
+    shares = (1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
+    ends = sorted({max(2, math.ceil(steps * share)) for share in shares} | {steps})
     for start, stop in zip([0, *ends], ends, strict=False):
         yield np.sort(order[start:stop])
 
 
 def _spread(work: _Losses, margin: float) -> Doubles:
-    """Drop classes that the steps left are unlikely to bring back, after an eighth, a quarter and half of the steps.
+    """Drop classes that the steps left are unlikely to bring back, after each group of `_stages`.
 
     What is left moves the difference of two classes by about √(2·V·(S − m)/m) after m of S steps, V being the variance of the
     terms among classes summed over those m; a class further behind than `margin` times that is dropped.

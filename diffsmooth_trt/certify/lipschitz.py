@@ -1,0 +1,90 @@
+"""Certificates without sampling: the margin of a diffusion classifier over twice a Lipschitz constant of its logits.
+
+Chen et al. 2024 derive the constant for ideal denoisers and infinitely many noises. For a trained network it is an assumption:
+every such radius is conditional on it, and is shown so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Image, Images
+from ..errors import InputError
+from ..methods import DiffusionClassifier, Rows
+from ..methods.ndc import Terms
+from ..noise import SELECTION
+from .batch import flat_pixels
+from .bounds import ABSTAIN
+from .outcome import Margin
+from .runner import Progress, check_image, pixel_digest
+from .store import RunStore
+from .verify import Verification
+
+
+def published_constant(terms: Terms) -> float:
+    """(1 + √(2/π))·Σ w_i/s_i, rounded up a little, for logits −Σ w_i·(…), in model units (Chen et al. 2024).
+
+    Published is the mean of w_i/s_i, for logits that are means over the levels; sums on both sides give the same radius.
+    """
+    return (1 + math.sqrt(2 / math.pi)) * float(np.sum(terms.weights / terms.levels)) * (1 + 1e-12)
+
+
+def run_margins(method: DiffusionClassifier, store: RunStore, images: Images, progress: Progress) -> None:
+    """Finish every image; what the store holds is not computed again."""
+    progress.start(len(images), store.finished(), None, 0)
+    left = (image for image in images if not store.has_result(image.index))
+    for found in margins(method, left):
+        for image, margin in found:
+            check_image(method, store, image)
+            store.add_margin(image.index, margin)
+            store.add_result(image.index)
+        store.commit()
+        progress.update(0, len(found))
+
+
+def verify_margins(
+    store: RunStore, method: DiffusionClassifier, images: Images, done: Verification, fraction: float
+) -> None:
+    """Compute margins of a `fraction` of the images again and compare them exactly."""
+    held = {result.image for result in store.results()}
+    done.recorded = done.results = len(held)
+    if not held:
+        raise InputError(f"run store {store.path} holds no margins yet: go on with the run before verifying it")
+    count = math.ceil(fraction * len(held))
+    order = sorted(held, key=lambda image: hashlib.sha256(f"{done.seed} {image} 0 0".encode()).digest())
+    chosen = set(order[:count])
+    for found in margins(method, (image for image in images if image.index in chosen)):
+        for image, margin in found:
+            recorded = store.votes(image.index).margin
+            if store.digest(image.index) != (image.label, pixel_digest(image)):
+                done.mismatches.append(
+                    f"image {image.index}: label or pixels in --data are not those that the run used"
+                )
+            elif margin != recorded:
+                done.mismatches.append(f"image {image.index}: recorded class and margin {recorded}, computed {margin}")
+            done.blocks += 1
+
+
+def margins(method: DiffusionClassifier, images: Iterable[Image]) -> Iterator[list[tuple[Image, Margin]]]:
+    """The images' margins, a batch at a time; an image's does not depend on the others."""
+    waiting = iter(images)
+    while group := list(islice(waiting, method.batch)):
+        rows = [min(row, len(group) - 1) for row in range(method.batch)]
+        pixels = np.stack([flat_pixels(image) for image in group])[rows]
+        clean = (pixels.astype(np.float32) / np.float32(255)).reshape(method.batch, *method.input_shape)
+        numbers = np.array([group[row].index for row in rows], np.uint64)
+        losses = method.losses(clean, Rows(np.full_like(numbers, SELECTION), numbers, np.zeros_like(numbers)))
+        yield [(image, _margin(method, row)) for image, row in zip(group, losses, strict=False)]
+
+
+def _margin(method: DiffusionClassifier, losses: NDArray[np.float64]) -> Margin:
+    if np.isnan(losses).any():
+        return (ABSTAIN, 0.0)
+    first, second = np.sort(losses)[:2]
+    return int(method.candidates[np.argmin(losses)]), float(second - first)
