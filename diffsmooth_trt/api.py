@@ -190,6 +190,8 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
             else:
                 Runner(method, store, progress or Silent()).run(images)
             store.add_notes(method.notes)
+            if isinstance(method, DiffusionClassifier):
+                store.add_evaluations(method.votes, method.evaluations)
             if config.tsv is not None:
                 write_tsv(config.tsv, store)
     finally:

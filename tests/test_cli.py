@@ -121,7 +121,7 @@ def test_help_shows_an_example(command, tmp_path):
         ({"alpha": 2}, "--alpha must lie between 0 and 1"),
         ({"sigma": 0.5}, "exported for sigma 0.25, the run asks for 0.5"),
         ({"classifier": None}, "--classifier is needed"),
-        ({"method": "epndc"}, "invalid choice"),
+        ({"method": "magic"}, "invalid choice"),
         ({"out": "no/such/folder/run.sqlite"}, "the folder no/such/folder does not exist"),
         ({"key": "zz"}, "--key takes"),
         ({"max": 0}, "--max must be"),

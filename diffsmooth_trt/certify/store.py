@@ -357,11 +357,18 @@ class RunStore:
     def add_notes(self, notes: Sequence[str]) -> None:
         """Keep what a reader has to know about the votes; reports show it. Committed at once."""
         if notes:
-            self.meta["notes"] = [*self.meta.get("notes", []), *notes]
-            with _guarded(self.path):
-                row = ("notes", json.dumps(self.meta["notes"]))
-                self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-            self.commit()
+            self._put("notes", [*self.meta.get("notes", []), *notes])
+
+    def add_evaluations(self, votes: int, evaluations: int) -> None:
+        """Keep how many evaluations of a network some more votes took. Committed at once."""
+        before = self.meta.get("evaluations", [0, 0])
+        self._put("evaluations", [before[0] + votes, before[1] + evaluations])
+
+    def _put(self, name: str, value: object) -> None:
+        self.meta[name] = value
+        with _guarded(self.path):
+            self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
+        self.commit()
 
     def commit(self) -> None:
         """Make everything added so far survive a crash."""

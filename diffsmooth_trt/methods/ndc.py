@@ -170,13 +170,13 @@ class DiffusionClassifier(Method):
 
     def labels(self, noisy: Floats, rows: Rows) -> Labels:
         losses = self.losses(noisy, rows)
-        self.votes += len(losses)
         found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
         found[np.isnan(losses).any(axis=1)] = self.classes  # void
         return found
 
     def losses(self, noisy: Floats, rows: Rows) -> Doubles:
         """Losses float64 [batch, candidates] of noisy images in [0, 1] units; inf where sifted out, NaN where it came out so."""
+        self.votes += len(noisy)
         noisy_model = 2 * noisy.reshape(len(noisy), self.size) - 1
         reference = self._denoised(noisy_model) if self.name == "apndc" else noisy_model
         work = _Losses(self, reference, rows)

@@ -101,6 +101,9 @@ class Summary:
                 f"radius {_exactly(radius)}: {counts} (refuted: the selected class is too rare; that is no attack)"
             )
         notes += self.meta.get("notes", [])
+        votes, evaluations = self.meta.get("evaluations", (0, 0))
+        if votes:
+            notes.append(f"network evaluations a vote: {evaluations / votes:.1f}")
         if "extended_from" in self.meta:
             before = ", ".join(map(str, self.meta["extended_from"]))
             notes.append(f"n was raised later, from {before}: allowed, as these bounds hold at every look")

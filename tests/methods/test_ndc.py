@@ -215,6 +215,8 @@ def test_runs_certify_verify_and_do_not_depend_on_the_batch(conditional_denoiser
             votes.append([store.counts(image) for image in range(3)])
             assert store.meta["classes"] == 6
             assert store.meta["void"] == 5
+            each = {"dc": 6 * 5, "epndc": 4 * 5, "apndc": 6 * 5 + 1}[method]
+            assert f"network evaluations a vote: {each:.1f}" in text_table([summarise(store)])
     assert votes[0] == votes[1]
     assert dst.verify(tmp_path / "8.sqlite", fraction=1.0).agrees
 
