@@ -36,20 +36,21 @@ def effective_precision(compiled: Any) -> str:
 def split_at_noise_levels(model: Any) -> tuple[Any, Any]:
     """A conditional denoiser in two models: (s → what depends on s alone, images, labels and those values → output).
 
-    In bf16 a timestep keeps 8 bits and its embedding's phases are off by whole radians, so that part runs in fp32. It
-    ends before the first matrix multiplication. Takes `model` apart.
+    In bf16 a timestep keeps 8 bits and the fast phases of its embedding are off by up to a radian, so that part, up to
+    the first matrix multiplication, runs in fp32. Takes `model` apart. Zoo, root mean square error of ε against fp32 at
+    s = ½, 1, 3: 0.0037, 0.0033, 0.0032; with everything in bf16 0.0047, 0.0034, 0.0039.
     """
     images, levels, labels = (value.get_node() for value in model.inputs)
-    alone = {levels.get_friendly_name()}
+    alone = {levels.get_name()}
     for node in model.get_ordered_ops():
         sources = [value.get_source_output().get_node() for value in node.inputs()]
-        needed = {source.get_friendly_name() for source in sources if source.get_type_name() != "Constant"}
+        needed = {source.get_name() for source in sources if source.get_type_name() != "Constant"}
         if needed and needed <= alone and node.get_type_name() != "MatMul":
-            alone.add(node.get_friendly_name())
+            alone.add(node.get_name())
     values, places = [], []
     for node in model.get_ordered_ops():
-        for value in node.outputs() if node.get_friendly_name() in alone else ():
-            users = [user for user in value.get_target_inputs() if user.get_node().get_friendly_name() not in alone]
+        for value in node.outputs() if node.get_name() in alone else ():
+            users = [user for user in value.get_target_inputs() if user.get_node().get_name() not in alone]
             if users:
                 place = ov.opset13.parameter(value.get_partial_shape(), value.get_element_type())
                 for user in users:
