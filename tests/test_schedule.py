@@ -48,6 +48,16 @@ def test_ratios_rise_and_the_timestep_is_the_first_at_or_above(schedule: Schedul
     assert schedule.timestep(float(schedule.ratios[700]) / 2) == 700
 
 
+@pytest.mark.parametrize("schedule", [Schedule("linear", 1000), Schedule("cosine", 4000)])
+def test_fractional_timesteps_invert_the_ratios(schedule: Schedule) -> None:
+    np.testing.assert_array_equal(schedule.fractional_timestep(schedule.ratios), np.arange(schedule.steps))
+    middle = (schedule.ratios[:-1] + schedule.ratios[1:]) / 2
+    np.testing.assert_allclose(schedule.fractional_timestep(middle), np.arange(schedule.steps - 1) + 0.5, atol=1e-6)
+    outside = np.array([[0.0, 1e-9], [schedule.ratios[-1] * 2, np.inf]])
+    last = float(schedule.steps - 1)
+    assert schedule.fractional_timestep(outside).tolist() == [[0, 0], [last, last]]
+
+
 def test_rescaled_timesteps() -> None:
     assert Schedule("cosine", 4000, rescale=True).embedded(1158) == 289.5
     assert Schedule("linear", 1000).embedded(7) == 7.0

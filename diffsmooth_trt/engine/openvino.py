@@ -33,6 +33,33 @@ def effective_precision(compiled: Any) -> str:
     return "+".join(sorted(kinds)).replace("f32", "fp32") or "fp32"
 
 
+def split_at_noise_levels(model: Any) -> tuple[Any, Any]:
+    """A conditional denoiser in two models: (s → what depends on s alone, images, labels and those values → output).
+
+    In bf16 a timestep keeps 8 bits and the fast phases of its embedding are off by up to a radian, so that part, up to
+    the first matrix multiplication, runs in fp32. Takes `model` apart. Zoo, root mean square error of ε against fp32 at
+    s = ½, 1, 3: 0.0037, 0.0033, 0.0032; with everything in bf16 0.0047, 0.0034, 0.0039.
+    """
+    images, levels, labels = (value.get_node() for value in model.inputs)
+    alone = {levels.get_name()}
+    for node in model.get_ordered_ops():
+        sources = [value.get_source_output().get_node() for value in node.inputs()]
+        needed = {source.get_name() for source in sources if source.get_type_name() != "Constant"}
+        if needed and needed <= alone and node.get_type_name() != "MatMul":
+            alone.add(node.get_name())
+    values, places = [], []
+    for node in model.get_ordered_ops():
+        for value in node.outputs() if node.get_name() in alone else ():
+            users = [user for user in value.get_target_inputs() if user.get_node().get_name() not in alone]
+            if users:
+                place = ov.opset13.parameter(value.get_partial_shape(), value.get_element_type())
+                for user in users:
+                    user.replace_source_output(place.output(0))
+                values.append(value)
+                places.append(place)
+    return ov.Model(values, [levels]), ov.Model(model.get_results(), [images, labels, *places])
+
+
 class OpenVinoEngine(Engine):
     """An `.onnx` file compiled by OpenVINO for chunks of at most `CHUNK` rows, one thread a chunk.
 
@@ -62,6 +89,11 @@ class OpenVinoEngine(Engine):
             model = core.read_model(str(path))
             tails = [list(value.partial_shape)[1:] for value in model.inputs]
             model.reshape({number: [self.chunk, *tail] for number, tail in enumerate(tails)})
+            self.front = None
+            if facts.role == "conditional" and precision == "bf16":
+                front, model = split_at_noise_levels(model)
+                front.reshape({0: [batch]})
+                self.front = core.compile_model(front, "CPU", settings | {"INFERENCE_PRECISION_HINT": HINTS["fp32"]})
             compiled = core.compile_model(model, "CPU", settings)
             self.requests = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:
@@ -71,6 +103,9 @@ class OpenVinoEngine(Engine):
         self.identity |= {"version": ov.get_version(), "precision": effective_precision(compiled), "chunk": self.chunk}
 
     def _run(self, inputs: Inputs) -> Floats:
+        if self.front is not None:
+            images, levels, labels = inputs
+            inputs = (images, labels, *self.front([levels]).values())
         starts = range(0, self.batch, self.chunk)
         chunks = [{place: given[at : at + self.chunk] for place, given in enumerate(inputs)} for at in starts]
         missing = len(chunks) * self.chunk - self.batch

@@ -98,7 +98,8 @@ def store_as_half(model: ir.Model) -> None:
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _HALF_FROM:
             continue
         full = tensor.numpy()
-        half = full.astype(np.float16)
+        with np.errstate(over="ignore"):  # a table of the schedule may hold more than half precision does
+            half = full.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), full):
             continue
         stored = ir.val(f"{name}_half", const_value=ir.tensor(half, name=f"{name}_half"))
