@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -38,13 +39,22 @@ def published_constant(terms: Terms) -> float:
 def run_margins(method: DiffusionClassifier, store: RunStore, images: Images, progress: Progress) -> None:
     """Finish every image; what the store holds is not computed again."""
     progress.start(len(images), store.finished(), None, 0)
-    left = (image for image in images if not store.has_result(image.index))
-    for found in margins(method, left):
-        for image, margin in found:
+
+    def left() -> Iterator[Image]:
+        for image in images:
             check_image(method, store, image)
+            if not store.has_result(image.index):
+                yield image
+
+    started = time.perf_counter()
+    for found in margins(method, left()):
+        each = (time.perf_counter() - started) / len(found)
+        for image, margin in found:
             store.add_margin(image.index, margin)
+            store.add_seconds(image.index, each)
             store.add_result(image.index)
         store.commit()
+        started = time.perf_counter()
         progress.update(0, len(found))
 
 
@@ -75,12 +85,11 @@ def margins(method: DiffusionClassifier, images: Iterable[Image]) -> Iterator[li
     """The images' margins, a batch at a time; an image's does not depend on the others."""
     waiting = iter(images)
     while group := list(islice(waiting, method.batch)):
-        rows = [min(row, len(group) - 1) for row in range(method.batch)]
-        pixels = np.stack([flat_pixels(image) for image in group])[rows]
-        clean = (pixels.astype(np.float32) / np.float32(255)).reshape(method.batch, *method.input_shape)
-        numbers = np.array([group[row].index for row in rows], np.uint64)
+        pixels = np.stack([flat_pixels(image) for image in group])
+        clean = (pixels.astype(np.float32) / np.float32(255)).reshape(len(group), *method.input_shape)
+        numbers = np.array([image.index for image in group], np.uint64)
         losses = method.losses(clean, Rows(np.full_like(numbers, SELECTION), numbers, np.zeros_like(numbers)))
-        yield [(image, _margin(method, row)) for image, row in zip(group, losses, strict=False)]
+        yield [(image, _margin(method, row)) for image, row in zip(group, losses, strict=True)]
 
 
 def _margin(method: DiffusionClassifier, losses: NDArray[np.float64]) -> Margin:

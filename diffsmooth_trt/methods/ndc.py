@@ -169,13 +169,17 @@ class DiffusionClassifier(Method):
         return exact_terms(s_tau, chosen.s_max, chosen.steps, drop, chosen.weights)
 
     def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        losses = self.losses(noisy, rows)
+        used = _drawn(rows)  # padding would cost as many evaluations as votes do
+        losses = self.losses(noisy[:used], Rows(rows.phases[:used], rows.images[:used], rows.samples[:used]))
         found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
         found[np.isnan(losses).any(axis=1)] = self.classes  # void
-        return found
+        return np.concatenate([found, np.repeat(found[-1:], len(noisy) - used)])
 
     def losses(self, noisy: Floats, rows: Rows) -> Doubles:
-        """Losses float64 [batch, candidates] of noisy images in [0, 1] units; inf where sifted out, NaN where it came out so."""
+        """Losses float64 [R, candidates] of noisy images [R, C, H, W], R ≤ batch, in [0, 1] units.
+
+        inf where a class was sifted out, NaN where a loss came out so.
+        """
         self.votes += len(noisy)
         noisy_model = 2 * noisy.reshape(len(noisy), self.size) - 1
         reference = self._denoised(noisy_model) if self.name == "apndc" else noisy_model
@@ -191,9 +195,14 @@ class DiffusionClassifier(Method):
         """x̂0 = D(x_τ; s_τ), without a class."""
         level = np.full(len(noisy), self.s_tau, dtype=np.float32)
         labels = np.full(len(noisy), self.engine.null_class, dtype=np.int64)
-        self.evaluations += len(noisy)
-        shape = (len(noisy), *self.input_shape)
-        return self.engine.denoise(noisy.reshape(shape), level, labels).reshape(len(noisy), self.size)
+        return self.evaluated(noisy, level, labels)
+
+    def evaluated(self, x: Floats, levels: Floats, labels: Labels) -> Floats:
+        """D(x; s, y) float32 [R, d] of at most an engine batch; its last row is repeated where it is short."""
+        fill = np.minimum(np.arange(self.engine.batch), len(x) - 1)
+        self.evaluations += len(x)
+        answer = self.engine.denoise(x[fill].reshape(len(fill), *self.input_shape), levels[fill], labels[fill])
+        return answer.reshape(len(fill), self.size)[: len(x)]
 
     def noise(self, rows: Rows, number: int, count: int) -> Floats:
         """ε of step `number` of `count` for each row, float32 [batch, d], or [1, d] where it is fixed."""
@@ -208,6 +217,12 @@ class DiffusionClassifier(Method):
         """Keep what the user has to know about void votes, the first few times."""
         if len(self.notes) < NOTES:
             self.notes.append(text)
+
+
+def _drawn(rows: Rows) -> int:
+    """How many rows there are before the repetitions of the last one that fill a batch."""
+    draws = np.stack([rows.phases, rows.images, rows.samples])
+    return len(draws[0]) - int(np.cumprod((draws == draws[:, -1:]).all(axis=0)[::-1]).sum()) + 1
 
 
 class _Losses:
@@ -250,15 +265,12 @@ class _Losses:
         classes: NDArray[np.int64],
     ) -> None:
         """Run one engine batch (its last row repeated where it is short) and put down its rows' terms."""
-        method, used = self.method, len(steps)
+        method = self.method
         numbers = list(zip(steps.tolist(), samples.tolist(), strict=True))
-        fill = np.minimum(np.arange(method.engine.batch), used - 1)
         x = np.stack([opened[step][1][sample] for step, sample in numbers])
         levels = terms.levels[steps].astype(np.float32)
         labels = method.candidates[classes].astype(np.int64)
-        shaped = x[fill].reshape(len(fill), *method.input_shape)
-        answer = method.engine.denoise(shaped, levels[fill], labels[fill]).reshape(len(fill), -1)[:used]
-        method.evaluations += used
+        answer = method.evaluated(x, levels, labels)
         a, b, d = (part[steps][:, None] for part in (terms.a, terms.b, terms.d))
         residual = a * (answer.astype(np.float64) - x)
         if d.any():

@@ -133,6 +133,21 @@ def test_full_batches(opened):
     assert method.evaluations == 7 * (1 + 14 * 5)
 
 
+@pytest.mark.parametrize("used", [1, 3, 7])
+def test_padding_is_not_evaluated(opened, used):
+    method = opened("apndc", batch=7, steps=5)
+    noisy, rows = drawn(7)
+    whole = method.labels(noisy, rows)
+    before = method.evaluations
+    padded = Rows(
+        *(np.concatenate([part[:used], np.repeat(part[used - 1 : used], 7 - used)]) for part in vars(rows).values())
+    )
+    found = method.labels(noisy[np.minimum(np.arange(7), used - 1)], padded)
+    assert np.array_equal(found[:used], whole[:used])
+    assert (found[used:] == found[used - 1]).all()
+    assert method.evaluations - before == used * (1 + 5 * 5)
+
+
 def test_sifting_saves_evaluations_and_keeps_labels(opened):
     noisy, rows = drawn(60, seed=3)
     plain = opened("apndc", batch=60, steps=40)
@@ -332,11 +347,17 @@ def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
     assert "derived for ideal denoisers and infinitely many noises, not for this network" in text
     assert "probability at least" not in text
     assert dst.verify(out, fraction=1.0).agrees
+    images_npz(count=6, classes=5, seed=1)
+    mismatches = dst.verify(out, fraction=1.0).mismatches
+    assert sum("are not those of the run" in line for line in mismatches) == 6
+    with pytest.raises(InputError, match="the engine takes"):
+        lipschitz(path, images_npz(count=2, shape=(3, 8, 8)), tmp_path / "other.sqlite")
     with sqlite3.connect(out) as connection:
         connection.execute("UPDATE margins SET margin = margin * 1.01 WHERE image = 2")
     connection.close()
     with pytest.raises(dst.StoreError, match="image 2 does not follow"), dst.open_run(out) as store:
         list(store.results())
+    images_npz(count=6, classes=5)
     with pytest.raises(InputError, match=r"lipschitz \(run: None, asked: 3\.0\)"):
         lipschitz(path, data, out, resume=True, lipschitz=3.0)
 
