@@ -242,8 +242,7 @@ def verify(
             check_weights(store, method)
             here = describe(config, method, images)
             if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
-                done = Verification(store.path, seed)
-                verify_margins(store, method, images, done, fraction)
+                done = verify_margins(store, method, images, here, fraction=fraction, seed=seed)
             else:
                 shown = progress or Silent()
                 done = verify_votes(store, method, images, here, fraction=fraction, seed=seed, progress=shown)

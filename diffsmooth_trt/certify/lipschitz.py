@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from .bounds import ABSTAIN
 from .outcome import Margin
 from .runner import Progress, check_image, pixel_digest
 from .store import RunStore
-from .verify import Verification
+from .verify import Verification, check_derived
 
 
 def published_constant(terms: Terms) -> float:
@@ -59,9 +60,21 @@ def run_margins(method: DiffusionClassifier, store: RunStore, images: Images, pr
 
 
 def verify_margins(
-    store: RunStore, method: DiffusionClassifier, images: Images, done: Verification, fraction: float
-) -> None:
-    """Compute margins of a `fraction` of the images again and compare them exactly."""
+    store: RunStore,
+    method: DiffusionClassifier,
+    images: Images,
+    here: Mapping[str, Any],
+    *,
+    fraction: float,
+    seed: int,
+) -> Verification:
+    """Compute the margins of a `fraction` of the images again and compare them exactly; otherwise as `verify_votes`."""
+    done = Verification(store.path, seed)
+    check_derived(store, here, done)
+    if not math.isclose(store.meta["lipschitz_constant"], here["lipschitz_constant"], rel_tol=1e-9):
+        done.mismatches.append(
+            f"constant: recorded {store.meta['lipschitz_constant']}, here {here['lipschitz_constant']}"
+        )
     held = {result.image for result in store.results()}
     done.recorded = done.results = len(held)
     if not held:
@@ -69,16 +82,22 @@ def verify_margins(
     count = math.ceil(fraction * len(held))
     order = sorted(held, key=lambda image: hashlib.sha256(f"{done.seed} {image} 0 0".encode()).digest())
     chosen = set(order[:count])
-    for found in margins(method, (image for image in images if image.index in chosen)):
+
+    def same() -> Iterator[Image]:
+        for image in images:
+            if image.index in chosen:
+                if store.digest(image.index) == (image.label, pixel_digest(image)):
+                    yield image
+                else:
+                    done.mismatches.append(f"image {image.index}: label or pixels in --data are not those of the run")
+
+    for found in margins(method, same()):
         for image, margin in found:
             recorded = store.votes(image.index).margin
-            if store.digest(image.index) != (image.label, pixel_digest(image)):
-                done.mismatches.append(
-                    f"image {image.index}: label or pixels in --data are not those that the run used"
-                )
-            elif margin != recorded:
+            if margin != recorded:
                 done.mismatches.append(f"image {image.index}: recorded class and margin {recorded}, computed {margin}")
             done.blocks += 1
+    return done
 
 
 def margins(method: DiffusionClassifier, images: Iterable[Image]) -> Iterator[list[tuple[Image, Margin]]]:

@@ -99,9 +99,7 @@ def verify_votes(
     A run that is still being written is looked at as of its last commit. Raises InputError for a store without blocks.
     """
     done = Verification(store.path, seed)
-    for name in DERIVED:
-        if store.meta[name] != here[name]:
-            done.mismatches.append(f"{name}: recorded {store.meta[name]}, here {here[name]}")
+    check_derived(store, here, done)
     held = _read(store, fraction, done)
     if store.meta["key_source"] != "drawn":
         done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
@@ -109,6 +107,13 @@ def verify_votes(
     progress.start(len(held.chosen), 0, samples, 0)
     _replay(int(store.meta["key"], 16), method, images, held, done, progress)
     return done
+
+
+def check_derived(store: RunStore, here: Mapping[str, Any], done: Verification) -> None:
+    """Add what follows from engines and data and is not what the run recorded."""
+    for name in DERIVED:
+        if store.meta[name] != here[name]:
+            done.mismatches.append(f"{name}: recorded {store.meta[name]}, here {here[name]}")
 
 
 def check_identity(
