@@ -160,7 +160,8 @@ def ndc() -> str:
     """Diffusion classifiers on the zoo."""
     document = json.loads((RESULTS / "ndc_cpu.json").read_text())
     rows = []
-    for r in document["rows"]:
+    order = ("apndc", "epndc", "dc")
+    for r in sorted(document["rows"], key=lambda r: (r["steps"], order.index(r["method"]), -r.get("sift_margin", 99))):
         sift = r["sift"] if r["sift"] == "none" else f"{r['sift']} {r['sift_margin']:g}"
         changed = "" if r["changed"] is None else f"{100 * r['changed']:.0f} %"
         rows.append([
@@ -213,6 +214,7 @@ TABLES = {
     "samples": samples,
     "tolerance": tolerance,
     "radius": radius,
+    "ndc": ndc,
     "zoo": zoo,
 }
 
