@@ -12,7 +12,7 @@ from scipy import stats
 import diffsmooth_trt as dst
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.methods import DiffusionClassifier, Rows
+from diffsmooth_trt.methods import DiffusionClassifier, Rows, ndc
 from diffsmooth_trt.methods.ndc import Settings, default_drop
 from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.noise.reference import grid_noise
@@ -169,6 +169,39 @@ def test_the_published_sift_stops_at_ten_classes(opened):
     assert many.evaluations < 4 * (1 + 50 * 25)
 
 
+@pytest.mark.parametrize("name", ["dc", "epndc", "apndc"])
+def test_the_published_sieve_leaves_samples_alone_that_are_done(opened, name):
+    """Else a sample's evaluations, and whether one of them voids it, would depend on those beside it."""
+    means = np.random.default_rng(3).uniform(-0.005, 0.005, (40, 48))
+    noisy, rows = drawn(6)
+    whole = opened(name, batch=6, means=means, sift="published", steps=4)
+    whole.labels(noisy, rows)
+    alone = opened(name, batch=1, means=means, sift="published", steps=4)
+    for row in range(6):
+        alone.labels(noisy[row : row + 1], Rows(*(part[row : row + 1] for part in vars(rows).values())))
+    assert whole.evaluations == alone.evaluations
+    assert 6 * 40 < whole.evaluations < 6 * 40 * 50
+
+
+@pytest.mark.parametrize("steps", [4, 70])
+def test_fresh_noises_of_two_samples_have_no_word_in_common_with_a_sieve(opened, monkeypatch, steps):
+    method = opened("dc", batch=2, means=np.random.default_rng(3).uniform(-0.7, 0.7, (40, 48)),
+                    sift="published", steps=steps, local_noise="fresh")  # fmt: skip
+    seen = []
+
+    def words(law, key, phase, images, samples, size):
+        seen.append(samples.copy())
+        return grid_noise_of(law, key, phase, images, samples, size)
+
+    grid_noise_of = ndc.grid_noise
+    monkeypatch.setattr(ndc, "grid_noise", words)
+    noisy, rows = drawn(2)
+    method.labels(noisy, rows)
+    first, second = np.array(seen).T
+    assert max(first) < min(second)
+    assert len(seen) > steps
+
+
 def test_nan_losses_void_the_vote_and_are_named(opened):
     method = opened("apndc", batch=6, steps=5)
     noisy, rows = drawn(6)
@@ -264,6 +297,9 @@ def test_void_votes_never_certify(conditional_denoiser, images_npz, tmp_path, mo
     ("options", "message"),
     [
         ({"steps": 1}, "--steps must be 2 to 100000, got 1"),
+        ({"steps": 6.5}, "--steps takes integers, got 6.5"),
+        ({"drop_steps": 1.5}, "--drop-steps takes integers"),
+        ({"classes": (0, 1.5)}, "--classes takes integers"),
         ({"s_max": 0.4}, r"--s-max must be above 2·sigma = 0\.5, got 0\.4"),
         ({"s_max": math.nan}, "--s-max must be above"),
         ({"weights": "none"}, "--weights is 'none': use one of paper, published"),
