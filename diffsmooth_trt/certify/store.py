@@ -355,9 +355,13 @@ class RunStore:
                 self.connection.executemany("INSERT INTO decisions VALUES (?, ?, ?)", rows)
 
     def add_notes(self, notes: Sequence[str]) -> None:
-        """Keep what a reader has to know about the votes; reports show it. Committed at once."""
-        if notes:
-            self._put("notes", [*self.meta.get("notes", []), *notes])
+        """Keep what a reader has to know about the votes, once each; reports show it. Drops what was not committed."""
+        known = self.meta.get("notes", [])
+        new = [note for note in dict.fromkeys(notes) if note not in known]
+        if new:
+            with _guarded(self.path):
+                self.connection.rollback()
+            self._put("notes", [*known, *new])
 
     def add_evaluations(self, votes: int, evaluations: int) -> None:
         """Keep how many evaluations of a network some more votes took. Committed at once."""

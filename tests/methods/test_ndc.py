@@ -293,6 +293,28 @@ def test_void_votes_never_certify(conditional_denoiser, images_npz, tmp_path, mo
         assert [result.predict for result in store.results()] == [-1, -1]
 
 
+def test_an_interrupted_run_keeps_its_notes(conditional_denoiser, images_npz, tmp_path, monkeypatch):
+    """Void votes that are on disk are named, though their run did not end; nothing is said twice."""
+    inner, calls = DiffusionClassifier.losses, []
+
+    def losses(self, noisy, rows):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        self.note("a loss is not finite")
+        return np.full_like(inner(self, noisy, rows), np.nan)
+
+    monkeypatch.setattr(DiffusionClassifier, "losses", losses)
+    given = settings(conditional_denoiser(MEANS, SD), images_npz(count=2, classes=5), tmp_path / "r")
+    with pytest.raises(KeyboardInterrupt):
+        dst.certify(**given)
+    with dst.open_run(tmp_path / "r") as store:
+        assert store.meta["notes"] == ["a loss is not finite"]
+    with dst.certify(**given, resume=True) as store:
+        assert store.meta["notes"] == ["a loss is not finite"]
+        assert [result.trials for result in store.results()] == [60, 60]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -384,10 +406,23 @@ def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
     assert "probability at least" not in text
     assert dst.verify(out, fraction=1.0).agrees
     images_npz(count=6, classes=5, seed=1)
-    mismatches = dst.verify(out, fraction=1.0).mismatches
-    assert sum("are not those of the run" in line for line in mismatches) == 6
+    for fraction in (1.0, 0.01):
+        mismatches = dst.verify(out, fraction=fraction).mismatches
+        assert sum("are not those of the run" in line for line in mismatches) == 6
     with pytest.raises(InputError, match="the engine takes"):
         lipschitz(path, images_npz(count=2, shape=(3, 8, 8)), tmp_path / "other.sqlite")
+    images_npz(count=6, classes=5)
+    forged = tmp_path / "forged.sqlite"
+    forged.write_bytes(out.read_bytes())
+    with sqlite3.connect(forged) as connection:  # one more image, as good as the best
+        for table, names in (
+            ("images", "label, sha256"),
+            ("margins", "predict, margin"),
+            ("results", "predict, radius, p_lower, hits, trials"),
+        ):
+            connection.execute(f"INSERT INTO {table} (image, {names}) SELECT 77, {names} FROM {table} WHERE image = 0")
+    connection.close()
+    assert dst.verify(forged, fraction=0.01).mismatches == ["image 77: recorded, but --data holds no such image"]
     with sqlite3.connect(out) as connection:
         connection.execute("UPDATE margins SET margin = margin * 1.01 WHERE image = 2")
     connection.close()
