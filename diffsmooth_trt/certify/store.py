@@ -3,8 +3,8 @@
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
 JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
 `results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `timing` (seconds an
-image; the only table that two runs of the same configuration and key do not share). Results are derived from the votes again
-whenever they are read.
+image; besides it, two runs of the same configuration and key differ in `meta` alone: notes, evaluations, paths). Results are
+derived from the votes again whenever they are read.
 """
 
 from __future__ import annotations
