@@ -158,6 +158,8 @@ class DiffusionClassifier(Method):
         if chosen.s_max <= s_tau:
             raise InputError(f"--s-max is {chosen.s_max}, expected above 2·sigma = {s_tau}: 3 is usual")
         if name == "dc":
+            if chosen.s_max <= S_MIN:
+                raise InputError(f"--s-max is {chosen.s_max}, expected above the lowest level, {S_MIN}: 3 is usual")
             return plain_terms(S_MIN, chosen.s_max, chosen.steps, chosen.weights)
         if name == "apndc":
             if self.engine.null_class is None:

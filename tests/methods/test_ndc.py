@@ -239,6 +239,7 @@ def test_a_subset_of_the_classes(opened):
         ("apndc", {"s_max": 0.5}, r"--s-max is 0\.5, expected above 2·sigma = 0\.5"),
         ("epndc", {"steps": 2}, "--drop-steps is 1 of --steps 2"),
         ("epndc", {"drop_steps": 8}, "--drop-steps is 8 of --steps 9"),
+        ("dc", {"sigma": 0.0, "s_max": 1e-4}, "--s-max is 0.0001, expected above the lowest level"),
         ("dc", {"classes": (1, 5)}, "--classes has 5, .* knows 0 to 4"),
     ],
 )
