@@ -32,8 +32,8 @@ from diffsmooth_trt.noise.cpu import noisy_images
 ROOT = Path(__file__).resolve().parent
 RESULT = ROOT / "results" / "ndc_cpu.json"
 SIGMA, KEY, BATCH = 0.25, 20, 100
-SIFTED = (("spread", 1.5), ("spread", 1.0), ("spread", 0.8))
-CERTIFIED: dict[str, Any] = {"steps": 8, "sift": "spread", "sift_margin": 1.0, "n0": 10, "n": 200, "max": 20}
+SIFTED = (("spread", 1.5), ("spread", 1.0))
+CERTIFIED: dict[str, Any] = {"steps": 8, "sift": "spread", "sift_margin": 1.5, "n0": 10, "n": 200, "max": 20}
 
 
 class Noisy:

@@ -185,11 +185,13 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
         for law in (*laws, *([method.law] if isinstance(method, DiffSmooth | DiffusionClassifier) else [])):
             check_noise(law)  # a method's own noise has a law of its own
         with open_store(config, describe(config, method, images)) as store:
-            if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
-                run_margins(method, store, images, progress or Silent())
-            else:
-                Runner(method, store, progress or Silent()).run(images)
-            store.add_notes(method.notes)
+            try:
+                if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
+                    run_margins(method, store, images, progress or Silent())
+                else:
+                    Runner(method, store, progress or Silent()).run(images)
+            finally:
+                store.add_notes(method.notes)  # of votes that an interrupted run keeps, too
             if isinstance(method, DiffusionClassifier):
                 store.add_evaluations(method.votes, method.evaluations)
             if config.tsv is not None:

@@ -105,7 +105,9 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         default="none",
         help="… drop classes early: the published rule, or by the terms' spread",
     )
-    add("--sift-margin", type=float, default=2.0, metavar="Z", help="… how far behind is too far (spread; default: 2)")
+    add(
+        "--sift-margin", type=float, default=1.5, metavar="Z", help="… how far behind is too far (spread; default: 1.5)"
+    )
     add("--classes", type=_integers, metavar="Y,Y,…", help="… choose among these only (default: all)")
     add("--batch", type=int, default=64, metavar="B", help="rows an engine call; part of the classifier (default: 64)")
     add("--backend", choices=tuple(BACKENDS), help="default: openvino where installed, else onnxruntime")

@@ -75,7 +75,7 @@ class RunConfig:
     weights: str = "paper"
     drop_steps: int | None = None
     sift: str = "none"
-    sift_margin: float = 2.0
+    sift_margin: float = 1.5
     classes: tuple[int, ...] | None = None
     skip: int = 1
     max: int | None = None
@@ -125,7 +125,8 @@ class RunConfig:
                 raise InputError(
                     f"--sigma is needed by --method {self.method}: a classifier does not say its noise level"
                 )
-            self._check_diffusion_classifier()
+            if self.method in DIFFUSION_CLASSIFIERS:
+                self._check_diffusion_classifier()
         elif self.classifier is None:
             raise InputError(f"--classifier is needed by --method {self.method}: pass the classifier's .onnx file")
         if self.key is not None:
@@ -157,6 +158,11 @@ class RunConfig:
         for name, choices in (("weights", WEIGHTS), ("sift", SIFTS)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}")
+        for name in ("steps", "drop_steps", "classes"):
+            value = getattr(self, name)
+            wrong = [v for v in (value if isinstance(value, Iterable) else (value,)) if type(v) is not int]
+            if value is not None and wrong:
+                raise InputError(f"--{name.replace('_', '-')} takes integers, got {value!r}")
         if not 2 <= self.steps <= 10**5:
             raise InputError(f"--steps must be 2 to 100000, got {self.steps}: 126 is the papers'")
         if self.drop_steps is not None and self.drop_steps < 1:

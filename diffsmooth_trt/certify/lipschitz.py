@@ -83,13 +83,20 @@ def verify_margins(
     order = sorted(held, key=lambda image: hashlib.sha256(f"{done.seed} {image} 0 0".encode()).digest())
     chosen = set(order[:count])
 
+    if len(held) < store.meta["images"]:
+        done.notes.append(f"the run is not finished: {len(held)} of {store.meta['images']} images have a result")
+
     def same() -> Iterator[Image]:
+        left = set(held)
         for image in images:
-            if image.index in chosen:
-                if store.digest(image.index) == (image.label, pixel_digest(image)):
-                    yield image
-                else:
-                    done.mismatches.append(f"image {image.index}: label or pixels in --data are not those of the run")
+            if image.index not in left:
+                continue
+            left.remove(image.index)
+            if store.digest(image.index) != (image.label, pixel_digest(image)):
+                done.mismatches.append(f"image {image.index}: label or pixels in --data are not those of the run")
+            elif image.index in chosen:
+                yield image
+        done.mismatches += [f"image {index}: recorded, but --data holds no such image" for index in sorted(left)]
 
     for found in margins(method, same()):
         for image, margin in found:

@@ -3,8 +3,8 @@
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
 JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
 `results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `timing` (seconds an
-image; the only table that two runs of the same configuration and key do not share). Results are derived from the votes again
-whenever they are read.
+image; besides it, two runs of the same configuration and key differ in `meta` alone: notes, evaluations, paths). Results are
+derived from the votes again whenever they are read.
 """
 
 from __future__ import annotations
@@ -355,9 +355,13 @@ class RunStore:
                 self.connection.executemany("INSERT INTO decisions VALUES (?, ?, ?)", rows)
 
     def add_notes(self, notes: Sequence[str]) -> None:
-        """Keep what a reader has to know about the votes; reports show it. Committed at once."""
-        if notes:
-            self._put("notes", [*self.meta.get("notes", []), *notes])
+        """Keep what a reader has to know about the votes, once each; reports show it. Drops what was not committed."""
+        known = self.meta.get("notes", [])
+        new = [note for note in dict.fromkeys(notes) if note not in known]
+        if new:
+            with _guarded(self.path):
+                self.connection.rollback()
+            self._put("notes", [*known, *new])
 
     def add_evaluations(self, votes: int, evaluations: int) -> None:
         """Keep how many evaluations of a network some more votes took. Committed at once."""

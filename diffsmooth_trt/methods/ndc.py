@@ -25,6 +25,7 @@ S_MIN = 1e-4
 S_DATA = 0.5
 LOG_MEAN, LOG_STD = -1.2, 1.2
 PUBLISHED_DROP, PUBLISHED_STEPS = 5, 126
+PUBLISHED_SIEVE, PUBLISHED_KEPT = 50, 10
 WEIGHTS = ("paper", "published")
 SIFTS = ("none", "published", "spread")
 NOTES = 5
@@ -124,6 +125,9 @@ class DiffusionClassifier(Method):
         self.s_tau = s_tau
         self.law = grid_law(1.0)
         self.size = int(np.prod(self.input_shape))
+        self.noises = len(self.terms.levels)  # words that a sample's own noises may take, those of its sieve included
+        if settings.sift == "published":
+            self.noises = max(self.noises, PUBLISHED_SIEVE)
         self.evaluations = 0
         self.votes = 0
         self.notes: list[str] = []
@@ -154,6 +158,8 @@ class DiffusionClassifier(Method):
         if chosen.s_max <= s_tau:
             raise InputError(f"--s-max is {chosen.s_max}, expected above 2·sigma = {s_tau}: 3 is usual")
         if name == "dc":
+            if chosen.s_max <= S_MIN:
+                raise InputError(f"--s-max is {chosen.s_max}, expected above the lowest level, {S_MIN}: 3 is usual")
             return plain_terms(S_MIN, chosen.s_max, chosen.steps, chosen.weights)
         if name == "apndc":
             if self.engine.null_class is None:
@@ -204,10 +210,10 @@ class DiffusionClassifier(Method):
         answer = self.engine.denoise(x[fill].reshape(len(fill), *self.input_shape), levels[fill], labels[fill])
         return answer.reshape(len(fill), self.size)[: len(x)]
 
-    def noise(self, rows: Rows, number: int, count: int) -> Floats:
-        """ε of step `number` of `count` for each row, float32 [batch, d], or [1, d] where it is fixed."""
+    def noise(self, rows: Rows, number: int) -> Floats:
+        """ε of step `number` for each row, float32 [batch, d], or [1, d] where it is fixed; no two samples share a fresh one."""
         if self.settings.local_noise == "fresh":
-            images, samples = rows.images, fresh_words(rows, count, number)
+            images, samples = rows.images, fresh_words(rows, self.noises, number)
         else:
             images, samples = np.zeros(1, np.uint64), np.array([number], np.uint64)
         steps = grid_noise(self.law, self.settings.classifier_seed, DIFFUSION_CLASSIFIER, images, samples, self.size)
@@ -238,14 +244,14 @@ class _Losses:
         self.spread: Doubles = np.zeros(len(reference))
         self.alive = np.ones(count, dtype=bool)
 
-    def add(self, terms: Terms, steps: NDArray[np.int64]) -> None:
-        """Add the terms of `steps`, in that order, to the losses of the classes still in question."""
+    def add(self, terms: Terms, steps: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
+        """Add the terms of `steps`, in that order, to the losses of the classes still in question, of the samples `rows`."""
         batch = self.method.engine.batch
-        samples, classes = np.nonzero(self.alive)
+        samples, classes = np.nonzero(self.alive if rows is None else self.alive & rows[:, None])
         waiting: list[tuple[int, int]] = []  # (step, which of the pairs), in order
         opened: dict[int, tuple[Floats, Floats, Doubles]] = {}
         for step in steps.tolist():
-            noise = self.method.noise(self.rows, step, len(terms.levels))
+            noise = self.method.noise(self.rows, step)
             x = (self.reference + np.float32(terms.noise[step]) * noise).astype(np.float32)
             opened[step] = noise, x, np.zeros(self.total.shape)
             waiting += [(step, pair) for pair in range(len(samples))]
@@ -311,18 +317,17 @@ def _published(work: _Losses) -> Doubles:
     """The published sift-and-refine: 50 levels in ascending order drop classes 5·10⁻⁵ behind, down to 10; then all steps anew."""
     method = work.method
     chosen = method.settings
-    levels = 50
+    levels, kept = PUBLISHED_SIEVE, PUBLISHED_KEPT
     lowest = S_MIN if method.name == "dc" else method.s_tau
     if method.name == "epndc":
         sieve = exact_terms(method.s_tau, chosen.s_max, levels, default_drop(levels), chosen.weights)
     else:
         sieve = plain_terms(lowest, chosen.s_max, levels, chosen.weights)
-    kept = 10
     for step in range(len(sieve.levels)):
         many = work.alive.sum(axis=1) > kept
         if not many.any():
             break
-        work.add(sieve, np.array([step]))
+        work.add(sieve, np.array([step]), many)  # a sample that is done must not depend on the others
         with np.errstate(invalid="ignore"):
             work.drop((_lead(work.total) > 5e-5) & many[:, None] & work.alive)
     for row in np.flatnonzero(work.alive.sum(axis=1) > kept):
@@ -347,11 +352,15 @@ def _spread(work: _Losses, margin: float) -> Doubles:
     """Drop classes that the steps left are unlikely to bring back, after each group of `_stages`.
 
     What is left moves the difference of two classes by about √(2·V·(S − m)/m) after m of S steps, V being the variance of the
-    terms among classes summed over those m; a class further behind than `margin` times that is dropped.
+    terms among classes summed over those m; a class further behind than `margin` times that is dropped. Nothing more is spent
+    on samples that have one class left, or are void.
     """
     done, steps = 0, len(work.method.terms.levels)
     for stage in _stages(steps):
-        work.add(work.method.terms, stage)
+        open_rows = (work.alive.sum(axis=1) > 1) & ~np.isnan(work.total).any(axis=1)
+        if not open_rows.any():
+            break
+        work.add(work.method.terms, stage, open_rows)
         done += len(stage)
         if done < steps:
             reach = margin * np.sqrt(2 * work.spread * (steps - done) / done)

@@ -251,6 +251,11 @@ def test_bad_options(half_space, images_npz, tmp_path, options, message):
     assert not list(tmp_path.glob("*sqlite*"))
 
 
+def test_noise_levels_that_only_diffusion_classifiers_refuse(half_space, images_npz, tmp_path):
+    with run(config(half_space, images_npz(count=1), tmp_path / "r.sqlite", sigma=2.0, n=100)) as store:
+        assert store.finished() == 1
+
+
 def test_images_that_do_not_fit(half_space, images_npz, tmp_path):
     for options, message in (({"shape": (3, 8, 8)}, "the engine takes"), ({"classes": 9, "seed": 4}, "has 2 classes")):
         with pytest.raises(dst.InputError, match=message):

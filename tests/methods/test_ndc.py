@@ -12,7 +12,7 @@ from scipy import stats
 import diffsmooth_trt as dst
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.methods import DiffusionClassifier, Rows
+from diffsmooth_trt.methods import DiffusionClassifier, Rows, ndc
 from diffsmooth_trt.methods.ndc import Settings, default_drop
 from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.noise.reference import grid_noise
@@ -169,6 +169,39 @@ def test_the_published_sift_stops_at_ten_classes(opened):
     assert many.evaluations < 4 * (1 + 50 * 25)
 
 
+@pytest.mark.parametrize("name", ["dc", "epndc", "apndc"])
+def test_the_published_sieve_leaves_samples_alone_that_are_done(opened, name):
+    """Else a sample's evaluations, and whether one of them voids it, would depend on those beside it."""
+    means = np.random.default_rng(3).uniform(-0.005, 0.005, (40, 48))
+    noisy, rows = drawn(6)
+    whole = opened(name, batch=6, means=means, sift="published", steps=4)
+    whole.labels(noisy, rows)
+    alone = opened(name, batch=1, means=means, sift="published", steps=4)
+    for row in range(6):
+        alone.labels(noisy[row : row + 1], Rows(*(part[row : row + 1] for part in vars(rows).values())))
+    assert whole.evaluations == alone.evaluations
+    assert 6 * 40 < whole.evaluations < 6 * 40 * 50
+
+
+@pytest.mark.parametrize("steps", [4, 70])
+def test_fresh_noises_of_two_samples_have_no_word_in_common_with_a_sieve(opened, monkeypatch, steps):
+    method = opened("dc", batch=2, means=np.random.default_rng(3).uniform(-0.7, 0.7, (40, 48)),
+                    sift="published", steps=steps, local_noise="fresh")  # fmt: skip
+    seen = []
+
+    def words(law, key, phase, images, samples, size):
+        seen.append(samples.copy())
+        return grid_noise_of(law, key, phase, images, samples, size)
+
+    grid_noise_of = ndc.grid_noise
+    monkeypatch.setattr(ndc, "grid_noise", words)
+    noisy, rows = drawn(2)
+    method.labels(noisy, rows)
+    first, second = np.array(seen).T
+    assert max(first) < min(second)
+    assert len(seen) > steps
+
+
 def test_nan_losses_void_the_vote_and_are_named(opened):
     method = opened("apndc", batch=6, steps=5)
     noisy, rows = drawn(6)
@@ -206,6 +239,7 @@ def test_a_subset_of_the_classes(opened):
         ("apndc", {"s_max": 0.5}, r"--s-max is 0\.5, expected above 2·sigma = 0\.5"),
         ("epndc", {"steps": 2}, "--drop-steps is 1 of --steps 2"),
         ("epndc", {"drop_steps": 8}, "--drop-steps is 8 of --steps 9"),
+        ("dc", {"sigma": 0.0, "s_max": 1e-4}, "--s-max is 0.0001, expected above the lowest level"),
         ("dc", {"classes": (1, 5)}, "--classes has 5, .* knows 0 to 4"),
     ],
 )
@@ -260,10 +294,35 @@ def test_void_votes_never_certify(conditional_denoiser, images_npz, tmp_path, mo
         assert [result.predict for result in store.results()] == [-1, -1]
 
 
+def test_an_interrupted_run_keeps_its_notes(conditional_denoiser, images_npz, tmp_path, monkeypatch):
+    """Void votes that are on disk are named, though their run did not end; nothing is said twice."""
+    inner, calls = DiffusionClassifier.losses, []
+
+    def losses(self, noisy, rows):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        self.note("a loss is not finite")
+        return np.full_like(inner(self, noisy, rows), np.nan)
+
+    monkeypatch.setattr(DiffusionClassifier, "losses", losses)
+    given = settings(conditional_denoiser(MEANS, SD), images_npz(count=2, classes=5), tmp_path / "r")
+    with pytest.raises(KeyboardInterrupt):
+        dst.certify(**given)
+    with dst.open_run(tmp_path / "r") as store:
+        assert store.meta["notes"] == ["a loss is not finite"]
+    with dst.certify(**given, resume=True) as store:
+        assert store.meta["notes"] == ["a loss is not finite"]
+        assert [result.trials for result in store.results()] == [60, 60]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": 1}, "--steps must be 2 to 100000, got 1"),
+        ({"steps": 6.5}, "--steps takes integers, got 6.5"),
+        ({"drop_steps": 1.5}, "--drop-steps takes integers"),
+        ({"classes": (0, 1.5)}, "--classes takes integers"),
         ({"s_max": 0.4}, r"--s-max must be above 2·sigma = 0\.5, got 0\.4"),
         ({"s_max": math.nan}, "--s-max must be above"),
         ({"weights": "none"}, "--weights is 'none': use one of paper, published"),
@@ -348,10 +407,23 @@ def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
     assert "probability at least" not in text
     assert dst.verify(out, fraction=1.0).agrees
     images_npz(count=6, classes=5, seed=1)
-    mismatches = dst.verify(out, fraction=1.0).mismatches
-    assert sum("are not those of the run" in line for line in mismatches) == 6
+    for fraction in (1.0, 0.01):
+        mismatches = dst.verify(out, fraction=fraction).mismatches
+        assert sum("are not those of the run" in line for line in mismatches) == 6
     with pytest.raises(InputError, match="the engine takes"):
         lipschitz(path, images_npz(count=2, shape=(3, 8, 8)), tmp_path / "other.sqlite")
+    images_npz(count=6, classes=5)
+    forged = tmp_path / "forged.sqlite"
+    forged.write_bytes(out.read_bytes())
+    with sqlite3.connect(forged) as connection:  # one more image, as good as the best
+        for table, names in (
+            ("images", "label, sha256"),
+            ("margins", "predict, margin"),
+            ("results", "predict, radius, p_lower, hits, trials"),
+        ):
+            connection.execute(f"INSERT INTO {table} (image, {names}) SELECT 77, {names} FROM {table} WHERE image = 0")
+    connection.close()
+    assert dst.verify(forged, fraction=0.01).mismatches == ["image 77: recorded, but --data holds no such image"]
     with sqlite3.connect(out) as connection:
         connection.execute("UPDATE margins SET margin = margin * 1.01 WHERE image = 2")
     connection.close()

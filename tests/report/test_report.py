@@ -246,6 +246,7 @@ def test_an_envelope_is_of_certify_runs_on_the_same_images(make_run: RunMaker) -
         summary_of(make_run(name="c", data={"rows": "others"})),
         summary_of(make_run([(0, 1, 1, None)], name="d", command="predict")),
         summary_of(make_run(name="e", settings={"family_wise": True}, images=6)),
+        replace(summary_of(make_run(name="f")), name="f", meta={**run.meta, "lipschitz_constant": 1.0}),
     )
     for other in others:
         with pytest.raises(InputError, match="--envelope") as error:
