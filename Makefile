@@ -22,6 +22,8 @@ bench: .venv/.test
 	$(BIN)/python benchmarks/bench_cpu.py
 	$(BIN)/python benchmarks/bench_memory.py
 	$(BIN)/python benchmarks/bench_demo.py
+	$(BIN)/python benchmarks/bench_samples.py
+	$(BIN)/python benchmarks/bench_error_rate.py
 	$(BIN)/python benchmarks/tables.py
 
 .venv/.made:
