@@ -141,7 +141,12 @@ class Audit:
         self.images, self.classifier = np.load(images)["images"], self.meta["classifier"]
         self.config, self.sigma = self.meta["config"], self.classifier["sigma"]
         self.problems: list[str] = []
-        roles = {"rs": ["classifier"], "dds": ["denoiser", "classifier"]}[self.classifier["method"]]
+        known = {"rs": ["classifier"], "dds": ["denoiser", "classifier"]}
+        if self.classifier["method"] not in known:
+            raise SystemExit(
+                f"{run} is a run of {self.classifier['method']}: this audits rs and dds, `verify` the others"
+            )
+        roles = known[self.classifier["method"]]
         for role, path in zip(roles, engines, strict=True):
             self.check(
                 hashlib.sha256(path.read_bytes()).hexdigest() == self.classifier[role]["sha256"], f"{path} differs"
