@@ -316,6 +316,14 @@ class RunStore:
         with _guarded(self.path):
             self.connection.execute("INSERT OR REPLACE INTO margins VALUES (?, ?, ?)", (image, *margin))
 
+    def void_votes(self) -> int:
+        """How many of the votes held are abstentions."""
+        void = self.meta.get("void")
+        if void is None:
+            return 0
+        with _guarded(self.path):
+            return sum(int(json.loads(text)[void]) for (text,) in self.connection.execute("SELECT counts FROM blocks"))
+
     def add_image(self, image: int, label: int, sha256: str) -> None:
         """Record an image before its first block."""
         with _guarded(self.path):

@@ -34,6 +34,7 @@ class Summary:
     samples: NDArray[np.int64]
     seconds: float
     decisions: tuple[tuple[str, ...], ...] = ()
+    void: int = 0
 
     @property
     def certified(self) -> bool:
@@ -100,6 +101,8 @@ class Summary:
             notes.append(
                 f"radius {_exactly(radius)}: {counts} (refuted: the selected class is too rare; that is no attack)"
             )
+        if self.void:
+            notes.append(f"void votes: {self.void} of {int(self.samples.sum())}, counted as abstentions")
         notes += self.meta.get("notes", [])
         votes, evaluations = self.meta.get("evaluations", (0, 0))
         if votes:
@@ -138,6 +141,7 @@ def summarise(store: RunStore) -> Summary:
         samples=np.array([r.trials + n0 for r in results]),
         seconds=sum(r.seconds for r in results),
         decisions=tuple(r.decisions for r in results),
+        void=store.void_votes() if "void" in store.meta else 0,
     )
 
 

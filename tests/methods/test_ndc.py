@@ -289,6 +289,8 @@ def test_void_votes_never_certify(conditional_denoiser, images_npz, tmp_path, mo
             assert [result.radius for result in results] == [0.0, 0.0]
             assert all(said != "certified" for result in results for said in result.decisions)
             assert store.meta["notes"]
+            drawn_votes = sum(result.trials + 10 for result in results)
+            assert f"void votes: {drawn_votes} of {drawn_votes}, counted" in text_table([summarise(store)])
     predicting = {name: value for name, value in settings(path, data, tmp_path / "p").items() if name != "n0"}
     with dst.predict(**predicting) as store:
         assert [result.predict for result in store.results()] == [-1, -1]
