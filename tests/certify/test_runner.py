@@ -141,18 +141,23 @@ run(RunConfig(command="certify", engine=Path(engine), data=Path(data), out=Path(
 """
 
 
+def kill_after(steps: int, script: str, engine: Path, data: Path, out: Path) -> None:
+    """Start a run and kill it after so many batches."""
+    command = [sys.executable, "-c", script, str(engine), str(data), str(out), KEY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        for _ in range(steps):
+            process.stdout.readline()
+        process.kill()
+        process.wait()
+
+
 def test_kill_and_resume_gives_the_identical_store(half_space, images_npz, tmp_path):
     """kill -9 at three different moments, then a resume: the tables of an uninterrupted run."""
     data = images_npz(count=4)
     whole, killed = tmp_path / "whole.sqlite", tmp_path / "killed.sqlite"
     run(config(half_space, data, whole)).close()
     for steps in (20, 35, 50):
-        command = [sys.executable, "-c", KILLED, str(half_space), str(data), str(killed), KEY]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            for _ in range(steps):
-                process.stdout.readline()
-            process.kill()
-            process.wait()
+        kill_after(steps, KILLED, half_space, data, killed)
         with dst.open_run(killed) as store:
             assert len(list(store.results())) < 4
     assert contents(killed)["blocks"]
@@ -385,12 +390,7 @@ def test_kill_and_resume_of_a_stopping_run(half_space, images_npz, tmp_path):
     run(stopping(half_space, data, whole, n0=50)).close()
     script = KILLED.replace("n=2500, n0=50", f"n={options['n']}, n0=50, radius={options['radius']}")
     for steps in (12, 15, 18):
-        command = [sys.executable, "-c", script, str(half_space), str(data), str(killed), KEY]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            for _ in range(steps):
-                process.stdout.readline()
-            process.kill()
-            process.wait()
+        kill_after(steps, script, half_space, data, killed)
     with dst.open_run(killed) as store:
         assert len(list(store.results())) < 6
     assert contents(killed)["blocks"]
