@@ -18,7 +18,7 @@ from .config import CERTIFICATES, RunConfig, field_names
 from .engine import BACKENDS, PRECISIONS
 from .errors import DiffsmoothError, InputError
 from .methods import METHODS
-from .methods.ndc import SIFTS, WEIGHTS
+from .methods.ndc import SIFTS, WEIGHTS, Settings
 
 if TYPE_CHECKING:
     from .report.tables import Summary
@@ -93,20 +93,39 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         help="the classifier's own noise: the same or new a sample",
     )
     add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of the classifier's own noise")
-    add("--steps", type=int, default=126, metavar="N", help="dc, epndc, apndc: noise levels (default: 126)")
-    add("--s-max", type=float, default=3.0, metavar="S", help="… the highest, in [-1, 1] units (default: 3)")
     add(
-        "--weights", choices=WEIGHTS, default="paper", help="… of the levels; published: as the published code has them"
+        "--steps",
+        type=int,
+        default=Settings.steps,
+        metavar="N",
+        help="dc, epndc, apndc: noise levels (default: %(default)s)",
+    )
+    add(
+        "--s-max",
+        type=float,
+        default=Settings.s_max,
+        metavar="S",
+        help="… the highest, in [-1, 1] units (default: %(default)s)",
+    )
+    add(
+        "--weights",
+        choices=WEIGHTS,
+        default=Settings.weights,
+        help="… of the levels; published: as the published code has them",
     )
     add("--drop-steps", type=int, metavar="N", help="epndc: leave out the first levels (default: 5 of 126)")
     add(
         "--sift",
         choices=SIFTS,
-        default="none",
+        default=Settings.sift,
         help="… drop classes early: the published rule, or by the terms' spread",
     )
     add(
-        "--sift-margin", type=float, default=1.5, metavar="Z", help="… how far behind is too far (spread; default: 1.5)"
+        "--sift-margin",
+        type=float,
+        default=Settings.sift_margin,
+        metavar="Z",
+        help="… how far behind is too far (spread; default: %(default)s)",
     )
     add("--classes", type=_integers, metavar="Y,Y,…", help="… choose among these only (default: all)")
     add("--batch", type=int, default=64, metavar="B", help="rows an engine call; part of the classifier (default: 64)")

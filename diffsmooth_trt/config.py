@@ -13,7 +13,7 @@ from .certify.sequential import FIRST_LOOK, MAX_DRAWS
 from .errors import InputError
 from .files import check_outputs
 from .methods import DIFFUSION_CLASSIFIERS, METHODS
-from .methods.ndc import SIFTS, WEIGHTS
+from .methods.ndc import SIFTS, WEIGHTS, Settings
 from .noise import check_noise_level
 
 COMMANDS = ("certify", "predict")
@@ -68,15 +68,15 @@ class RunConfig:
     lipschitz: float | None = None
     local_sigma: float = 0.12
     m: int = 5
-    local_noise: str = "fixed"
-    classifier_seed: int = 0
-    steps: int = 126
-    s_max: float = 3.0
-    weights: str = "paper"
-    drop_steps: int | None = None
-    sift: str = "none"
-    sift_margin: float = 1.5
-    classes: tuple[int, ...] | None = None
+    local_noise: str = Settings.local_noise
+    classifier_seed: int = Settings.classifier_seed
+    steps: int = Settings.steps
+    s_max: float = Settings.s_max
+    weights: str = Settings.weights
+    drop_steps: int | None = Settings.drop_steps
+    sift: str = Settings.sift
+    sift_margin: float = Settings.sift_margin
+    classes: tuple[int, ...] | None = Settings.classes
     skip: int = 1
     max: int | None = None
     resize: int | None = None

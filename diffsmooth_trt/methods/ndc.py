@@ -93,7 +93,7 @@ class Settings:
     weights: str = "paper"
     drop_steps: int | None = None
     sift: str = "none"
-    sift_margin: float = 2.0
+    sift_margin: float = 1.5
     classes: tuple[int, ...] | None = None
     classifier_seed: int = 0
     local_noise: str = "fixed"
