@@ -155,11 +155,12 @@ class LipschitzRule(Rule):
 
 
 class SequentialRule(Rule):
-    """A rule that may stop at a look; n is the number of draws at the last one."""
+    """A rule that may stop at a look; `draws` are the looks' numbers of draws, n the last of them."""
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         super().__init__(meta)
         self.n = self.plan.phases[-1][1]
+        self.draws = np.array(looks(self.n), dtype=np.int64)
 
     def stated(self, votes: Votes, bound: float, certified: float = 0.0, decisions: tuple[str, ...] = ()) -> Outcome:
         """The outcome with the larger of two radii: `certified`, and what `bound` on the probability as drawn gives."""
@@ -232,15 +233,15 @@ class RadiusRule(SequentialRule):
         refute = [thresholds(radius, *given, levels[0], self.n)[1] for radius in self.radii]
         self.steps = [list(zip(certify, refute, strict=True)) for certify in steps]
         self.recorded = {
-            repr(radius): np.stack([looks(self.n), *pair], axis=1).tolist()
+            repr(radius): np.stack([self.draws, *pair], axis=1).tolist()
             for radius, pair in zip(self.radii, self.steps[0], strict=True)
         }
 
     def stops(self, votes: Votes) -> bool:
-        last, draws = np.array(votes.hits[-1]), np.array(looks(self.n))
+        last, look = np.array(votes.hits[-1]), len(votes.hits) - 1
         limits = zip(self._reached(votes.hits), self.steps[0], self.steps[-1], strict=True)
         return all(
-            said != UNDECIDED or bool(out_of_sight(last, len(votes.hits) - 1, certify, refute, draws))
+            said != UNDECIDED or bool(out_of_sight(last, look, certify, refute, self.draws))
             for said, (_, refute), (certify, _) in limits
         )
 

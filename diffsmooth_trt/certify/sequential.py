@@ -30,6 +30,7 @@ _INTERVAL, _UNLIKELY = 1.28, 1.64
 _SLACK = 1e-8
 
 
+@lru_cache(maxsize=256)
 def looks(n: int) -> tuple[int, ...]:
     """The numbers of draws after which votes are looked at, up to n: 30, 40, …, 90, then per decade 10, 11, …, 20, 22.5, …, 50,
     55, …, 95 times its tenth. They are 5–13 % apart; coarser or finer grids need as many draws (benchmarks/bench_samples.py).
