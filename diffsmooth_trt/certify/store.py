@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -101,6 +101,10 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def _meta_rows(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value, sort_keys=True)) for name, value in values.items()]
+
+
 class RunStore:
     """An open run store; `create` makes one whole or not at all, `open` takes an existing one."""
 
@@ -119,8 +123,7 @@ class RunStore:
         try:
             with contextlib.closing(sqlite3.connect(draft)) as connection, connection:
                 connection.executescript(SCHEMA)
-                rows = [(name, json.dumps(value, sort_keys=True)) for name, value in {**meta, "format": FORMAT}.items()]
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", _meta_rows({**meta, "format": FORMAT}))
             if is_empty(path):
                 path.unlink()
             os.link(draft, path)  # unlike a rename, it never replaces a run that appeared meanwhile
@@ -207,11 +210,7 @@ class RunStore:
         with _guarded(self.path):
             for table in ("decisions", "results"):
                 self.connection.executemany(f"DELETE FROM {table} WHERE image = ?", [(i,) for i in unfinished])
-            rows = [(json.dumps(value, sort_keys=True), name) for name, value in changed.items()]
-            self.connection.execute("INSERT OR IGNORE INTO meta VALUES ('extended_from', '[]')")
-            self.connection.executemany("UPDATE meta SET value = ? WHERE name = ?", rows)
-        self.commit()
-        self.meta |= changed
+        self._put(**changed)
         self.__dict__.pop("rule", None)
 
     @staticmethod
@@ -224,16 +223,20 @@ class RunStore:
 
     def held(self, block: Block) -> list[int] | None:
         """The votes of a block, if it is here."""
-        key = (block.image, block.phase, block.start)
         with _guarded(self.path):
-            row = self.connection.execute(
-                "SELECT stop, counts FROM blocks WHERE image = ? AND phase = ? AND start = ?", key
-            ).fetchone()
+            row = self._row("blocks", block)
             if row is None:
                 return None
             if row[0] != block.stop:
                 raise ValueError(f"image {block.image} does not have the blocks that its run asks for")
             return self._votes(block.image, block.start, *row)
+
+    def _row(self, table: str, block: Block) -> tuple[int, str] | None:
+        """Where the votes in `table` that begin with `block` end, and their text."""
+        key = (block.image, block.phase, block.start)
+        query = f"SELECT stop, counts FROM {table} WHERE image = ? AND phase = ? AND start = ?"
+        found: tuple[int, str] | None = self.connection.execute(query, key).fetchone()
+        return found
 
     def has_result(self, image: int) -> bool:
         """Whether an image has a result."""
@@ -256,16 +259,13 @@ class RunStore:
 
     def partial(self, block: Block) -> list[int] | None:
         """Votes of the first samples of a block that was in work; their number is how many those were."""
-        key = (block.image, block.phase, block.start)
         with _guarded(self.path):
-            row = self.connection.execute(
-                "SELECT stop, counts FROM partial WHERE image = ? AND phase = ? AND start = ?", key
-            ).fetchone()
+            row = self._row("partial", block)
             if row is None:
                 return None
             if not block.start < row[0] < block.stop:
                 raise ValueError(f"image {block.image} has a part of a block that ends at sample {row[0]}")
-            return self._votes(block.image, block.start, row[0], row[1])
+            return self._votes(block.image, block.start, *row)
 
     def _votes(self, image: int, start: int, stop: int, text: str) -> list[int]:
         """The votes in a row, or ValueError where they cannot be those of its samples."""
@@ -369,18 +369,19 @@ class RunStore:
         if new:
             with _guarded(self.path):
                 self.connection.rollback()
-            self._put("notes", [*known, *new])
+            self._put(notes=[*known, *new])
 
     def add_evaluations(self, votes: int, evaluations: int) -> None:
         """Keep how many evaluations of a network some more votes took. Committed at once."""
         before = self.meta.get("evaluations", [0, 0])
-        self._put("evaluations", [before[0] + votes, before[1] + evaluations])
+        self._put(evaluations=[before[0] + votes, before[1] + evaluations])
 
-    def _put(self, name: str, value: object) -> None:
-        self.meta[name] = value
+    def _put(self, **changed: object) -> None:
+        """Change `meta`, and commit that with what was added before."""
         with _guarded(self.path):
-            self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
+            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", _meta_rows(changed))
         self.commit()
+        self.meta |= changed
 
     def commit(self) -> None:
         """Make everything added so far survive a crash."""
@@ -396,14 +397,17 @@ class RunStore:
         if not isinstance(rule, RadiusRule) or rule.images == 1:
             yield from map(self.result, self._images_with_results())
             return
-        alone = [self.result(image) for image in self._images_with_results()]
-        together = rule.family([self.votes(result.image) for result in alone])
-        for result, outcome in zip(alone, together, strict=True):
+        votes = {image: self.votes(image) for image in self._images_with_results()}
+        alone = [self._agreed(image, each) for image, each in votes.items()]
+        for result, outcome in zip(alone, rule.family(list(votes.values())), strict=True):
             yield replace(result, **vars(outcome))
 
     def result(self, image: int) -> Result:
         """One image's outcome, derived from its votes alone; StoreError unless it is the recorded one."""
-        outcome = self.rule.outcome(self.votes(image))
+        return self._agreed(image, self.votes(image))
+
+    def _agreed(self, image: int, votes: Votes) -> Result:
+        outcome = self.rule.outcome(votes)
         with _guarded(self.path):
             row = self.connection.execute(
                 "SELECT i.label, COALESCE(t.seconds, 0), r.predict, r.radius, r.p_lower, r.hits, r.trials "
