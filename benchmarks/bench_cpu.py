@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_noise import cpu_model
 from torch import Tensor, nn
 
 from diffsmooth_trt import zoo
@@ -146,10 +146,10 @@ def main() -> None:
         }
         shown = f"{overhead:.2%}" if overhead is not None else "–"
         print(f"{name:24} {statistics.median(rates):10.0f} {rates[0]:7.0f}–{rates[-1]:<7.0f} {ratio:8.2f}  {shown}")
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     document = {
-        "machine": {"cpu": cpu, "processors": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()},
+        "machine": {
+            "cpu": cpu_model(), "processors": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads(),
+        },
         "rounds": a.rounds, "samples": a.samples, "batch": a.batch, "results": results,
     }  # fmt: skip
     (ROOT / "results" / "speed_cpu.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_noise import cpu_model
 from numpy.typing import NDArray
 
 import diffsmooth_trt as dst
@@ -110,9 +111,7 @@ def main() -> None:
     document: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": []}
     done = {json.dumps([r["method"], r["steps"], r["sift"], r.get("sift_margin")]): r for r in document["rows"]}
     noisy = Noisy(a.data, a.images)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    document |= {"cpu": cpu, "processors": os.cpu_count(), "sigma": SIGMA, "batch": BATCH}
+    document |= {"cpu": cpu_model(), "processors": os.cpu_count(), "sigma": SIGMA, "batch": BATCH}
 
     def save() -> None:
         RESULT.write_text(json.dumps(document, indent=1) + "\n")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_cpu import Eager, eager_loop
+from bench_noise import cpu_model
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import build_method, describe, open_store
@@ -146,9 +147,12 @@ def main() -> None:
             found.append(measure(radius, images, method, Turns(model, pixels), config))
             method.close()
         print(json.dumps(found[-1], indent=1), flush=True)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    machine = {"cpu": cpu, "processors": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    machine = {
+        "cpu": cpu_model(),
+        "processors": os.cpu_count(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
     settings = {"n0": N0, "n": N, "alpha": ALPHA, "sigma": 0.25, "batch": BATCH}
     document = {"machine": machine, "settings": settings, "runs": found}
     (ROOT / "results" / "radius_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
