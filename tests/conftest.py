@@ -140,6 +140,25 @@ def conditional_denoiser(tmp_path_factory: pytest.TempPathFactory) -> EngineMake
     return make
 
 
+@pytest.fixture(scope="session")
+def random_checkpoint() -> Callable[[Path, str, dict[str, Any]], tuple[Any, Any]]:
+    """`make(path, family, options)`: a random network's state dict; its parsed options and the network."""
+    import torch
+
+    from diffsmooth_trt.nets.options import parse_options
+
+    def make(path: Path, family: str, options: dict[str, Any]) -> tuple[Any, Any]:
+        torch.manual_seed(5)
+        parsed = parse_options(family, options)
+        net = parsed.network()
+        for parameter in net.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        torch.save(net.state_dict(), path)
+        return parsed, net
+
+    return make
+
+
 @pytest.fixture
 def images_npz(tmp_path: Path) -> Callable[..., Path]:
     """`make(count, classes, …)`: random 8-bit images with labels in an .npz."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffsmooth_trt.nets.options import DenoiserOptions, parse_options  # noqa: 
 from diffsmooth_trt.nets.unet import timestep_embedding  # noqa: E402
 from diffsmooth_trt.schedule import Schedule  # noqa: E402
 
+Maker = Callable[[Path, str, dict[str, Any]], tuple[Any, Any]]
 SMALL: dict[str, Any] = {
     "image_size": 16,
     "num_channels": 32,
@@ -40,16 +42,6 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "guided": ("guided-diffusion", {**SMALL, "num_classes": 4, "resblock_updown": True, "num_head_channels": 32}),
     "guided-null-order": ("guided-diffusion", {**SMALL, **COSINE, **NULL, "use_new_attention_order": True}),
 }
-
-
-def save_random(path: Path, family: str, options: dict[str, Any]) -> tuple[DenoiserOptions, Any]:
-    torch.manual_seed(5)
-    parsed = parse_options(family, options)
-    net = parsed.network()
-    for parameter in net.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    torch.save(net.state_dict(), path)
-    return parsed, net
 
 
 def noisy(rows: int, labels: int, size: int = 16) -> tuple[Any, Any, Any]:
@@ -76,11 +68,11 @@ def assert_as(got: Any, want: Any, s: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def improved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def improved(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Maker) -> Path:
     """A folder with checkpoint and exported file of the first network."""
     folder = tmp_path_factory.mktemp("improved")
     family, given = NETWORKS["improved"]
-    save_random(folder / "net.pt", family, given)
+    random_checkpoint(folder / "net.pt", family, given)
     export_denoiser(family, folder / "net.pt", given, None, folder / "d.onnx", conditional=True)
     return folder
 
@@ -100,9 +92,9 @@ def test_files_answer_as_the_network(backend: str, improved: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["improved-null-unscaled", "guided"])
-def test_other_networks(name: str, tmp_path: Path) -> None:
+def test_other_networks(name: str, tmp_path: Path, random_checkpoint: Maker) -> None:
     family, given = NETWORKS[name]
-    options, net = save_random(tmp_path / "net.pt", family, given)
+    options, net = random_checkpoint(tmp_path / "net.pt", family, given)
     out = tmp_path / "d.onnx"
     report = export_denoiser(family, tmp_path / "net.pt", given, None, out, conditional=True)
     assert report.max_difference <= 2e-5
@@ -132,9 +124,11 @@ def test_graph_is_portable_and_lean(improved: Path) -> None:
     assert weight.dims[0] == 3
 
 
-def test_half_storage_at_another_size_and_a_fixed_batch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_half_storage_at_another_size_and_a_fixed_batch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], random_checkpoint: Maker
+) -> None:
     family, given = NETWORKS["guided-null-order"]
-    _, net = save_random(tmp_path / "net.pt", family, given)
+    _, net = random_checkpoint(tmp_path / "net.pt", family, given)
     out = tmp_path / "d.onnx"
     report = export_denoiser(
         family, tmp_path / "net.pt", given, None, out, conditional=True, store_fp16=True, batch=3, image_size=24
@@ -209,9 +203,9 @@ def test_inputs_of_the_check_cover_levels_and_labels() -> None:
         ({"image_size": 17}, "image size 17 does not fit this network"),
     ],
 )
-def test_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_refusals(tmp_path: Path, random_checkpoint: Maker, changes: dict[str, Any], message: str) -> None:
     family, given = NETWORKS["improved"]
-    save_random(tmp_path / "net.pt", family, given)
+    random_checkpoint(tmp_path / "net.pt", family, given)
     arguments = {
         "family": family,
         "checkpoint": tmp_path / "net.pt",

@@ -46,15 +46,6 @@ GUIDED: dict[str, Any] = {
 }
 
 
-def save_random(path: Path, family: str, options: dict[str, Any]) -> Path:
-    torch.manual_seed(5)
-    net = parse_options(family, options).network()
-    for parameter in net.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    torch.save(net.state_dict(), path)
-    return path
-
-
 def facts_of(path: Path) -> EngineFacts:
     model = onnx.load(path, load_external_data=False)
     (text,) = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
@@ -69,10 +60,10 @@ def answer(path: Path, x: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def improved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def improved(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Any) -> Path:
     """A folder with checkpoint, configuration and exported file of the small improved-diffusion network."""
     folder = tmp_path_factory.mktemp("improved")
-    save_random(folder / "net.pt", "improved-diffusion", IMPROVED)
+    random_checkpoint(folder / "net.pt", "improved-diffusion", IMPROVED)
     (folder / "net.json").write_text(json.dumps(IMPROVED), encoding="utf-8")
     report = export_denoiser("improved-diffusion", folder / "net.pt", folder / "net.json", 0.25, folder / "d.onnx")
     assert report.max_difference <= 1e-5
@@ -127,9 +118,10 @@ def test_files_hold_no_paths_and_are_the_same_every_time(improved: Path) -> None
 
 
 def test_guided_variant_in_half_storage_at_another_size_and_a_fixed_batch(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], random_checkpoint: Any
 ) -> None:
-    checkpoint = save_random(tmp_path / "net.pt", "guided-diffusion", GUIDED)
+    checkpoint = tmp_path / "net.pt"
+    random_checkpoint(checkpoint, "guided-diffusion", GUIDED)
     out = tmp_path / "d.onnx"
     report = export_denoiser(
         "guided-diffusion", checkpoint, GUIDED, 0.5, out, store_fp16=True, batch=3, image_size=24

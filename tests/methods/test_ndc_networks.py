@@ -15,7 +15,6 @@ from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
 from diffsmooth_trt.methods import DiffusionClassifier, Rows  # noqa: E402
 from diffsmooth_trt.methods.ndc import Settings, default_drop, level_weights  # noqa: E402
-from diffsmooth_trt.nets.options import parse_options  # noqa: E402
 from diffsmooth_trt.noise import grid_law  # noqa: E402
 from diffsmooth_trt.noise.reference import grid_noise  # noqa: E402
 
@@ -33,15 +32,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
-def network(request, tmp_path_factory):
+def network(request, tmp_path_factory, random_checkpoint):
     """(exported file, D(x; s, y) in float64 from the torch source) of a random network."""
     folder = tmp_path_factory.mktemp("network")
-    torch.manual_seed(3)
-    options = parse_options(request.param, OPTIONS[request.param])
-    net = options.network().eval()
-    for parameter in net.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    torch.save(net.state_dict(), folder / "net.pt")
+    options, net = random_checkpoint(folder / "net.pt", request.param, OPTIONS[request.param])
+    net.eval()
     export_denoiser(request.param, folder / "net.pt", OPTIONS[request.param], None, folder / "c.onnx", conditional=True)
     schedule = options.schedule
 
