@@ -1,0 +1,77 @@
+"""The command line: arguments → one configuration → one call each."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import DiffsmoothError
+from . import export, report, run
+from .options import Commands, Parser
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="diffsmooth-trt",
+        description="Certified robustness of image classifiers by randomized smoothing through diffusion denoisers.",
+    )
+    parser.add_argument("--version", action="version", version=version("diffsmooth-trt"))
+    commands = Commands(parser)
+    for group in (report, run, export):
+        group.add(commands)
+    return parser
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, ended as orderly as Ctrl-C."""
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise _Stopped(number)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"diffsmooth-trt: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 the run failed, 2 bad arguments or input)."""
+    debug = "--debug" in (argv if argv is not None else sys.argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks σ shows ? for it
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    out: Path | None = None
+    try:
+        arguments = _parser().parse_args(argv)
+        out = getattr(arguments, "out", None)
+        status = arguments.execute(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except DiffsmoothError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        kept = out is not None and out.suffix != ".onnx" and out.exists()
+        return _fail(f"interrupted; {out} keeps what was done, go on with --resume" if kept else "interrupted", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it exits
+        return 1
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(f"{error.strerror} ({error.filename or 'standard output'}): free space or choose another place", 1)
+    except MemoryError:
+        return _fail("out of memory: choose a smaller --batch", 1)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

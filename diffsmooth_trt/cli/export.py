@@ -1,0 +1,94 @@
+"""export: checkpoints to engine files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import Commands, Parser, numbers
+
+if TYPE_CHECKING:
+    from ..exporting import ExportReport
+
+
+def add(commands: Commands) -> None:
+    """export with its kinds and their options."""
+    text = "checkpoints to engine files"
+    kinds = Commands(commands.add("export", text, "export denoiser --help"), "kind")
+    _add_denoiser(kinds)
+    _add_classifier(kinds)
+
+
+def _add_denoiser(kinds: Commands) -> None:
+    example = (
+        "export denoiser --family improved-diffusion --checkpoint cifar10_uncond_50M_500K.pt "
+        "--config cifar10_uncond_50M_500K --sigma 0.25 --out denoiser.onnx"
+    )
+    text = "fold the one-shot denoising step of a diffusion network into one ONNX file"
+    denoiser = kinds.add("denoiser", text, example, _export_denoiser)
+    denoiser.add_argument("--family", required=True, help="improved-diffusion or guided-diffusion")
+    denoiser.add_argument("--sigma", type=float, help="noise level in [0, 1] image units to fold the step for")
+    denoiser.add_argument(
+        "--conditional",
+        action="store_true",
+        help="instead of --sigma: noise level and class as inputs, for diffusion classifiers",
+    )
+    denoiser.add_argument(
+        "--config", metavar="NAME|FILE", help="a published configuration's name, or JSON of the family's options"
+    )
+    denoiser.add_argument(
+        "--image-size", type=int, metavar="N", help="run the network on N×N images (default: its own size)"
+    )
+    _add_common(denoiser)
+
+
+def _add_classifier(kinds: Commands) -> None:
+    example = "export classifier --arch resnet20 --checkpoint resnet20.th --out classifier.onnx"
+    text = "a classifier with its resize and normalisation as one ONNX file"
+    classifier = kinds.add("classifier", text, example, _export_classifier)
+    classifier.add_argument("--arch", required=True, help="resnet20…110 or cifar_resnet20…110")
+    classifier.add_argument(
+        "--image-size", type=int, default=32, metavar="N", help="size of the incoming images (default: 32)"
+    )
+    classifier.add_argument(
+        "--input-size", type=int, metavar="N", help="resize to N×N inside the graph (bicubic, antialiased)"
+    )
+    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help="default: the architecture's")
+    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help="default: the architecture's")
+    _add_common(classifier)
+
+
+def _add_common(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a state dict (.pt, .th)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.onnx", help="the engine file to write")
+    parser.add_argument("--precision", default="fp32", help="default: fp32")
+    parser.add_argument("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
+    parser.add_argument(
+        "--fp16-weights",
+        action="store_true",
+        dest="store_fp16",
+        help="store the weights in half the bytes, compute as before",
+    )
+
+
+def _export_denoiser(arguments: argparse.Namespace) -> None:
+    from ..exporting import export_denoiser
+
+    _show(export_denoiser(**_given(arguments, "family", "config", "sigma", "conditional")))
+
+
+def _export_classifier(arguments: argparse.Namespace) -> None:
+    from ..exporting import export_classifier
+
+    _show(export_classifier(**_given(arguments, "arch", "input_size", "mean", "std")))
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options of both kinds and those in `names`, by name."""
+    common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16")
+    return {name: getattr(arguments, name) for name in (*common, *names)}
+
+
+def _show(report: ExportReport) -> None:
+    print(f"wrote {report.path}: maximum difference from the torch source {report.max_difference:.2g}")

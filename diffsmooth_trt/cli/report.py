@@ -1,0 +1,75 @@
+"""report and demo."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from ..errors import InputError
+from .options import Commands, numbers
+from .run import execute_run
+
+
+def add(commands: Commands) -> None:
+    """report and demo with their options."""
+    text = "certify shipped CIFAR-10 images with the shipped engines"
+    demo = commands.add("demo", text, "demo --images 20", _demo)
+    demo.add_argument("--images", type=int, default=20, metavar="N", help="how many of the 100 (default: 20)")
+    demo.add_argument("--n", type=int, default=1000, help="samples an image (default: 1000)")
+    demo.add_argument("--html", type=Path, default=Path("demo.html"), metavar="FILE", help="default: demo.html")
+    demo.add_argument("--figure", type=Path, default=Path("demo.png"), metavar="FILE", help="default: demo.png")
+    example = "report run.sqlite --figure curve.png"
+    report = commands.add("report", "tables and figures of run stores", example, _report)
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run stores")
+    report.add_argument(
+        "--radii", type=numbers, metavar="R,R,…", help="default: the runs' preset radii, else 0,0.25,0.5,0.75,1"
+    )
+    report.add_argument("--envelope", action="store_true", help="add a row with each image's best radius over the runs")
+    report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one run)")
+    report.add_argument("--html", type=Path, metavar="FILE", help="a single-file page")
+    report.add_argument("--figure", type=Path, metavar="FILE", help="certified-accuracy curve: .png, .svg or .pdf")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from ..certify.store import open_run
+    from ..files import check_outputs, write_atomically
+    from ..report.figures import write_figure
+    from ..report.html import page
+    from ..report.tables import summarise, text_table
+    from ..report.tsv import write_tsv
+
+    radii, enveloped = arguments.radii, arguments.envelope
+    if arguments.tsv and len(arguments.runs) != 1:
+        raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
+    outputs = {"--tsv": arguments.tsv, "--html": arguments.html, "--figure": arguments.figure}
+    check_outputs(outputs, {f"run {path}": path for path in arguments.runs})
+    summaries = []
+    for path in arguments.runs:
+        with open_run(path) as store:
+            summaries.append(summarise(store))
+            if arguments.tsv:
+                write_tsv(arguments.tsv, store)
+    text = text_table(summaries, radii, enveloped=enveloped)
+    if arguments.html:
+        write_atomically(arguments.html, page(summaries, radii, enveloped=enveloped))
+    if arguments.figure:
+        write_figure(arguments.figure, summaries)
+    print(text)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from .. import zoo
+    from ..files import check_outputs
+
+    check_outputs({"--html": arguments.html, "--figure": arguments.figure}, {})
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "demo.sqlite"
+        given = {"command": "certify", "max": arguments.images, "n": arguments.n, "out": run, "data": zoo.IMAGES}
+        execute_run({**given, "engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS})
+        _report(
+            argparse.Namespace(
+                runs=[run], radii=None, envelope=False, tsv=None, html=arguments.html, figure=arguments.figure
+            )
+        )
+    print(f"wrote {arguments.html} and {arguments.figure}")

@@ -1,0 +1,160 @@
+"""certify, predict and verify."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import CERTIFICATES, RunConfig, field_names
+from ..engine import BACKENDS, PRECISIONS
+from ..methods import METHODS
+from ..methods.ndc import SIFTS, WEIGHTS, Settings
+from .options import Commands, integers
+
+if TYPE_CHECKING:
+    from ..report.tables import Summary
+
+
+def add(commands: Commands) -> None:
+    """certify, predict and verify with their options."""
+    for name, text in (
+        ("certify", "certify images: the radius within which the smoothed classifier's answer cannot change"),
+        ("predict", "predict with the smoothed classifier, abstaining where the vote is too close"),
+    ):
+        example = f"{name} --engine denoiser.onnx --classifier classifier.onnx --data images.parquet --n 1000 --out run.sqlite"
+        _add_run_options(commands.add(name, text, example, _run), name)
+    example = "verify run.sqlite --fraction 0.01"
+    verify = commands.add("verify", "draw votes of a run again and compare them", example, _verify)
+    verify.add_argument("run", type=Path, metavar="RUN", help="a run store, finished or not")
+    verify.add_argument(
+        "--fraction",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help="share of blocks to draw again; 1 for all (default: 0.01)",
+    )
+    for name in ("engine", "classifier", "data"):
+        verify.add_argument(f"--{name}", type=Path, metavar="PATH", help="default: the path that the run records")
+    verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    verify.add_argument(
+        "--blocks-seed", type=int, metavar="N", help="repeat an earlier choice of blocks; random otherwise"
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
+    add = parser.add_argument
+    add(
+        "--engine",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc), .onnx",
+    )
+    add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx (dds, diffsmooth)")
+    add("--method", choices=METHODS, default="dds", help="default: dds")
+    add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
+    add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
+    add("--skip", type=int, default=1, metavar="K", help="take every K-th image")
+    add("--max", type=int, metavar="N", help="take at most N images")
+    add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
+    add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
+    add("--quantise", action="store_true", help="round float images to the 8-bit grid instead of refusing them")
+    if command == "certify":
+        add("--n0", type=int, default=100, help="samples that select the class (default: 100)")
+    add("--n", type=int, default=100_000, help="samples of the estimate (default: 100000)")
+    if command == "certify":
+        text = "stop when each ℓ2 radius is certified or refuted; --n is the most an image may take"
+        add("--radius", type=float, nargs="+", metavar="R", help=text)
+        text = "stop when more samples are unlikely to raise the radius by more than this share of it; --n is the most"
+        add("--tolerance", type=float, metavar="X", help=text)
+        text = "lipschitz: no noise, conditional on the Lipschitz constant of the logits (dc only)"
+        add("--certificate", choices=CERTIFICATES, default="smoothing", help=text)
+        add(
+            "--lipschitz",
+            type=float,
+            metavar="L",
+            help="… that constant, in [-1, 1] units (default: the published formula)",
+        )
+        add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
+    add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
+    add("--local-sigma", type=float, default=0.12, help="DiffSmooth: local noise in image units (default: 0.12)")
+    add("--m", type=int, default=5, help="DiffSmooth: local noises a sample (default: 5)")
+    add(
+        "--local-noise",
+        choices=("fixed", "fresh"),
+        default="fixed",
+        help="the classifier's own noise: the same or new a sample",
+    )
+    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of the classifier's own noise")
+    add(
+        "--steps",
+        type=int,
+        default=Settings.steps,
+        metavar="N",
+        help="dc, epndc, apndc: noise levels (default: %(default)s)",
+    )
+    add(
+        "--s-max",
+        type=float,
+        default=Settings.s_max,
+        metavar="S",
+        help="… the highest, in [-1, 1] units (default: %(default)s)",
+    )
+    add(
+        "--weights",
+        choices=WEIGHTS,
+        default=Settings.weights,
+        help="… of the levels; published: as the published code has them",
+    )
+    add("--drop-steps", type=int, metavar="N", help="epndc: leave out the first levels (default: 5 of 126)")
+    add(
+        "--sift",
+        choices=SIFTS,
+        default=Settings.sift,
+        help="… drop classes early: the published rule, or by the terms' spread",
+    )
+    add(
+        "--sift-margin",
+        type=float,
+        default=Settings.sift_margin,
+        metavar="Z",
+        help="… how far behind is too far (spread; default: %(default)s)",
+    )
+    add("--classes", type=integers, metavar="Y,Y,…", help="… choose among these only (default: all)")
+    add("--batch", type=int, default=64, metavar="B", help="rows an engine call; part of the classifier (default: 64)")
+    add("--backend", choices=tuple(BACKENDS), help="default: openvino where installed, else onnxruntime")
+    add("--precision", choices=PRECISIONS, help="default: bf16 where the CPU has it (OpenVINO), else fp32")
+    add("--device", default="cpu", help="default: cpu")
+    add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+    add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
+    add("--resume", action="store_true", help="go on with --out")
+    add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
+
+
+def execute_run(given: dict[str, Any]) -> Summary:
+    from ..api import run
+    from ..report.progress import ProgressBar
+    from ..report.tables import summarise
+
+    config = RunConfig(**given)
+    with ProgressBar(config.command) as progress, run(config, progress) as store:
+        return summarise(store)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from ..report.tables import text_table
+
+    print(text_table([execute_run({name: value for name, value in vars(arguments).items() if name in field_names()})]))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from ..api import verify
+    from ..report.progress import ProgressBar
+
+    names = ("fraction", "engine", "classifier", "data", "threads", "blocks_seed")
+    with ProgressBar("verify") as progress:
+        done = verify(arguments.run, progress=progress, **{name: getattr(arguments, name) for name in names})
+    print("\n".join(done.lines()))
+    return 0 if done.agrees else 1
