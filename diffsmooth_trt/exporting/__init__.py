@@ -67,7 +67,7 @@ def export_denoiser(
         if sigma is None:
             raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
         check_noise_level("sigma", sigma)
-    from .pipeline import denoiser_file
+    from .denoisers import denoiser_file
 
     return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size)
 
@@ -92,6 +92,6 @@ def export_classifier(
     as in `export_denoiser`.
     """
     _check(precision, batch)
-    from .pipeline import classifier_file
+    from .classifiers import classifier_file
 
     return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16)

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,3 +123,17 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], name: str = "check
         )
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round every parameter to the nearest half-precision number, in place of the float32 one."""
+    for name, parameter in module.named_parameters():
+        rounded = parameter.half().float()
+        if not bool(rounded.isfinite().all()):
+            raise InputError(f"parameter {name} is too large for half precision: export without fp16 storage")
+        parameter.data = rounded
+
+
+def export_details(checkpoint: str | PathLike[str], store_fp16: bool, **more: object) -> dict[str, Any]:
+    """The facts' details that every export has, and `more`."""
+    return {"checkpoint": Path(checkpoint).name, "stored": "fp16" if store_fp16 else "fp32", **more}

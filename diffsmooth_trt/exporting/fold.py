@@ -8,20 +8,16 @@ and a clamp after it. Large weights are shared with the source network, never co
 
 from __future__ import annotations
 
-import copy
 import math
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import InputError
 from ..nets.options import DenoiserOptions
 from ..nets.unet import AttentionBlock, ResBlock, UNet
 from .norm import ChannelGroupNorm
-from .resize import Resize
 
 
 def channel_norm(source: nn.Module, scale: Tensor | float = 1.0, shift: Tensor | float = 0.0) -> ChannelGroupNorm:
@@ -175,46 +171,3 @@ def denoiser_pair(options: DenoiserOptions, net: UNet, sigma: float) -> tuple[So
     net = net.eval()
     source = SourceDenoiser(net, alpha_bar, embedded, options.null_class)
     return source.eval(), OneShotDenoiser(net, alpha_bar, embedded, options.null_class)
-
-
-def without_batch_norm(net: nn.Module) -> nn.Module:
-    """A copy of `net` in which every BatchNorm2d registered right after a Conv2d is part of that convolution."""
-    net = copy.deepcopy(net).eval()
-    for parent in list(net.modules()):
-        children = list(parent.named_children())
-        for (name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, nn.Identity())
-    return net.requires_grad_(False)
-
-
-class ClassifierWithPreprocessing(nn.Module):
-    """Images `[B, 3, h, w]` in [0, 1] units → logits: resize when `input_size` differs, (x − mean)/std, network.
-
-    The normalisation stays in front of the network: its convolutions pad normalised images with zeros.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        image_size: tuple[int, int],
-        input_size: int | None = None,
-    ) -> None:
-        super().__init__()
-        resized = input_size is not None and image_size != (input_size, input_size)
-        self.resize: nn.Module = Resize(image_size, input_size) if resized and input_size else nn.Identity()
-        self.scale: Tensor
-        self.offset: Tensor
-        double = torch.float64
-        scale = 1 / torch.tensor(std, dtype=double)
-        self.register_buffer("scale", scale.float().reshape(1, -1, 1, 1))
-        self.register_buffer("offset", (-torch.tensor(mean, dtype=double) * scale).float().reshape(1, -1, 1, 1))
-        self.net = net
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(self.resize(x) * self.scale + self.offset)
-        return logits

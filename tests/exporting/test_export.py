@@ -19,7 +19,8 @@ from diffsmooth_trt.engine import METADATA_KEY, EngineFacts, open_engine  # noqa
 from diffsmooth_trt.errors import EngineError, InputError, StoreError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier, export_denoiser, onnx_file  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.fold import ClassifierWithPreprocessing, denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing  # noqa: E402
+from diffsmooth_trt.exporting.fold import denoiser_pair  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
 from diffsmooth_trt.nets.resnet import classifier_from_arch  # noqa: E402
 

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch", reason="folding needs torch")
 import torch.nn.functional as F  # noqa: E402
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.fold import ClassifierWithPreprocessing, denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing  # noqa: E402
+from diffsmooth_trt.exporting.fold import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.norm import ChannelGroupNorm  # noqa: E402
 from diffsmooth_trt.exporting.resize import Resize, resize_matrix  # noqa: E402
 from diffsmooth_trt.nets.options import DenoiserOptions, parse_options  # noqa: E402

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="networks need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.fold import ClassifierWithPreprocessing, without_batch_norm  # noqa: E402
+from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing, without_batch_norm  # noqa: E402
 from diffsmooth_trt.nets.resnet import ARCHS, classifier_from_arch  # noqa: E402
 
 

@@ -1,14 +1,12 @@
-"""Checkpoint → network → folded module → checked ONNX file, for both roles."""
+"""Checkpoint → denoising network → folded module → checked ONNX file."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +15,11 @@ from ..engine.facts import EngineFacts
 from ..errors import InputError
 from ..files import file_sha256
 from ..nets.options import FAMILIES, NAMED, DenoiserOptions, named_options, parse_options
-from ..nets.resnet import Triple, classifier_from_arch
 from ..nets.unet import UNet
 from .check import HIGHEST, ConditionalCheck, ImageCheck
-from .checkpoints import load_into, load_state
+from .checkpoints import export_details, load_into, load_state, round_to_half
 from .conditional import classes_of, conditional_pair
-from .fold import ClassifierWithPreprocessing, denoiser_pair, without_batch_norm
+from .fold import denoiser_pair
 from .onnx_file import write_checked
 from .result import ExportReport
 
@@ -63,25 +60,12 @@ def read_options(family: str, config: Source | Mapping[str, object] | None, chec
         raise InputError(f"--config {path}: {error}") from error
 
 
-def _round_to_half(module: nn.Module) -> None:
-    """Round every parameter to the nearest half-precision number, in place of the float32 one."""
-    for name, parameter in module.named_parameters():
-        rounded = parameter.half().float()
-        if not bool(rounded.isfinite().all()):
-            raise InputError(f"parameter {name} is too large for half precision: export without fp16 storage")
-        parameter.data = rounded
-
-
-def _details(checkpoint: Source, store_fp16: bool, **more: object) -> dict[str, Any]:
-    return {"checkpoint": Path(checkpoint).name, "stored": "fp16" if store_fp16 else "fp32", **more}
-
-
 def _network(options: DenoiserOptions, checkpoint: Source, store_fp16: bool) -> UNet:
     with torch.device("meta"):
         net = options.network()
     load_into(net, load_state(checkpoint), f"checkpoint {checkpoint}")
     if store_fp16:
-        _round_to_half(net)
+        round_to_half(net)
     return net
 
 
@@ -131,57 +115,6 @@ def denoiser_file(
         family=family,
         value_range=(0.0, 1.0) if classes is None else (-1.0, 1.0),
         source_sha256=file_sha256(Path(checkpoint)),
-        details=_details(checkpoint, store_fp16, options=asdict(options), **details),
+        details=export_details(checkpoint, store_fp16, options=asdict(options), **details),
     )
     return write_checked(module, check, facts, Path(out), batch, store_fp16)
-
-
-def _triple(name: str, values: Sequence[float] | None, default: Triple, positive: bool) -> Triple:
-    if values is None:
-        return default
-    numbers = [float(value) for value in values]
-    if len(numbers) != 3 or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
-        raise InputError(f"{name} must be three {'positive ' if positive else ''}numbers in [0, 1] units, got {values}")
-    return (numbers[0], numbers[1], numbers[2])
-
-
-def classifier_file(
-    arch: str,
-    checkpoint: Source,
-    out: Source,
-    input_size: int | None,
-    image_size: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    batch: int | None,
-    store_fp16: bool,
-) -> ExportReport:
-    """See `export_classifier`."""
-    for name, size in (("--input-size", input_size), ("image size", image_size)):
-        if size is not None and not 4 <= size <= 4096:
-            raise InputError(f"{name} must lie between 4 and 4096 pixels, got {size}")
-    known = classifier_from_arch(arch)
-    mean, std = _triple("--mean", mean, known.mean, False), _triple("--std", std, known.std, True)
-    state = load_state(checkpoint)
-    weight = state.get(f"{known.head}.weight")
-    if weight is not None and weight.dim() == 2 and weight.shape[0] != known.classes:
-        known = classifier_from_arch(arch, weight.shape[0])
-    load_into(known.module, state, f"checkpoint {checkpoint}")
-    fused = without_batch_norm(known.module)
-    if store_fp16:
-        _round_to_half(fused)
-    # What is rounded are the fused weights, so they are the source of a half-precision file.
-    source, module = (
-        ClassifierWithPreprocessing(net, mean, std, (image_size, image_size), input_size)
-        for net in (fused if store_fp16 else known.module, fused)
-    )
-    shape = (3, image_size, image_size)
-    facts = EngineFacts(
-        role="classifier",
-        input_shape=shape,
-        classes=known.classes,
-        family=arch,
-        source_sha256=file_sha256(Path(checkpoint)),
-        details=_details(checkpoint, store_fp16, mean=list(mean), std=list(std), input_size=input_size),
-    )
-    return write_checked(module, ImageCheck(source, shape, 0.25), facts, Path(out), batch, store_fp16)
