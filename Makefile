@@ -39,7 +39,7 @@ bench: .venv/.test
 # torch first and by version: a plain torch brings gigabytes of CUDA packages
 .venv/.test: .venv/.run
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,hf,test]'
 	touch $@
 
 .venv/.lint: .venv/.test

@@ -19,21 +19,36 @@ SCHEDULES = ("linear", "cosine")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A named schedule of `steps` timesteps; `rescale` multiplies what the network embeds by 1000/steps."""
+    """A named schedule of `steps` timesteps; `rescale` multiplies what the network embeds by 1000/steps.
+
+    `given` are the ᾱ_t of a schedule that its name does not determine.
+    """
 
     name: str
     steps: int
     rescale: bool = False
+    given: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in SCHEDULES:
+        if self.given is not None:
+            self._check_given(self.given)
+        elif self.name not in SCHEDULES:
             raise InputError(f"noise schedule {self.name!r} is unknown: use one of {', '.join(SCHEDULES)}")
         if self.steps < 1:
             raise InputError(f"diffusion steps must be at least 1, got {self.steps}")
 
+    def _check_given(self, given: tuple[float, ...]) -> None:
+        values = np.asarray(given, dtype=np.float64)
+        if values.shape != (self.steps,) or not ((values > 0) & (values < 1)).all() or (np.diff(values) >= 0).any():
+            raise InputError(
+                f"noise schedule {self.name!r} is not usable: expected {self.steps} values of ᾱ falling inside (0, 1)"
+            )
+
     @cached_property
     def alphas_bar(self) -> NDArray[np.float64]:
         """ᾱ_t `[steps]`, the cumulative product of 1 − β."""
+        if self.given is not None:
+            return np.asarray(self.given, dtype=np.float64)
         if self.name == "linear":
             scale = 1000 / self.steps
             betas = np.linspace(scale * 0.0001, scale * 0.02, self.steps, dtype=np.float64)
@@ -50,12 +65,16 @@ class Schedule:
 
     def timestep(self, sigma: float) -> int:
         """t*, the first t with ratio ≥ 2σ (Carlini et al. 2023); `sigma` in image units, inside the schedule's range."""
+        self.check_sigma(sigma)
+        return int(np.searchsorted(self.ratios, 2 * sigma, side="left"))
+
+    def check_sigma(self, sigma: float) -> None:
+        """Raise InputError unless noise `sigma` (image units) lies inside the schedule."""
         if not (math.isfinite(sigma) and 0 < 2 * sigma <= self.ratios[-1]):
             raise InputError(
                 f"sigma must lie in (0, {self.ratios[-1] / 2:.4g}] for the {self.name} schedule with "
                 f"{self.steps} steps, got {sigma}"
             )
-        return int(np.searchsorted(self.ratios, 2 * sigma, side="left"))
 
     def fractional_timestep(self, s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Timesteps at which networks meet the noise levels `s` (model units), by linear interpolation of `ratios`.

@@ -145,11 +145,12 @@ def random_checkpoint() -> Callable[[Path, str, dict[str, Any]], tuple[Any, Any]
     """`make(path, family, options)`: a random network's state dict; its parsed options and the network."""
     import torch
 
+    from diffsmooth_trt.nets import edm
     from diffsmooth_trt.nets.options import parse_options
 
     def make(path: Path, family: str, options: dict[str, Any]) -> tuple[Any, Any]:
         torch.manual_seed(5)
-        parsed = parse_options(family, options)
+        parsed: Any = edm.parse_options(options) if family == "edm" else parse_options(family, options)
         net = parsed.network()
         for parameter in net.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)

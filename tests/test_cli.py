@@ -203,7 +203,7 @@ def test_interrupts_end_in_one_line(files, tmp_path):
         out = tmp_path / f"{number.name}.sqlite"
         flags = [
             part
-            for name, value in {**files, "n": 400_000, "n0": 10, "out": out}.items()
+            for name, value in {**files, "n": 4_000_000, "n0": 10, "out": out}.items()
             for part in (f"--{name}", value)
         ]
         with subprocess.Popen(

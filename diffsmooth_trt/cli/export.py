@@ -27,7 +27,11 @@ def _add_denoiser(kinds: Commands) -> None:
     )
     text = "fold the one-shot denoising step of a diffusion network into one ONNX file"
     denoiser = kinds.add("denoiser", text, example, _export_denoiser)
-    denoiser.add_argument("--family", required=True, help="improved-diffusion or guided-diffusion")
+    denoiser.add_argument(
+        "--family",
+        required=True,
+        help="improved-diffusion, guided-diffusion, edm, diffusers, or program: a torch.export file of your own",
+    )
     denoiser.add_argument("--sigma", type=float, help="noise level in [0, 1] image units to fold the step for")
     denoiser.add_argument(
         "--conditional",
@@ -39,6 +43,11 @@ def _add_denoiser(kinds: Commands) -> None:
     )
     denoiser.add_argument(
         "--image-size", type=int, metavar="N", help="run the network on N×N images (default: its own size)"
+    )
+    denoiser.add_argument(
+        "--fractional-timestep",
+        action="store_true",
+        help="the timestep whose noise is exactly 2·sigma; default: the first whole one with at least that, as in the papers",
     )
     _add_common(denoiser)
 
@@ -75,7 +84,7 @@ def _add_common(parser: Parser) -> None:
 def _export_denoiser(arguments: argparse.Namespace) -> None:
     from ..exporting import export_denoiser
 
-    _show(export_denoiser(**_given(arguments, "family", "config", "sigma", "conditional")))
+    _show(export_denoiser(**_given(arguments, "family", "config", "sigma", "conditional", "fractional_timestep")))
 
 
 def _export_classifier(arguments: argparse.Namespace) -> None:

@@ -46,30 +46,48 @@ def export_denoiser(
     store_fp16: bool = False,
     precision: str = "fp32",
     image_size: int | None = None,
+    fractional_timestep: bool = False,
 ) -> ExportReport:
-    """Fold an ε-network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
+    """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
 
     With `conditional` (and `sigma` None) write D(x; s, y) for diffusion classifiers instead, from a network with labels:
     images `[B, 3, H, W]` in [-1, 1] units plus noise, noise levels `s` `[B]` in the same units and `labels` int64 `[B]`
     (0…classes−1, or the null class that follows them where the network has one) → images, not clamped.
 
-    `config` is a JSON file of the family's options, one of their mappings, or a built-in name; None takes the built-in
-    configuration named like the checkpoint. The file maps `[B, 3, H, W]` in [0, 1] units to the same; B is dynamic
-    unless `batch` is given; H = W = `image_size`, by default the network's own. With `store_fp16` weights are rounded
-    to half precision once, stored so and computed with as float32. Before anything appears at `out`, ONNX Runtime's
-    outputs are compared with the unfolded network's on noisy images. Raises InputError for unusable arguments and
-    files and for outputs that differ by more than the tolerance, StoreError where writing fails.
+    `family` is improved-diffusion, guided-diffusion, edm, diffusers, or program for a denoiser of your own: what
+    `torch.export.save` wrote (code, so from people you trust), `[B, 3, H, W]` in [0, 1] units in and out. `config` is a
+    JSON file of the family's options, one of their mappings, or a built-in name; None takes the built-in configuration
+    named like the checkpoint. For diffusers `checkpoint` is a folder that brings its configuration along. The step is
+    that of the papers' first timestep with a noise-to-signal ratio of at least 2·sigma, or of the fractional one with
+    that very ratio (`fractional_timestep`); EDM networks take the noise level itself.
+
+    The file maps `[B, 3, H, W]` in [0, 1] units to the same; B is dynamic unless `batch` is given; H = W = `image_size`, by
+    default the network's own. With `store_fp16` weights are rounded to half precision once, stored so and computed with
+    as float32. Before anything appears at `out`, ONNX Runtime's outputs are compared with the unfolded network's on
+    noisy images. Raises InputError for unusable arguments and files and for outputs that differ by more than the
+    tolerance, StoreError where writing fails.
     """
     _check(precision, batch)
     if conditional and sigma is not None:
         raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
+    if conditional and fractional_timestep:
+        raise InputError("--fractional-timestep is what --conditional always does: leave it out")
     if not conditional:
         if sigma is None:
             raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
         check_noise_level("sigma", sigma)
+    if family == "program":
+        for name, given in (("--config", config), ("--image-size", image_size), ("--fp16-weights", store_fp16)):
+            if given:
+                raise InputError(f"{name} does not apply to --family program, which is exported as it is: leave it out")
+        if sigma is None or fractional_timestep:
+            raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
+        from .program import program_file
+
+        return program_file(checkpoint, sigma, out, batch)
     from .denoisers import denoiser_file
 
-    return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size)
+    return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep)
 
 
 def export_classifier(

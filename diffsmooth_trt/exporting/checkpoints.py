@@ -17,8 +17,8 @@ from ..errors import InputError
 
 # Where training scripts keep the weights inside a checkpoint; averaged weights come first.
 _CONTAINERS = ("ema", "state_dict", "model_state_dict", "model")
-# What wrappers put in front of parameter names: DataParallel, torch.compile, and Sequential(normalisation, network).
-_PREFIXES = ("module.", "_orig_mod.", "1.")
+# What wrappers put in front of parameter names: DataParallel, torch.compile, Sequential(normalisation, network), EDM.
+_PREFIXES = ("module.", "_orig_mod.", "1.", "model.")
 _SHOWN = 3
 
 

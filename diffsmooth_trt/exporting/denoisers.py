@@ -3,70 +3,102 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..engine.facts import EngineFacts
 from ..errors import InputError
-from ..files import file_sha256
-from ..nets.options import FAMILIES, NAMED, DenoiserOptions, named_options, parse_options
-from ..nets.unet import UNet
+from ..nets import edm as edm_options
+from ..nets import options as openai_options
 from .check import HIGHEST, ConditionalCheck, ImageCheck
-from .checkpoints import export_details, load_into, load_state, round_to_half
-from .conditional import classes_of, conditional_pair
-from .fold import denoiser_pair
+from .checkpoints import export_details, round_to_half
+from .denoising import conditional_pair, denoiser_pair
+from .edm import Edm
+from .families import Family
 from .onnx_file import write_checked
+from .openai import OpenAI
 from .result import ExportReport
 
 Source = str | PathLike[str]
 
 
-def read_options(family: str, config: Source | Mapping[str, object] | None, checkpoint: Source) -> DenoiserOptions:
-    """The options that `config` stands for; see `export_denoiser`."""
+def _openai(family: str, options: Mapping[str, object]) -> Family:
+    return OpenAI(openai_options.parse_options(family, options))
+
+
+def _edm(options: Mapping[str, object]) -> Family:
+    return Edm(edm_options.parse_options(options))
+
+
+def _named_openai(name: str) -> Family:
+    return OpenAI(openai_options.named_options(name))
+
+
+def _named_edm(name: str) -> Family:
+    return Edm(edm_options.named_options(name))
+
+
+# What makes a family of its options; those in folders of the diffusers library bring theirs along.
+_PARSERS: dict[str, Callable[[Mapping[str, object]], Family]] = {
+    **{name: partial(_openai, name) for name in openai_options.FAMILIES},
+    edm_options.FAMILY: _edm,
+}
+_NAMED: dict[str, Callable[[], Family]] = {
+    **{name: partial(_named_openai, name) for name in openai_options.NAMED},
+    **{name: partial(_named_edm, name) for name in edm_options.NAMED},
+}
+FAMILIES = (*_PARSERS, "diffusers", "program")
+
+
+def read_family(family: str, config: Source | Mapping[str, object] | None, checkpoint: Source) -> Family:
+    """The configured family that `config` stands for; see `export_denoiser`."""
     if family not in FAMILIES:
         raise InputError(f"--family {family!r} is unknown: use one of {', '.join(FAMILIES)}")
-    if isinstance(config, Mapping):
-        return parse_options(family, config)
+    if family == "diffusers":
+        from .hf_denoiser import read_folder
+
+        return read_folder(Path(checkpoint), {} if config is None else _mapping(config))
+    parse = _PARSERS[family]
     name = Path(checkpoint).stem if config is None else str(config)
-    if name in NAMED and not (config is not None and Path(config).is_file()):
-        options = named_options(name)
-        if options.family != family:
-            raise InputError(f"configuration {name} belongs to --family {options.family}, got {family}")
-        return options
+    if not isinstance(config, Mapping) and name in _NAMED and not (config is not None and Path(config).is_file()):
+        found = _NAMED[name]()
+        if found.name != family:
+            raise InputError(f"configuration {name} belongs to --family {found.name}, got {family}")
+        return found
     if config is None:
         raise InputError(
-            f"--config is missing: give a JSON file of {family} options or one of {', '.join(NAMED)} "
+            f"--config is missing: give a JSON file of {family} options or one of {', '.join(_NAMED)} "
             f"(checkpoint {name} has no built-in one)"
         )
+    if isinstance(config, Mapping):
+        return parse(config)
+    options = _mapping(config)
+    try:
+        return parse(options)
+    except InputError as error:
+        raise InputError(f"--config {config}: {error}") from error
+
+
+def _mapping(config: Source | Mapping[str, object]) -> Mapping[str, object]:
+    """The options in a JSON file, or those given."""
+    if isinstance(config, Mapping):
+        return config
     path = Path(config)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"--config {path} cannot be read ({error.strerror}): give a JSON file or one of {', '.join(NAMED)}"
+            f"--config {path} cannot be read ({error.strerror}): give a JSON file or one of {', '.join(_NAMED)}"
         ) from error
     except ValueError as error:
         raise InputError(f"--config {path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold one JSON object of options, got {type(content).__name__}")
-    try:
-        return parse_options(family, content)
-    except InputError as error:
-        raise InputError(f"--config {path}: {error}") from error
-
-
-def _network(options: DenoiserOptions, checkpoint: Source, store_fp16: bool) -> UNet:
-    with torch.device("meta"):
-        net = options.network()
-    load_into(net, load_state(checkpoint), f"checkpoint {checkpoint}")
-    if store_fp16:
-        round_to_half(net)
-    return net
+    return content
 
 
 def denoiser_file(
@@ -78,43 +110,46 @@ def denoiser_file(
     batch: int | None,
     store_fp16: bool,
     image_size: int | None,
+    fractional: bool,
 ) -> ExportReport:
     """See `export_denoiser`; a conditional one where `sigma` is None."""
-    options = read_options(family, config, checkpoint)
-    size = options.image_size if image_size is None else image_size
-    options.check_input_size(size)
+    configured = read_family(family, config, checkpoint)
+    size = configured.image_size if image_size is None else image_size
+    configured.check_input_size(size)
     shape = (3, size, size)
     # Refused before the checkpoint is read: it may be large.
-    timestep = None if sigma is None else options.schedule.timestep(sigma)
-    classes = classes_of(options) if sigma is None else None
-    net = _network(options, checkpoint, store_fp16)
-    schedule = options.schedule
+    level, classes = None, None
+    if sigma is None:
+        classes = configured.classes()
+    else:
+        level = configured.level(sigma, fractional)
+        configured.folded_label()
+    net = configured.load(checkpoint)
+    if store_fp16:
+        round_to_half(net)
+    check: ImageCheck
     source: nn.Module
     module: nn.Module
-    details: dict[str, object]
-    if sigma is None or timestep is None:
-        source, module = conditional_pair(options, net)
-        check: ImageCheck = ConditionalCheck(source, shape, HIGHEST, options.num_classes or 0)
-        ends = [float(schedule.ratios[0]), float(schedule.ratios[-1])]
-        details = {"null_class": options.null_class, "ratios": ends}
+    if sigma is None or level is None:
+        source, module = conditional_pair(configured, net)
+        check = ConditionalCheck(source, shape, HIGHEST, configured.labels or 0)
+        details = {"null_class": configured.null_class, **configured.details()}
     else:
-        source, module = denoiser_pair(options, net, sigma)
+        source, module = denoiser_pair(configured, net, level)
         check = ImageCheck(source, shape, sigma)
-        details = {
-            "ratio": float(schedule.ratios[timestep]),
-            "alpha_bar": float(schedule.alphas_bar[timestep]),
-            "embedded_timestep": schedule.embedded(timestep),
-        }
+        details = dict(level.details)
     facts = EngineFacts(
-        role="denoiser" if classes is None else "conditional",
+        role="denoiser" if level else "conditional",
         input_shape=shape,
         classes=classes,
         sigma=None if sigma is None else float(sigma),
-        timestep=None if timestep is None else float(timestep),
-        schedule=schedule.name,
+        timestep=None if level is None else level.timestep,
+        schedule=configured.schedule_name(),
         family=family,
-        value_range=(0.0, 1.0) if classes is None else (-1.0, 1.0),
-        source_sha256=file_sha256(Path(checkpoint)),
-        details=export_details(checkpoint, store_fp16, options=asdict(options), **details),
+        value_range=(0.0, 1.0) if level else (-1.0, 1.0),
+        source_sha256=configured.source_sha256(checkpoint),
+        details=export_details(
+            checkpoint, store_fp16, options=configured.recorded(), prediction=configured.prediction, **details
+        ),
     )
     return write_checked(module, check, facts, Path(out), batch, store_fp16)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..schedule import Schedule
+from .values import Values, known_values
 
 if TYPE_CHECKING:
     from .unet import UNet
@@ -135,6 +136,7 @@ class DenoiserOptions:
     resblock_updown: bool
     use_new_attention_order: bool
     conv_resample: bool
+    predict_xstart: bool
     schedule: Schedule
 
     def __post_init__(self) -> None:
@@ -214,19 +216,12 @@ def parse_options(family: str, options: Mapping[str, object]) -> DenoiserOptions
 
     `family` is one of `FAMILIES`; `options` maps the family's option names to JSON values or to the strings of a
     command line; what is missing takes the family's default. Raises InputError for unknown families and names, values
-    of the wrong type, networks that predict the clean image, and networks that could not be built.
+    of the wrong type and networks that could not be built.
     """
     if family not in _DEFAULTS:
         raise InputError(f"denoiser family {family!r} is unknown: use one of {', '.join(FAMILIES)}")
     defaults = _DEFAULTS[family]
-    unknown = sorted(set(options) - set(defaults))
-    if unknown:
-        raise InputError(
-            f"option {unknown[0]!r} is unknown to {family}: the known ones are {', '.join(sorted(defaults))}"
-        )
-    values = _Values({**defaults, **options})
-    if values.flag("predict_xstart"):
-        raise InputError("predict_xstart is true: only networks that predict the noise (false) can be exported")
+    values = known_values(family, defaults, options)
     for name in ("use_kl", "sigma_small", "use_checkpoint", "rescale_learned_sigmas"):
         values.flag(name)
     image_size = values.whole("image_size", 1)
@@ -255,6 +250,7 @@ def parse_options(family: str, options: Mapping[str, object]) -> DenoiserOptions
         resblock_updown=guided and values.flag("resblock_updown"),
         use_new_attention_order=guided and values.flag("use_new_attention_order"),
         conv_resample=values.flag("conv_resample"),
+        predict_xstart=values.flag("predict_xstart"),
         schedule=Schedule(
             str(values["noise_schedule"]),
             values.whole("diffusion_steps", 1),
@@ -263,7 +259,7 @@ def parse_options(family: str, options: Mapping[str, object]) -> DenoiserOptions
     )
 
 
-def _multipliers(family: str, image_size: int, values: _Values) -> tuple[float, ...]:
+def _multipliers(family: str, image_size: int, values: Values) -> tuple[float, ...]:
     given = values["channel_mult"]
     if given not in ("", None):
         return values.numbers("channel_mult")
@@ -274,50 +270,3 @@ def _multipliers(family: str, image_size: int, values: _Values) -> tuple[float, 
             f"channel_mult is missing: {family} has a default for image_size {sizes}, not for {image_size}"
         )
     return known[image_size]
-
-
-class _Values(dict[str, Any]):
-    """Option values, read with the type that each must have."""
-
-    def _wrong(self, name: str, expected: str) -> InputError:
-        return InputError(f"option {name} must be {expected}, got {self[name]!r}")
-
-    def flag(self, name: str) -> bool:
-        value = self[name]
-        text = value.lower() if isinstance(value, str) else value
-        if text in ("true", "yes", "t", "y", "1") or text is True:
-            return True
-        if text in ("false", "no", "f", "n", "0") or text is False:
-            return False
-        raise self._wrong(name, "true or false")
-
-    def number(self, name: str, value: object = None) -> float:
-        value = self[name] if value is None else value
-        try:
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise ValueError
-            result = float(value)
-        except ValueError:
-            raise self._wrong(name, "a number") from None
-        if not 0 <= result < 1e9 and result != -1:
-            raise self._wrong(name, "a non-negative number")
-        return result
-
-    def whole(self, name: str, low: int, value: object = None) -> int:
-        number = self.number(name, value)
-        if number != int(number) or number < low:
-            raise self._wrong(name, f"a whole number of at least {low}")
-        return int(number)
-
-    def _list(self, name: str) -> list[object]:
-        value = self[name]
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not parts:
-            raise self._wrong(name, 'a list such as "16,8"')
-        return list(parts)
-
-    def wholes(self, name: str) -> tuple[int, ...]:
-        return tuple(self.whole(name, 1, part) for part in self._list(name))
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        return tuple(self.number(name, part) for part in self._list(name))

@@ -19,7 +19,7 @@ from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_denoiser, onnx_file  # noqa: E402
 from diffsmooth_trt.exporting.check import ConditionalCheck  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.conditional import RowTimestep  # noqa: E402
+from diffsmooth_trt.exporting.families import RowTimestep  # noqa: E402
 from diffsmooth_trt.nets.options import DenoiserOptions, parse_options  # noqa: E402
 from diffsmooth_trt.nets.unet import timestep_embedding  # noqa: E402
 from diffsmooth_trt.schedule import Schedule  # noqa: E402

@@ -20,7 +20,8 @@ from diffsmooth_trt.errors import EngineError, InputError, StoreError  # noqa: E
 from diffsmooth_trt.exporting import export_classifier, export_denoiser, onnx_file  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
 from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing  # noqa: E402
-from diffsmooth_trt.exporting.fold import denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
 from diffsmooth_trt.nets.resnet import classifier_from_arch  # noqa: E402
 
@@ -71,12 +72,18 @@ def improved(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Any) -
     return folder
 
 
+def pair(options: Any, net: Any, sigma: float) -> tuple[Any, Any]:
+    """The plain and the folded denoiser."""
+    family = OpenAI(options)
+    return denoiser_pair(family, net.eval(), family.level(sigma, False))
+
+
 def test_denoiser_file_answers_as_the_network(improved: Path) -> None:
     """At batch sizes other than the traced one, through the public file only."""
     options = parse_options("improved-diffusion", IMPROVED)
     net = options.network()
     load_into(net, load_state(improved / "net.pt"))
-    source, _ = denoiser_pair(options, net, 0.25)
+    source, _ = pair(options, net, 0.25)
     for rows in (1, 5):
         x = torch.rand(rows, 3, 16, 16) + 0.25 * torch.randn(rows, 3, 16, 16)
         with torch.no_grad():
@@ -258,7 +265,7 @@ def test_the_default_engine_runs_the_files(improved: Path) -> None:
     options = parse_options("improved-diffusion", IMPROVED)
     net = options.network()
     load_into(net, load_state(improved / "net.pt"))
-    source, _ = denoiser_pair(options, net, 0.25)
+    source, _ = pair(options, net, 0.25)
     x = torch.rand(4, 3, 16, 16)
     with open_engine(improved / "d.onnx", batch=4, precision="fp32", role="denoiser", sigma=0.25) as engine:
         got = engine.run(x.numpy())

@@ -36,7 +36,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"family": "edm"}, "--family 'edm' is unknown: use one of improved-diffusion, guided-diffusion"),
+        (
+            {"family": "sde"},
+            "--family 'sde' is unknown: use one of improved-diffusion, guided-diffusion, edm, diffusers, program",
+        ),
         (
             {"config": "cifar10"},
             "--config cifar10 cannot be read .*: give a JSON file or one of cifar10_uncond_50M_500K",
@@ -45,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"config": "cifar10_uncond_50M_500K"}, "belongs to --family improved-diffusion, got guided-diffusion"),
         ({"config": {**OPTIONS, "chanels": 3}}, "option 'chanels' is unknown"),
         (
-            {"config": {**OPTIONS, "class_cond": True}},
+            {"config": {**OPTIONS, "class_cond": True, "null_class": 5}},
             "does not fit the network: parameters 1 missing \\(label_emb.weight\\)",
         ),
         ({"config": {**OPTIONS, "num_channels": 64}}, r"of another shape \(time_embed.0.weight \[128, 32\] instead of"),

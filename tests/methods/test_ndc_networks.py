@@ -28,6 +28,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "image_size": SIZE, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2", "attention_resolutions": "8",
         "class_cond": True, "num_classes": 4, "null_class": 3, "diffusion_steps": 4000, "noise_schedule": "cosine",
     },
+    "edm": {
+        "img_resolution": SIZE, "model_channels": 32, "channel_mult": "1,2", "num_blocks": 1, "attn_resolutions": "8",
+        "label_dim": 3,
+    },
 }  # fmt: skip
 
 
@@ -38,15 +42,23 @@ def network(request, tmp_path_factory, random_checkpoint):
     options, net = random_checkpoint(folder / "net.pt", request.param, OPTIONS[request.param])
     net.eval()
     export_denoiser(request.param, folder / "net.pt", OPTIONS[request.param], None, folder / "c.onnx", conditional=True)
-    schedule = options.schedule
 
-    def denoise(x, s, y):
-        t = np.interp(s, schedule.ratios, np.arange(schedule.steps)) * schedule.embedded(1)
-        scaled = torch.from_numpy(x.reshape(1, 3, SIZE, SIZE) / math.sqrt(1 + s * s)).float()
+    def answer(x, noise, y):
+        labels = torch.tensor([3 if y is None else y])
         with torch.no_grad():
-            eps = net(scaled, torch.tensor([t]).float(), torch.tensor([3 if y is None else y]))[:, :3]
-        return x - s * eps.numpy().reshape(-1).astype(np.float64)
+            out = net(torch.from_numpy(x.reshape(1, 3, SIZE, SIZE)).float(), torch.tensor([noise]).float(), labels)
+        return out[:, :3].numpy().reshape(-1).astype(np.float64)
 
+    def denoise_epsilon(x, s, y):
+        schedule = options.schedule
+        t = np.interp(s, schedule.ratios, np.arange(schedule.steps)) * schedule.embedded(1)
+        return x - s * answer(x / math.sqrt(1 + s * s), t, y)
+
+    def denoise_edm(x, s, y):
+        total = math.sqrt(s * s + 0.25)
+        return (0.5 / total) ** 2 * x + s * 0.5 / total * answer(x / total, math.log(s) / 4, y)
+
+    denoise = denoise_edm if request.param == "edm" else denoise_epsilon
     return folder / "c.onnx", denoise
 
 

@@ -58,7 +58,6 @@ def test_a_command_lines_strings_are_read() -> None:
     ("options", "message"),
     [
         ({"image_sizes": 32}, "'image_sizes' is unknown to guided-diffusion: the known ones are attention_resolutions"),
-        ({"predict_xstart": True}, "predict_xstart is true"),
         ({"image_size": 32}, "channel_mult is missing"),
         ({"image_size": 36, "channel_mult": "1,1,1,1"}, "image size 36 does not fit this network: .* multiple of 8"),
         ({"num_channels": 48}, "multiple of 32"),

@@ -1,0 +1,70 @@
+"""Option values from JSON files and command lines, read with the type that each must have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InputError
+
+
+class Values(dict[str, Any]):
+    """Option values by name; every reader raises InputError for a value of another type."""
+
+    def _wrong(self, name: str, expected: str) -> InputError:
+        return InputError(f"option {name} must be {expected}, got {self[name]!r}")
+
+    def flag(self, name: str) -> bool:
+        value = self[name]
+        text = value.lower() if isinstance(value, str) else value
+        if text in ("true", "yes", "t", "y", "1") or text is True:
+            return True
+        if text in ("false", "no", "f", "n", "0") or text is False:
+            return False
+        raise self._wrong(name, "true or false")
+
+    def number(self, name: str, value: object = None) -> float:
+        value = self[name] if value is None else value
+        try:
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise ValueError
+            result = float(value)
+        except ValueError:
+            raise self._wrong(name, "a number") from None
+        if not 0 <= result < 1e9 and result != -1:
+            raise self._wrong(name, "a non-negative number")
+        return result
+
+    def whole(self, name: str, low: int, value: object = None) -> int:
+        number = self.number(name, value)
+        if number != int(number) or number < low:
+            raise self._wrong(name, f"a whole number of at least {low}")
+        return int(number)
+
+    def _list(self, name: str) -> list[object]:
+        value = self[name]
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not parts:
+            raise self._wrong(name, 'a list such as "16,8"')
+        return list(parts)
+
+    def wholes(self, name: str) -> tuple[int, ...]:
+        return tuple(self.whole(name, 1, part) for part in self._list(name))
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        return tuple(self.number(name, part) for part in self._list(name))
+
+    def choice(self, name: str, known: tuple[str, ...]) -> str:
+        if self[name] not in known:
+            raise self._wrong(name, f"one of {', '.join(known)}")
+        return str(self[name])
+
+
+def known_values(family: str, defaults: Mapping[str, object], options: Mapping[str, object]) -> Values:
+    """`defaults` with `options` in their places; InputError for an option that `family` does not know."""
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise InputError(
+            f"option {unknown[0]!r} is unknown to {family}: the known ones are {', '.join(sorted(defaults))}"
+        )
+    return Values({**defaults, **options})
