@@ -28,6 +28,7 @@ class Edm(Family):
 
     name = FAMILY
     prediction = "edm"
+    labels_option = "label_dim"
 
     def __init__(self, options: EdmOptions) -> None:
         self.options, self.image_size, self.sigma_data = options, options.img_resolution, options.sigma_data

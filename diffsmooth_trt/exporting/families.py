@@ -45,6 +45,7 @@ class Family(ABC):
     name: str
     prediction = "epsilon"
     sigma_data = 0.5
+    labels_option: str  # what in its configuration gives a network labels
     image_size: int
     labels: int | None = None
     null_class: int | None = None
@@ -119,13 +120,13 @@ class Family(ABC):
         """
         if self.labels is None:
             raise InputError(
-                "--conditional needs a network trained with labels, this one has none: set class_cond true in its "
+                f"--conditional needs a network trained with labels, this one has none: set {self.labels_option} in its "
                 "configuration, or leave --conditional out and give --sigma"
             )
         if self.null_class not in (None, self.labels - 1):
             raise InputError(
                 f"null_class {self.null_class} stands between the classes: --conditional needs it to be the last label "
-                f"({self.labels - 1}); reorder the rows of label_emb.weight"
+                f"({self.labels - 1}); reorder the network's label embedding"
             )
         classes = self.labels - (self.null_class is not None)
         if classes < 2:

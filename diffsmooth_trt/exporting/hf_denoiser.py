@@ -100,6 +100,7 @@ class Diffusers(ScheduledFamily):
     """See `families.Family`."""
 
     name = "diffusers"
+    labels_option = "num_class_embeds"
 
     def __init__(
         self, folder: Path, network: dict[str, Any], scheduler: dict[str, Any], null_class: int | None

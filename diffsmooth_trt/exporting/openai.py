@@ -18,6 +18,8 @@ from .fold import FoldedAttention, affine_conv, channel_norm
 class OpenAI(ScheduledFamily):
     """See `families.Family`."""
 
+    labels_option = "class_cond true"
+
     def __init__(self, options: DenoiserOptions) -> None:
         self.options, self.name, self.schedule = options, options.family, options.schedule
         self.image_size, self.labels, self.null_class = options.image_size, options.num_classes, options.null_class
