@@ -172,3 +172,24 @@ def images_npz(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_folded() -> Callable[[Path], None]:
+    """`check(path)`: nothing is left in a denoiser's graph that its noise level fixes, nor channels that are no image."""
+
+    def check(path: Path) -> None:
+        onnx = pytest.importorskip("onnx", reason="reads graphs")
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+        operators = [node.op_type for node in model.graph.node]
+        unwanted = {"Sin", "Cos", "Log", "Gemm", "Gather", "Shape", "Dropout", "RandomNormal", "If", "Loop", "Pow"}
+        assert not unwanted & set(operators)
+        names = [tensor.name for tensor in model.graph.initializer]
+        assert not [name for name in names if "emb" in name or "map_" in name or "affine" in name]
+        last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+        (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == last.input[1]]
+        assert weight.dims[0] == 3
+        assert operators[-1] == "Clip"
+
+    return check

@@ -116,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_files_run(folder: Path, tmp_path: Path) -> None:
+def test_files_run(folder: Path, tmp_path: Path, assert_folded: Any) -> None:
     """Also the network's own folder with the scheduler's configuration in it."""
     alone = tmp_path / "alone"
     shutil.copytree(folder / "unet", alone)
@@ -124,6 +124,7 @@ def test_files_run(folder: Path, tmp_path: Path) -> None:
     report = export_denoiser("diffusers", alone, {"null_class": 3}, 0.25, tmp_path / "d.onnx")
     facts = report.facts
     assert report.max_difference <= 1e-5
+    assert_folded(tmp_path / "d.onnx")
     assert (facts.schedule, facts.family, facts.sigma) == ("diffusers linear", "diffusers", 0.25)
     assert facts.details["prediction"] == "epsilon" and facts.details["options"]["null_class"] == 3
     export_denoiser("diffusers", folder, None, None, tmp_path / "c.onnx", conditional=True)
