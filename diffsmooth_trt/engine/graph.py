@@ -136,7 +136,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         raise InputError(
             f"{path} and its weights file {recorded['name']} are not from the same export: export it again"
         )
-    return GraphFile(_agreed(path, facts, role, sigma), shape[0] if shape else None, external)
+    return GraphFile(agreed(path, facts, role, sigma), shape[0] if shape else None, external)
 
 
 def _remedy(role: str, expected: str) -> str:
@@ -148,7 +148,8 @@ def _remedy(role: str, expected: str) -> str:
     return "swap --engine and --classifier or export it again"
 
 
-def _agreed(path: Path, facts: EngineFacts, role: str | None, sigma: float | None) -> EngineFacts:
+def agreed(path: Path, facts: EngineFacts, role: str | None, sigma: float | None) -> EngineFacts:
+    """The facts of the engine file `path` with σ filled in; InputError unless they fit the `role` and `sigma` needed."""
     if role is not None and facts.role != role:
         raise InputError(
             f"{path} is a {NAMES.get(facts.role, facts.role)}, expected a {NAMES.get(role, role)}: "

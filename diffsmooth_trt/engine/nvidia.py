@@ -1,0 +1,109 @@
+"""What there is of NVIDIA's: driver and GPU, asked of the driver itself, and TensorRT's Python package.
+
+The driver comes first: without one, a TensorRT `Runtime` is an object whose first use ends the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+
+DRIVER_LIBRARY, MANAGEMENT_LIBRARY = "libcuda.so.1", "libnvidia-ml.so.1"
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+ERRORS = {100: "no GPU is visible", 999: "the driver does not answer", 803: "driver and its libraries do not fit"}
+# In this order: NVIDIA's own package under either of its names, then, where the full one is not needed, the lean runtime.
+FULL, LEAN = ("tensorrt", "tensorrt_bindings"), ("tensorrt_lean", "tensorrt_lean_bindings")
+OLDEST = 10
+GET_TENSORRT = (
+    "install the full TensorRT 10 or 11 of NVIDIA's own package index or download page (pip install tensorrt-cu13 or "
+    "tensorrt-cu12 with that index; the public index has the bindings without the library)"
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as the driver sees it; `compute_capability` as "9.0", `driver` its version."""
+
+    name: str
+    compute_capability: str
+    driver: str
+
+
+def _driver_version(cuda: ctypes.CDLL) -> str:
+    """The driver's own version, or the CUDA version that it serves where its management library is missing."""
+    text = ctypes.create_string_buffer(96)
+    try:
+        management = ctypes.CDLL(MANAGEMENT_LIBRARY)
+        if management.nvmlInit_v2() == 0:
+            found = management.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text)))
+            management.nvmlShutdown()
+            if found == 0:
+                return text.value.decode()
+    except (OSError, AttributeError):
+        pass
+    number = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    return f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def find_gpu(number: int = 0) -> Gpu:
+    """The GPU `cuda:number` (as CUDA_VISIBLE_DEVICES leaves them); raises InputError saying what is missing.
+
+    Loads nothing but the driver, makes no context and takes no memory.
+    """
+    try:
+        cuda = ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError:
+        raise InputError(
+            f"no NVIDIA driver ({DRIVER_LIBRARY} is not on this machine): use a machine with an NVIDIA GPU and its driver"
+        ) from None
+    status = cuda.cuInit(0)
+    count = ctypes.c_int()
+    if status == 0:
+        status = cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0:
+        raise InputError(
+            f"no usable GPU (CUDA error {status}: {ERRORS.get(status, 'see the driver')}): check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    if not 0 <= number < count.value:
+        raise InputError(f"cuda:{number} does not exist, {count.value} GPUs are visible: use 0…{count.value - 1}")
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    cuda.cuDeviceGet(ctypes.byref(device), number)
+    cuda.cuDeviceGetName(name, len(name), device)
+    version = []
+    for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        version.append(str(value.value))
+    return Gpu(name.value.decode(errors="replace"), ".".join(version), _driver_version(cuda))
+
+
+def import_tensorrt(*, lean: bool = False) -> Any:
+    """TensorRT's Python module, 10 or 11; with `lean` the lean runtime will do. Raises InputError saying what is missing.
+
+    Importing is safe without a driver; call `find_gpu` before anything of it is used.
+    """
+    problems = []
+    for name in (*FULL, *LEAN) if lean else FULL:
+        if importlib.util.find_spec(name) is None:
+            continue
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            problems.append(f"{name} is installed without the library it binds ({str(error).splitlines()[0]})")
+            continue
+        version = str(getattr(module, "__version__", "of no version"))
+        major = version.split(".")[0]
+        if not major.isdigit() or int(major) < OLDEST or not hasattr(module, "Runtime"):
+            problems.append(f"{name} {version} is too old or a placeholder")
+        elif not lean and not hasattr(module, "OnnxParser"):
+            problems.append(f"{name} {version} has no builder")
+        else:
+            return module
+    raise InputError(f"TensorRT: {'; '.join(problems) or 'its Python package is not installed'}: {GET_TENSORRT}")
