@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError
 from . import export, report, run
 from .options import Commands, Parser
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        kept = out is not None and out.suffix != ".onnx" and out.exists()
+        kept = out is not None and out.suffix not in ENGINE_SUFFIXES and out.exists()
         return _fail(f"interrupted; {out} keeps what was done, go on with --resume" if kept else "interrupted", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it exits

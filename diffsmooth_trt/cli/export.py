@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import compiled
 from .options import Commands, Parser, numbers
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def add(commands: Commands) -> None:
     kinds = Commands(commands.add("export", text, "export denoiser --help"), "kind")
     _add_denoiser(kinds)
     _add_classifier(kinds)
+    compiled.add(kinds)
 
 
 def _add_denoiser(kinds: Commands) -> None:

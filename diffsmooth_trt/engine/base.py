@@ -186,6 +186,7 @@ def _openvino() -> Callable[..., Engine]:
 # In the order of the rule: the first installed one runs .onnx files on the CPU.
 BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
 PRECISIONS = ("fp32", "bf16")
+ENGINE_SUFFIXES = (".onnx", ".plan", ".pt2")
 
 
 def choose_backend(backend: str | None) -> str:
@@ -208,13 +209,14 @@ def open_engine(
     threads: int | None = None,
     role: str | None = None,
     sigma: float | None = None,
+    allow_host_code: bool = False,
 ) -> Engine:
     """Open an engine file for batches of `batch` rows.
 
     `role` and `sigma` (image units) are what the caller needs: they must agree with the file's own facts, and stand in
     for them where an ONNX file carries none; a conditional denoiser takes any noise level. `precision` "fp32" or "bf16"
-    asks for one; by default the CPU's own choice (bf16 where it has it, under OpenVINO) is taken and recorded. Raises
-    InputError for anything that does not fit.
+    asks for one; by default the CPU's own choice (bf16 where it has it, under OpenVINO) is taken and recorded.
+    `allow_host_code` lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit.
     """
     path = Path(path)
     if not path.is_file():

@@ -42,11 +42,12 @@ def _load(path: Path) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """An ONNX file: its facts, its fixed batch size (None when dynamic), SHA-256 of each file of external weights."""
+    """An ONNX file: facts, fixed batch size (None when dynamic), SHA-256 of each file of external weights, input names."""
 
     facts: EngineFacts
     batch: int | None
     weights: dict[str, str]
+    inputs: tuple[str, ...] = ()
 
 
 def _external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
@@ -136,7 +137,8 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         raise InputError(
             f"{path} and its weights file {recorded['name']} are not from the same export: export it again"
         )
-    return GraphFile(agreed(path, facts, role, sigma), shape[0] if shape else None, external)
+    names = tuple(value.name for value in inputs)
+    return GraphFile(agreed(path, facts, role, sigma), shape[0] if shape else None, external, names)
 
 
 def _remedy(role: str, expected: str) -> str:

@@ -90,8 +90,11 @@ def import_tensorrt(*, lean: bool = False) -> Any:
     Importing is safe without a driver; call `find_gpu` before anything of it is used.
     """
     problems = []
-    for name in (*FULL, *LEAN) if lean else FULL:
+    for name in (*FULL, *LEAN):
         if importlib.util.find_spec(name) is None:
+            continue
+        if name in LEAN and not lean:
+            problems.append(f"{name} is the lean runtime, which builds nothing")
             continue
         try:
             module = importlib.import_module(name)

@@ -1,0 +1,65 @@
+"""export plan and export pt2: graph files to engines compiled for this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..engine.facts import ROLES
+from .options import Commands, Parser
+
+
+def add(kinds: Commands) -> None:
+    """The kinds of export that compile, with their options."""
+    _add_plan(kinds)
+
+
+def _add_plan(kinds: Commands) -> None:
+    text = "build an ONNX file into a TensorRT plan for the first GPU of this machine"
+    plan = kinds.add("plan", text, "export plan --onnx denoiser.onnx --batch 1000 --out denoiser.plan", _export_plan)
+    add = plan.add_argument
+    add("--onnx", type=Path, required=True, metavar="FILE.onnx", help="its types and Q/DQ nodes decide the precision")
+    add("--out", type=Path, required=True, metavar="FILE.plan", help="the plan; FILE.plan.json is its record")
+    add("--batch", type=int, metavar="B", help="rows of every batch (default: the ONNX file's, where it fixes them)")
+    add("--timing-cache", type=Path, metavar="FILE", help="kernel timings: read if it exists, written after the build")
+    add("--workspace", type=int, metavar="MIB", help="most scratch memory of the builder (default: all)")
+    add("--optimization-level", type=int, default=3, metavar="0…5", help="the builder's (default: 3)")
+    add("--tf32", action="store_true", help="let fp32 products round their inputs to TF32 (default: strict fp32)")
+    add("--weight-stripped", action="store_true", help="without the weights: they are read from the ONNX file at load")
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="for later TensorRT versions too; holds host code: runs with --allow-host-code only",
+    )
+    _add_own(plan)
+    add("--reference", type=Path, metavar="FILE.onnx", help="compare with this one (default: --onnx itself)")
+    _add_verify(plan)
+
+
+def _add_own(parser: Parser) -> None:
+    """What a file without facts does not say."""
+    parser.add_argument("--role", choices=ROLES, help="of a file of your own, which carries no facts")
+    parser.add_argument("--sigma", type=float, help="… noise level in image units, where it is a denoiser")
+
+
+def _add_verify(parser: Parser) -> None:
+    parser.add_argument("--verify-data", type=Path, metavar="PATH", help="images to compare on (default: random ones)")
+    parser.add_argument("--verify-classifier", type=Path, metavar="FILE.onnx", help="labels a denoiser's outputs")
+
+
+def _export_plan(arguments: argparse.Namespace) -> None:
+    from ..exporting.plan import export_plan
+    from ..exporting.plan_settings import PlanSettings
+
+    names = ("tf32", "optimization_level", "weight_stripped", "version_compatible")
+    settings = PlanSettings(workspace_mib=arguments.workspace, **{name: getattr(arguments, name) for name in names})
+    given = ("batch", "timing_cache", "role", "sigma", "reference", "verify_data", "verify_classifier")
+    report = export_plan(
+        arguments.onnx, arguments.out, settings=settings, **{name: getattr(arguments, name) for name in given}
+    )
+    found = report.comparison
+    same = "" if found.agreement is None else f", {100 * found.agreement:.2f} % of {found.rows} labels alike"
+    print(f"wrote {report.path}: maximum difference from its source {found.maximum:.2g}, mean {found.mean:.2g}{same}")
+    if warning := found.warning():
+        print(f"diffsmooth-trt: {report.path}: {warning}", file=sys.stderr)

@@ -1,0 +1,166 @@
+"""ONNX file → TensorRT plan and its record, compared with the ONNX file before it appears.
+
+The build and the comparison need an NVIDIA GPU and have not yet been run on one; everything before them is checked without.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..engine import Engine, open_engine
+from ..engine.graph import CONDITIONAL_INPUTS, GraphFile, read_graph
+from ..engine.nvidia import Gpu, find_gpu, import_tensorrt
+from ..engine.record import Record, draft_folder, publish, record_path
+from ..errors import InputError
+from ..files import check_outputs, file_sha256, write_atomically
+from .compare import Comparison, compare_engines
+from .plan_settings import PlanSettings
+
+STRICT = 1e-3  # most that a plan without TF32 may differ from an fp32 graph, relative to the larger of 1 and the largest output
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A finished plan: the file, its record, how it compares with its source, and the seconds it took."""
+
+    path: Path
+    record: Record
+    comparison: Comparison
+    seconds: float
+
+
+def _present() -> tuple[Gpu, str]:
+    """The GPU and TensorRT's version; InputError that names everything that is missing, at once."""
+    problems: list[str] = []
+    gpu, version = None, ""
+    try:
+        gpu = find_gpu()
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        version = str(import_tensorrt().__version__)
+    except InputError as error:
+        problems.append(str(error))
+    if gpu is None or problems:
+        raise InputError(f"a plan is built where it runs, and here is missing: {'; and '.join(problems)}")
+    return gpu, version
+
+
+def _batch_size(path: Path, graph: GraphFile, batch: int | None) -> int:
+    if batch is not None and batch < 1:
+        raise InputError(f"--batch must be at least 1, got {batch}")
+    if graph.batch is None:
+        if batch is None:
+            raise InputError(
+                f"{path} takes any batch size and a plan one: pass --batch, the one that certify is to run with"
+            )
+        return batch
+    if batch not in (None, graph.batch):
+        raise InputError(f"{path} was exported for batches of {graph.batch}, got --batch {batch}: leave it out")
+    return graph.batch
+
+
+def input_shapes(path: Path, graph: GraphFile, batch: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every input of the ONNX file at `path`, by name."""
+    image = (batch, *graph.facts.input_shape)
+    if graph.facts.role == "conditional":
+        return {name: image if name == "images" else (batch,) for name in CONDITIONAL_INPUTS}
+    return {graph.inputs[0]: image}
+
+
+def _check_difference(path: Path, found: Comparison, strict: bool) -> None:
+    allowed = STRICT * max(1.0, found.largest)
+    if strict and found.maximum > allowed:
+        raise InputError(
+            f"{path.name} differs from its source by {found.maximum:.2g} where {allowed:.2g} is allowed: nothing was "
+            "written; try another --optimization-level or TensorRT version"
+        )
+
+
+def export_plan(
+    onnx: str | Path,
+    out: str | Path,
+    *,
+    batch: int | None = None,
+    settings: PlanSettings | None = None,
+    timing_cache: str | Path | None = None,
+    role: str | None = None,
+    sigma: float | None = None,
+    reference: str | Path | None = None,
+    verify_data: str | Path | None = None,
+    verify_classifier: str | Path | None = None,
+) -> PlanReport:
+    """Build the ONNX file `onnx` into a TensorRT plan at `out`, its record at `out`.json, for this machine's first GPU.
+
+    Precision is that of the graph (strongly typed). `batch` rows are fixed; it may be left out where the graph fixes them.
+    `role` and `sigma` (image units) are for ONNX files without facts. The plan runs once on noisy images (of `verify_data`,
+    at most 2000, else random ones) and its outputs are compared with those of `reference`, by default `onnx` itself, on the
+    CPU; `verify_classifier` labels a denoiser's outputs. `timing_cache` is read if it exists, and written. Raises InputError
+    for what cannot be used or is missing here, EngineError where TensorRT fails; then `out` is what it was.
+    """
+    start = time.perf_counter()
+    settings, path, out = settings or PlanSettings(), Path(onnx), Path(out)
+    cache = None if timing_cache is None else Path(timing_cache)
+    twin = path if reference is None else Path(reference)
+    labels = None if verify_classifier is None else Path(verify_classifier)
+    data = None if verify_data is None else Path(verify_data)
+    if not path.is_file():
+        raise InputError(
+            f"--onnx {path} does not exist: make one with `diffsmooth-trt export denoiser` or `classifier`"
+        )
+    inputs = {"--onnx": path, "--reference": reference and twin, "--verify-classifier": labels, "--verify-data": data}
+    files: dict[str, Path | None] = {name: file if isinstance(file, Path) else None for name, file in inputs.items()}
+    check_outputs({"--out": out, "its record": record_path(out), "--timing-cache": cache}, files)
+    if out.suffix != ".plan":
+        raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
+    graph = read_graph(path, role=role, sigma=sigma)
+    rows = _batch_size(path, graph, batch)
+    gpu, version = _present()
+
+    from .plan_builder import build
+
+    facts = graph.facts
+    source: dict[str, Any] = {"name": path.name, "sha256": file_sha256(path), "weights": graph.weights}
+    machine = {"tensorrt": version, **asdict(gpu), "gpu": gpu.name}
+    del machine["name"]
+    with draft_folder(out) as folder, _reference(twin, rows, facts.role, facts.sigma) as engine:
+        draft = folder / out.name
+        content = None if cache is None else cache.read_bytes() if cache.exists() else b""
+        content = build(path, input_shapes(path, graph, rows), settings, content, draft)
+        record = Record("plan", file_sha256(draft), rows, facts, source, machine, asdict(settings))
+        record_path(draft).write_text(record.to_json(), encoding="utf-8")
+        if settings.weight_stripped:
+            for name in (path.name, *graph.weights):
+                (folder / name).symlink_to(path.with_name(name).resolve())
+        found = _compare(draft, record, engine, labels, data)
+        _check_difference(out, found, strict=facts.precision == "fp32" and not settings.tf32)
+        facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})
+        publish(draft, replace(record, facts=facts), out)
+        if cache is not None and content:
+            write_atomically(cache, content)
+    return PlanReport(out, replace(record, facts=facts), found, time.perf_counter() - start)
+
+
+def _reference(path: Path, batch: int, role: str, sigma: float | None) -> Engine:
+    """The engine that the plan is compared with, on the CPU, opened before anything is built."""
+    try:
+        return open_engine(path, batch=batch, role=role, sigma=sigma, precision="fp32")
+    except InputError as error:
+        raise InputError(
+            f"the plan has to be compared with {path.name}, which does not run on the CPU ({error}): pass its fp32 twin as "
+            "--reference"
+        ) from None
+
+
+def _compare(draft: Path, record: Record, engine: Engine, classifier: Path | None, data: Path | None) -> Comparison:
+    facts, rows = record.facts, record.batch
+    with open_engine(
+        draft, batch=rows, role=facts.role, sigma=facts.sigma, device="cuda:0", allow_host_code=True
+    ) as plan:
+        if classifier is None:
+            return compare_engines(plan, engine, None, data)
+        with open_engine(classifier, batch=rows, role="classifier", precision="fp32") as labels:
+            return compare_engines(plan, engine, labels, data)
