@@ -72,9 +72,18 @@ def _add_classifier(kinds: Commands) -> None:
 
 def _add_common(parser: Parser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a state dict (.pt, .th)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.onnx", help="the engine file to write")
-    parser.add_argument("--precision", default="fp32", help="default: fp32")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the engine file to write: .onnx, or .pt2 (AOTInductor)"
+    )
+    parser.add_argument("--precision", default="fp32", help="default: fp32; .pt2: fp16 and bf16 too")
     parser.add_argument("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
+    parser.add_argument("--device", default="cpu", help=".pt2: compile for cpu or cuda:N (default: cpu)")
+    parser.add_argument(
+        "--no-autotune",
+        action="store_false",
+        dest="autotune",
+        help=".pt2: compile in less time, without measuring kernels",
+    )
     parser.add_argument(
         "--fp16-weights",
         action="store_true",
@@ -97,7 +106,7 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options of both kinds and those in `names`, by name."""
-    common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16")
+    common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16", "device", "autotune")
     return {name: getattr(arguments, name) for name in (*common, *names)}
 
 

@@ -221,6 +221,8 @@ def open_engine(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"engine {path} does not exist: make one with `diffsmooth-trt export`")
+    if path.suffix == ".pt2":
+        return _package(path, batch, backend, device, precision, threads, role, sigma)
     if path.suffix != ".onnx":
         raise InputError(f"engine {path.name} is not an .onnx file: this version runs .onnx on the CPU")
     if device != "cpu":
@@ -239,9 +241,38 @@ def open_engine(
     engine = BACKENDS[choose_backend(backend)]()(path, graph.facts, batch, precision=precision, threads=threads)
     if graph.weights:
         engine.identity["weights"] = graph.weights
+    return _probed(engine)
+
+
+def _probed(engine: Engine) -> Engine:
+    """The engine with its probe in its identity; closed where that fails."""
     try:
         engine.identity["probe"] = engine.probe()
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def _package(
+    path: Path,
+    batch: int,
+    backend: str | None,
+    device: str,
+    precision: str | None,
+    threads: int | None,
+    role: str | None,
+    sigma: float | None,
+) -> Engine:
+    """Open a .pt2: backend and precision were settled when it was compiled."""
+    if backend not in (None, "inductor"):
+        raise InputError(f"--backend {backend} does not run {path.name}: leave it out, .pt2 files run in torch")
+    if not _installed("torch"):
+        raise InputError(f"engine {path.name} needs torch, which is not installed: pip install torch")
+    from .inductor import open_package
+
+    engine = open_package(path, batch=batch, device=device, threads=threads, role=role, sigma=sigma)
+    if precision not in (None, engine.facts.precision):
+        engine.close()
+        raise InputError(f"engine {path.name} was compiled in {engine.facts.precision}, got --precision {precision}")
+    return _probed(engine)

@@ -5,22 +5,35 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..noise import check_noise_level
 from .result import ExportReport
 
+if TYPE_CHECKING:
+    from .onnx_file import Writer
+
 __all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser"]
 
 PRECISIONS = ("fp32",)
+PACKAGE_PRECISIONS = ("fp32", "fp16", "bf16")
 _NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 Source = str | PathLike[str]
 
 
-def _check(precision: str, batch: int | None) -> None:
-    if precision not in PRECISIONS:
-        raise InputError(f"--precision {precision!r} is not available for exports: use one of {', '.join(PRECISIONS)}")
+def _is_package(out: Source) -> bool:
+    return PurePath(out).suffix == ".pt2"
+
+
+def _check(precision: str, batch: int | None, out: Source, device: str) -> None:
+    known, kind = (PACKAGE_PRECISIONS, ".pt2 exports") if _is_package(out) else (PRECISIONS, "exports")
+    if precision not in known:
+        raise InputError(f"--precision {precision!r} is not available for {kind}: use one of {', '.join(known)}")
+    if device != "cpu" and not _is_package(out):
+        raise InputError(f"--device {device} is for .pt2 packages, an ONNX file runs anywhere: leave it out")
     if batch is not None and batch < 1:
         raise InputError(f"--batch must be at least 1, got {batch}")
     for package in _NEEDED:
@@ -32,6 +45,15 @@ def _check(precision: str, batch: int | None) -> None:
             raise InputError(
                 f'exporting needs {package}, which is not installed: pip install "diffsmooth-trt[cpu,export]"'
             )
+
+
+def _writer(out: Source, precision: str, device: str, autotune: bool) -> dict[str, Writer]:
+    """What makes the file, as an argument: AOTInductor for .pt2."""
+    if not _is_package(out):
+        return {}
+    from .inductor import PackageSettings, package_writer
+
+    return {"write": package_writer(PackageSettings(precision, device, autotune))}
 
 
 def export_denoiser(
@@ -47,6 +69,8 @@ def export_denoiser(
     precision: str = "fp32",
     image_size: int | None = None,
     fractional_timestep: bool = False,
+    device: str = "cpu",
+    autotune: bool = True,
 ) -> ExportReport:
     """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
 
@@ -66,8 +90,12 @@ def export_denoiser(
     as float32. Before anything appears at `out`, ONNX Runtime's outputs are compared with the unfolded network's on
     noisy images. Raises InputError for unusable arguments and files and for outputs that differ by more than the
     tolerance, StoreError where writing fails.
+
+    An `out` that ends in .pt2 becomes an AOTInductor package with its record beside it instead: compiled on this machine
+    for `device` ("cpu", "cuda:N") and `batch`, which it needs, in `precision` fp32, fp16 or bf16; `autotune` measures
+    which kernels are fastest. It is compared with the network as above.
     """
-    _check(precision, batch)
+    _check(precision, batch, out, device)
     if conditional and sigma is not None:
         raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
     if conditional and fractional_timestep:
@@ -84,10 +112,13 @@ def export_denoiser(
             raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
         from .program import program_file
 
-        return program_file(checkpoint, sigma, out, batch)
+        return program_file(checkpoint, sigma, out, batch, **_writer(out, precision, device, autotune))
     from .denoisers import denoiser_file
 
-    return denoiser_file(family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep)
+    writer = _writer(out, precision, device, autotune)
+    return denoiser_file(
+        family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, **writer
+    )
 
 
 def export_classifier(
@@ -102,6 +133,8 @@ def export_classifier(
     batch: int | None = None,
     store_fp16: bool = False,
     precision: str = "fp32",
+    device: str = "cpu",
+    autotune: bool = True,
 ) -> ExportReport:
     """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
 
@@ -109,7 +142,8 @@ def export_classifier(
     each, by default those of the architecture's published checkpoints) and returns logits `[B, classes]`. The rest is
     as in `export_denoiser`.
     """
-    _check(precision, batch)
+    _check(precision, batch, out, device)
     from .classifiers import classifier_file
 
-    return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16)
+    writer = _writer(out, precision, device, autotune)
+    return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16, **writer)

@@ -19,7 +19,7 @@ from ..files import file_sha256
 from ..nets.resnet import Triple, classifier_from_arch
 from .check import ImageCheck
 from .checkpoints import export_details, load_into, load_state, round_to_half
-from .onnx_file import write_checked
+from .onnx_file import Writer, write_checked
 from .resize import Resize
 from .result import ExportReport
 
@@ -88,8 +88,9 @@ def classifier_file(
     std: Sequence[float] | None,
     batch: int | None,
     store_fp16: bool,
+    write: Writer = write_checked,
 ) -> ExportReport:
-    """See `export_classifier`."""
+    """See `export_classifier`. `write` makes the file."""
     for name, size in (("--input-size", input_size), ("image size", image_size)):
         if size is not None and not 4 <= size <= 4096:
             raise InputError(f"{name} must lie between 4 and 4096 pixels, got {size}")
@@ -117,4 +118,4 @@ def classifier_file(
         source_sha256=file_sha256(Path(checkpoint)),
         details=export_details(checkpoint, store_fp16, mean=list(mean), std=list(std), input_size=input_size),
     )
-    return write_checked(module, ImageCheck(source, shape, 0.25), facts, Path(out), batch, store_fp16)
+    return write(module, ImageCheck(source, shape, 0.25), facts, Path(out), batch, store_fp16)

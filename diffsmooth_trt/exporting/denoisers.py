@@ -19,7 +19,7 @@ from .checkpoints import export_details, round_to_half
 from .denoising import conditional_pair, denoiser_pair
 from .edm import Edm
 from .families import Family
-from .onnx_file import write_checked
+from .onnx_file import Writer, write_checked
 from .openai import OpenAI
 from .result import ExportReport
 
@@ -111,8 +111,9 @@ def denoiser_file(
     store_fp16: bool,
     image_size: int | None,
     fractional: bool,
+    write: Writer = write_checked,
 ) -> ExportReport:
-    """See `export_denoiser`; a conditional one where `sigma` is None."""
+    """See `export_denoiser`; a conditional one where `sigma` is None. `write` makes the file."""
     configured = read_family(family, config, checkpoint)
     size = configured.image_size if image_size is None else image_size
     configured.check_input_size(size)
@@ -152,4 +153,4 @@ def denoiser_file(
             checkpoint, store_fp16, options=configured.recorded(), prediction=configured.prediction, **details
         ),
     )
-    return write_checked(module, check, facts, Path(out), batch, store_fp16)
+    return write(module, check, facts, Path(out), batch, store_fp16)

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,12 +36,14 @@ OUTPUT = "output"
 OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
 TOLERANCE = 1e-4  # of float32 outputs, relative to the larger of 1 and the largest output
 INLINE_BYTES = 1_800_000_000  # protobuf messages end at 2 GiB
+# (module, check, facts, out, batch, store_fp16) → the file
+Writer = Callable[[nn.Module, ImageCheck, EngineFacts, Path, int | None, bool], ExportReport]
 _HALF_FROM = 256  # elements; smaller tensors stay float32
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's log lines and warnings from the terminal; they concern its authors."""
+def quiet() -> Iterator[None]:
+    """Keep the exporters' log lines and warnings from the terminal; they concern its authors."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -58,7 +60,7 @@ def trace(module: nn.Module, check: ImageCheck, batch: int | None) -> ir.Model:
     rows = {0: torch.export.Dim("batch")}
     dynamic = None if batch is not None else tuple(rows for _ in example)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
                 example,

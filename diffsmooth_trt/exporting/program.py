@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import file_sha256
 from .check import ImageCheck
 from .checkpoints import export_details
-from .onnx_file import write_checked
+from .onnx_file import Writer, write_checked
 from .result import ExportReport
 
 
@@ -54,9 +54,13 @@ def _shape(program: torch.export.ExportedProgram, path: Path) -> tuple[int | Non
 
 
 def program_file(
-    checkpoint: str | PathLike[str], sigma: float, out: str | PathLike[str], batch: int | None
+    checkpoint: str | PathLike[str],
+    sigma: float,
+    out: str | PathLike[str],
+    batch: int | None,
+    write: Writer = write_checked,
 ) -> ExportReport:
-    """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`."""
+    """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""
     path = Path(checkpoint)
     if not path.is_file():
         raise InputError(f"program {path}: no such file")
@@ -81,4 +85,4 @@ def program_file(
         details=export_details(checkpoint, False),
     )
     module = Program(program)
-    return write_checked(module, ImageCheck(module, shape, sigma), facts, Path(out), batch or fixed, False)
+    return write(module, ImageCheck(module, shape, sigma), facts, Path(out), batch or fixed, False)

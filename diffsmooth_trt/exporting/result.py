@@ -10,7 +10,7 @@ from ..engine.facts import EngineFacts
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A finished export: the file, its facts, and how far ONNX Runtime's outputs were from the source network's."""
+    """A finished export: the file, its facts, and how far its outputs were from the source network's."""
 
     path: Path
     facts: EngineFacts

@@ -1,0 +1,106 @@
+"""AOTInductor packages (.pt2): networks that torch compiled ahead of time, for the CPU or for one kind of GPU.
+
+A package is executable code: it is loaded only with the content that its record names, from the very bytes that were hashed. On
+"cuda:N" this has not yet been run.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from ..errors import EngineError, InputError
+from .base import Engine, Floats, Inputs, instruction_set
+from .nvidia import find_gpu
+from .record import Record, agreed_record, read_checked
+
+AGAIN = "export it again here"
+
+
+def this_machine(device: str) -> dict[str, str]:
+    """What compiled code depends on, on `device` ("cpu" or "cuda:N"); raises InputError where there is no such device."""
+    kind, _, number = device.partition(":")
+    found = {"device": kind, "torch": torch.__version__}
+    if kind == "cpu" and not number:
+        return {**found, "instruction_set": instruction_set()}
+    if kind != "cuda" or not (number or "0").isdigit():
+        raise InputError(f"--device {device!r} is unknown: use cpu or cuda:0, cuda:1, …")
+    gpu = find_gpu(int(number or 0))
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"--device {device}: torch {torch.__version__} is built without CUDA or the driver is too old for it"
+        )
+    return {**found, "compute_capability": gpu.compute_capability}
+
+
+def exact_fp32() -> None:
+    """No TF32, and one fixed algorithm a convolution, in what torch does on CUDA from now on."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _check_machine(path: Path, record: Record, device: str) -> None:
+    here = this_machine(device)
+    for name, value in here.items():
+        built = record.machine.get(name)
+        if built != value:
+            raise InputError(f"{path.name} was compiled for {name} {built}, here it is {value}: {AGAIN}")
+
+
+class InductorEngine(Engine):
+    """A `.pt2` package on the device kind that it was compiled for; one fixed batch size."""
+
+    backend = "inductor"
+
+    def __init__(self, path: Path, record: Record, device: str, threads: int | None) -> None:
+        _check_machine(path, record, device)
+        super().__init__(path, record.facts, record.batch)
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            exact_fp32()
+            gpu = find_gpu(self.device.index or 0)
+            self.identity |= {"instruction_set": gpu.compute_capability, "gpu": gpu.name}
+        elif threads is not None:
+            torch.set_num_threads(threads)
+        content = io.BytesIO(read_checked(path, record))
+        try:
+            self.model: Any = torch._inductor.aoti_load_package(content, device_index=self.device.index or -1)
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"torch cannot load {path.name} ({str(error).splitlines()[0]}): {AGAIN}") from None
+        self.identity |= {"version": torch.__version__, "precision": self.facts.precision}
+
+    def run_on_device(self, inputs: tuple[Any, ...]) -> torch.Tensor:
+        """The float32 output on the device, for arrays there that speak DLPack, on torch's current stream."""
+        try:
+            with torch.inference_mode():
+                y = self.model(*(from_dlpack(given) for given in inputs))
+        except RuntimeError as error:
+            raise EngineError(f"torch failed in {self.path.name} ({str(error).splitlines()[0]})") from None
+        result: torch.Tensor = y if isinstance(y, torch.Tensor) else y[0]
+        return result.float()
+
+    def _run(self, inputs: Inputs) -> Floats:
+        tensors = tuple(torch.from_numpy(given).to(self.device) for given in inputs)
+        return np.asarray(self.run_on_device(tensors).contiguous().cpu().numpy())
+
+    def close(self) -> None:
+        self.model = None
+
+
+def open_package(
+    path: Path, *, batch: int, device: str, threads: int | None, role: str | None, sigma: float | None
+) -> InductorEngine:
+    """Open a package for batches of `batch` rows; raises InputError unless its record, content and machine all fit."""
+    record = agreed_record(path, "pt2", role, sigma)
+    if record.batch != batch:
+        raise InputError(
+            f"engine {path.name} was exported for batches of {record.batch}, the run asks for {batch}: --batch {record.batch}"
+        )
+    return InductorEngine(path, record, device, threads)

@@ -1,0 +1,177 @@
+"""Torch modules → AOTInductor packages (.pt2), compared with their source before they appear."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import io
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..engine.facts import EngineFacts
+from ..engine.inductor import InductorEngine, exact_fp32, this_machine
+from ..engine.record import Record, draft_folder, publish, record_path
+from ..errors import EngineError, InputError
+from ..files import file_sha256
+from .check import ImageCheck
+from .low_precision import DTYPES, LowPrecision
+from .onnx_file import TOLERANCE, Writer, quiet
+from .result import ExportReport
+
+# Roughly the rounding error of each type; whether labels agree is what counts, see `compare`.
+TOLERANCES = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}
+
+
+@dataclass(frozen=True)
+class PackageSettings:
+    """`precision` "fp32" or of DTYPES; `device` "cpu" or "cuda:N", whose kind the package runs on; `autotune` measures kernels.
+
+    `autotune` compiles for minutes instead of seconds. Packages built twice may differ and then vote differently: a
+    package's hash is its identity.
+    """
+
+    precision: str = "fp32"
+    device: str = "cpu"
+    autotune: bool = True
+
+
+def check_compiler() -> None:
+    """Raise InputError where there is no C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(f"AOTInductor needs the C++ compiler {compiler}, which is not here: install g++ or set CXX")
+
+
+def _options(settings: PackageSettings) -> dict[str, Any]:
+    found: dict[str, Any] = {"max_autotune": settings.autotune, "max_autotune_report_choices_stats": False}
+    if settings.device == "cpu":
+        # Weights packed for the CPU at compile time; as many threads as there are when it runs.
+        found |= {"freezing": True, "cpp.dynamic_threads": True}
+    return found
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what the compiler prints, and what it kept of earlier compilations, out of this one."""
+    from torch._inductor.utils import fresh_cache
+
+    with quiet(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()), fresh_cache():
+        yield
+
+
+def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], settings: PackageSettings, path: Path) -> None:
+    try:
+        with _silent(), torch.no_grad():
+            program = torch.export.export(module, inputs, strict=False)
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=_options(settings)
+            )
+    except (InputError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:  # tracing, lowering and the compiler each have their own families
+        reason = " ".join(str(error).split())[:200]
+        raise EngineError(f"torch {torch.__version__} could not compile the network: {reason}") from error
+
+
+class _OnDevice(nn.Module):
+    """The module with channels last in memory, as convolutions run fastest."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        first, *rest = inputs
+        y: torch.Tensor = self.module(first.contiguous(memory_format=torch.channels_last), *rest)
+        return y.contiguous()
+
+
+def compare(engine: InductorEngine, check: ImageCheck) -> tuple[float, float, float]:
+    """Largest difference, mean difference and largest value of `engine` and `check.source` over noisy random batches."""
+    call = engine.denoise if engine.facts.role == "conditional" else engine.run
+    largest, maximum, means = 1.0, 0.0, []
+    for inputs in check.batches(engine.batch):
+        with torch.no_grad():
+            want = check.source(*(torch.from_numpy(given[: check.rows]) for given in inputs)).numpy()
+        if not np.isfinite(want).all():
+            raise InputError("the network returns NaN or infinity on noisy images: the checkpoint is not usable")
+        got = call(*inputs)[: check.rows]
+        if not np.isfinite(got).all():
+            raise InputError("the package returns NaN or infinity on noisy images: export it in a wider precision")
+        if got.shape != want.shape:
+            raise InputError(f"the compiled network returns {got.shape} where the network returns {want.shape}")
+        difference = np.abs(got - want)
+        largest, maximum = max(largest, float(np.abs(want).max())), max(maximum, float(difference.max()))
+        means.append(float(difference.mean()))
+    return maximum, float(np.mean(means)), largest
+
+
+def write_package(
+    module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, settings: PackageSettings
+) -> ExportReport:
+    """Compile `module` to `out` with its record beside it, once its outputs agree with those of `check.source`.
+
+    Raises InputError for what cannot be used or differs by more than the tolerance, EngineError where torch cannot
+    compile the network, StoreError when writing fails; `out` then is what it was.
+    """
+    start = time.perf_counter()
+    if batch is None:
+        raise InputError("--batch is missing: a .pt2 package is compiled for one batch size, that of certify")
+    machine = this_machine(settings.device)
+    check_compiler()
+    if settings.device != "cpu":
+        exact_fp32()
+    facts = dataclasses.replace(facts, precision=settings.precision)
+    source = {"name": str(facts.details.get("checkpoint", "")), "sha256": facts.source_sha256}
+    given = dataclasses.asdict(settings)
+    with draft_folder(out) as folder:
+        draft = folder / out.name
+        low = LowPrecision(module, settings.precision) if settings.precision in DTYPES else module
+        if settings.device != "cpu" and low is module:
+            low = copy.deepcopy(module)  # the source stays where it is
+        placed = _OnDevice(low.eval()).to(settings.device)
+        _compile(
+            placed, tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch))), settings, draft
+        )
+        record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given)
+        record_path(draft).write_text(record.to_json(), encoding="utf-8")
+        with InductorEngine(draft, record, settings.device, None) as engine:
+            maximum, mean, largest = compare(engine, check)
+        allowed = TOLERANCES[settings.precision] * largest
+        if maximum > allowed:
+            raise InputError(
+                f"{out.name} differs from its source by {maximum:.2g} where {allowed:.2g} is allowed: nothing was written; "
+                "try a wider precision or another version of torch"
+            )
+        details = {
+            "max_difference": float(f"{maximum:.2g}"),
+            "mean_difference": float(f"{mean:.2g}"),
+            "tolerance": float(f"{allowed:.2g}"),
+        }
+        facts = dataclasses.replace(facts, details={**facts.details, **details})
+        size = draft.stat().st_size
+        publish(draft, dataclasses.replace(record, facts=facts), out)
+    return ExportReport(out, facts, maximum, allowed, time.perf_counter() - start, size)
+
+
+def package_writer(settings: PackageSettings) -> Writer:
+    """`write_package` with these settings, in the form of `write_checked`."""
+
+    def write(
+        module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
+    ) -> ExportReport:
+        if store_fp16:
+            raise InputError("--fp16-weights is for .onnx files: leave it out, or take --precision fp16 for .pt2")
+        return write_package(module, check, facts, out, batch, settings)
+
+    return write
