@@ -42,11 +42,15 @@ class Log(trt.ILogger):  # type: ignore[misc]  # the base class has no types
         return self.errors[-1][:300] if self.errors else "no reason was given"
 
 
+def network_flags() -> int:
+    """The flags of a strongly typed network in this TensorRT."""
+    if int(VERSION.split(".")[0]) >= ALWAYS_STRONG:
+        return 0
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
 def _parse(builder: trt.Builder, log: Log, onnx: Path) -> trt.INetworkDefinition:
-    flags = 0
-    if int(VERSION.split(".")[0]) < ALWAYS_STRONG:
-        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
+    network = builder.create_network(network_flags())
     if network is None:
         raise EngineError(f"TensorRT {VERSION} made no network ({log.last}): look at the driver with nvidia-smi")
     parser = trt.OnnxParser(network, log)

@@ -1,0 +1,149 @@
+"""Every name, method and keyword that the package takes of TensorRT exists in NVIDIA's published bindings, 10 and 11."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "diffsmooth_trt"
+HERE = Path(__file__).parent
+# The least that the checker has to see in the package: were it blind, it would find nothing wrong.
+SEEN = {
+    "Builder.build_serialized_network",
+    "Builder.create_network",
+    "BuilderFlag.TF32",
+    "IBuilderConfig.builder_optimization_level =",
+    "IBuilderConfig.set_timing_cache(ignore_mismatch=)",
+    "IOptimizationProfile.set_shape(min=)",
+    "ITensor.name",
+    "ITimingCache.serialize",
+    "OnnxParser.get_error(index=)",
+    "OnnxParserRefitter.refit_from_file",
+    "ParserError.node_name",
+    "Refitter.refit_cuda_engine",
+}
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def bindings(major: int) -> Path:
+    """The folder of the bindings of that major version: where `make test` puts them, else anywhere on the path."""
+    for folder in (ROOT / ".venv" / f"trt{major}", *map(Path, sys.path)):
+        if list(folder.glob(f"tensorrt_*bindings-{major}.*.dist-info")) and (folder / "tensorrt_bindings").is_dir():
+            return folder
+    pytest.skip(f"no bindings of TensorRT {major}: `make test` installs them where they exist for the platform")
+
+
+@pytest.fixture(scope="module", params=[11, 10])
+def offered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the bindings of one major version offer, and the folders of bindings and empty libraries."""
+    folder, scratch = bindings(request.param), tmp_path_factory.mktemp("libraries")
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler for the empty libraries")
+    done = subprocess.run(
+        [sys.executable, HERE / "tensorrt_bindings.py", folder, scratch], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["version"].split(".")[0] == str(request.param)
+    return {**found, "folder": folder, "scratch": scratch}
+
+
+def test_everything_the_package_uses_exists(offered: dict[str, Any]) -> None:
+    uses: set[str] = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if "trt." not in source:
+            continue
+        checker = loaded("tensorrt_uses").Checker(offered)
+        checker.check(source)
+        assert not checker.problems, f"TensorRT {offered['version']}: {path.relative_to(ROOT)}: {checker.problems}"
+        uses |= checker.uses
+    assert uses >= SEEN
+
+
+WRONG = {
+    "trt.Bilder": "trt.Bilder does not exist",
+    "trt.BuilderFlag.FP61": "BuilderFlag.FP61 does not exist",
+    "trt.ILogger.Severity.BAD": "ILogger.Severity.BAD does not exist",
+    "trt.Builder(log).create_netwrok()": "Builder.create_netwrok does not exist",
+    "trt.Builder()": "Builder() needs logger",
+    "trt.Builder(log).create_network(flag=1)": "Builder.create_network has no keyword flag",
+    "trt.Builder(log).create_network(1, 2)": "Builder.create_network takes 1 arguments, 2 are given",
+    "trt.Builder(log).create_builder_config().set_flag()": "IBuilderConfig.set_flag needs flag",
+    "trt.OnnxParser(network, log).num_errors = 3": "OnnxParser.num_errors cannot be set",
+    "context: trt.IExecutionContext = made()\ncontext.execute_async_v2(1)": "execute_async_v2 does not exist",
+    "def f(parser: trt.OnnxParser | None) -> None:\n    parser.get_error(0).nodename()": "ParserError.nodename does not exist",
+    "class A:\n    def g(self) -> None:\n        self.engine.no()\n    def f(self) -> None:\n"
+    "        self.engine = trt.Runtime(log).deserialize_cuda_engine(plan)": "ICudaEngine.no does not exist",
+    "errors: list[trt.ParserError] = []\n[error.dsc() for error in errors]": "ParserError.dsc does not exist",
+    "self.trt.Runtime(log).deserialize_cuda_engine(plan).nothing": "ICudaEngine.nothing does not exist",
+}
+
+
+@pytest.mark.parametrize("code", WRONG)
+def test_the_checker_finds_what_does_not_exist(offered: dict[str, Any], code: str) -> None:
+    checker = loaded("tensorrt_uses").Checker(offered)
+    checker.check(code)
+    assert len(checker.problems) == 1
+    assert WRONG[code] in next(iter(checker.problems))
+
+
+def test_the_checker_tells_the_versions_apart(offered: dict[str, Any]) -> None:
+    """The old way to ask for half precision: there in 10, gone in 11."""
+    checker = loaded("tensorrt_uses").Checker(offered)
+    checker.check("trt.Builder(log).create_builder_config().set_flag(trt.BuilderFlag.FP16)")
+    assert len(checker.problems) == (1 if offered["version"].startswith("11.") else 0)
+
+
+PROBE = """
+import ctypes, json, os, sys
+from pathlib import Path
+for library in Path(sys.argv[2]).glob("lib*.so.*"):
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+sys.setdlopenflags(os.RTLD_LAZY)
+sys.path.insert(0, sys.argv[1])
+sys.modules["tensorrt"] = sys.modules["tensorrt_libs"] = None
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "tensorrt" else real(name, *rest)
+from diffsmooth_trt.exporting import plan_builder
+trt, log = plan_builder.trt, plan_builder.Log()
+log.log(trt.ILogger.Severity.WARNING, "a warning")
+log.log(trt.ILogger.Severity.ERROR, "an error\\nof two lines")
+print(json.dumps([plan_builder.VERSION, log.last, plan_builder.network_flags()]))
+"""
+
+
+def test_our_module_loads_against_the_bindings(offered: dict[str, Any]) -> None:
+    """Our logger is a subclass of TensorRT's and TensorRT's enumerations work in it, on the real bindings."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, offered["folder"], offered["scratch"]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    strong = (
+        2 if offered["version"].startswith("10.") else 0
+    )  # there the flag's bit is the second, here all networks are
+    assert json.loads(done.stdout) == [offered["version"], "an error of two lines", strong]
