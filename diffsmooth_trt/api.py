@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ class Silent:
 def build_method(config: RunConfig) -> Method:
     """Open the engines and combine them as `config.method` asks."""
     options: dict[str, Any] = {
-        name: getattr(config, name) for name in ("batch", "backend", "device", "precision", "threads")
+        name: getattr(config, name)
+        for name in ("batch", "backend", "device", "precision", "threads", "allow_host_code")
     }
     if config.method == "rs":
         return Plain(open_engine(config.engine, role="classifier", **options), float(config.sigma or 0))
@@ -224,12 +226,13 @@ def verify(
     data: str | Path | None = None,
     threads: int | None = None,
     blocks_seed: int | None = None,
+    allow_host_code: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Draw a random `fraction` of a run's blocks again and compare their votes; derive and check the rest of the store.
 
     The files are those that the run records unless given. `blocks_seed` repeats an earlier choice of blocks, which is
-    fresh otherwise. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what cannot
+    fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it holds. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what cannot
     be verified: missing files, engines that are not the run's.
     """
     check_fraction(fraction)
@@ -237,7 +240,7 @@ def verify(
     given = {"engine": engine, "classifier": classifier, "data": data}
     with open_run(run) as store:
         paths = {name: None if path is None else Path(path) for name, path in given.items()}
-        config = recorded_config(store, paths, threads)
+        config = replace(recorded_config(store, paths, threads), allow_host_code=allow_host_code)
         images = _open_images(config)
         method = build_method(config)
         try:

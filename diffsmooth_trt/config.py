@@ -87,6 +87,7 @@ class RunConfig:
     device: str = "cpu"
     precision: str | None = None
     threads: int | None = None
+    allow_host_code: bool = False
     key: str | None = None
     resume: bool = False
     tsv: Path | None = None

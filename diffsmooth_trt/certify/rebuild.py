@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
+from ..engine import BACKENDS
 from ..errors import InputError
 from ..files import file_sha256
 from ..methods import Method
@@ -44,6 +45,7 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
     for name, role in roles.items():
         _check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
+    chosen = [engine for engine in engines if engine["backend"] in BACKENDS]  # compiled engines leave no choice
     own = ("local_sigma", "m", *Settings.names())
     settings = {
         **store.meta["config"],
@@ -52,9 +54,9 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
         "method": classifier["method"],
         "sigma": classifier["sigma"] or None,
         "batch": engines[0]["batch"],
-        "backend": engines[0]["backend"],
+        "backend": chosen[0]["backend"] if chosen else None,
         # bf16 is not asked for but left to the CPU: one without it computes in fp32, and the classifier id says so
-        "precision": None if any("bf16" in engine["precision"] for engine in engines) else "fp32",
+        "precision": None if not chosen or any("bf16" in engine["precision"] for engine in chosen) else "fp32",
         "threads": threads,
         "key": store.meta["key"],
         "out": store.path,

@@ -13,6 +13,7 @@ from .options import Commands, Parser
 def add(kinds: Commands) -> None:
     """The kinds of export that compile, with their options."""
     _add_plan(kinds)
+    _add_pt2(kinds)
 
 
 def _add_plan(kinds: Commands) -> None:
@@ -35,6 +36,36 @@ def _add_plan(kinds: Commands) -> None:
     _add_own(plan)
     add("--reference", type=Path, metavar="FILE.onnx", help="compare with this one (default: --onnx itself)")
     _add_verify(plan)
+
+
+def _add_pt2(kinds: Commands) -> None:
+    text = (
+        "compile a torch program of your own (torch.export.save) with AOTInductor; ours: export denoiser --out FILE.pt2"
+    )
+    example = "export pt2 --program mine.pt2 --trust-program --role denoiser --sigma 0.25 --batch 64 --out engine.pt2"
+    pt2 = kinds.add("pt2", text, example, _export_pt2)
+    add = pt2.add_argument
+    add(
+        "--program", type=Path, required=True, metavar="FILE", help="float32 [B, C, H, W] in [0, 1] to images or logits"
+    )
+    add("--trust-program", action="store_true", dest="trusted", help="it is not a stranger's: torch runs code in it")
+    add("--role", required=True, choices=ROLES[:2], help="what it is")
+    add("--sigma", type=float, help="a denoiser's noise level in image units")
+    add("--batch", type=int, required=True, metavar="B", help="rows of every batch")
+    add("--out", type=Path, required=True, metavar="FILE.pt2", help="the package; FILE.pt2.json is its record")
+    add("--device", default="cpu", help="compile for cpu or cuda:N (default: cpu)")
+    add("--no-autotune", action="store_false", dest="autotune", help="compile in less time, without measuring kernels")
+
+
+def _export_pt2(arguments: argparse.Namespace) -> None:
+    from ..exporting import check_installed
+    from .export import show
+
+    check_installed()
+    from ..exporting.program import export_program
+
+    names = ("role", "batch", "sigma", "trusted", "device", "autotune")
+    show(export_program(arguments.program, arguments.out, **{name: getattr(arguments, name) for name in names}))
 
 
 def _add_own(parser: Parser) -> None:

@@ -95,13 +95,13 @@ def _add_common(parser: Parser) -> None:
 def _export_denoiser(arguments: argparse.Namespace) -> None:
     from ..exporting import export_denoiser
 
-    _show(export_denoiser(**_given(arguments, "family", "config", "sigma", "conditional", "fractional_timestep")))
+    show(export_denoiser(**_given(arguments, "family", "config", "sigma", "conditional", "fractional_timestep")))
 
 
 def _export_classifier(arguments: argparse.Namespace) -> None:
     from ..exporting import export_classifier
 
-    _show(export_classifier(**_given(arguments, "arch", "input_size", "mean", "std")))
+    show(export_classifier(**_given(arguments, "arch", "input_size", "mean", "std")))
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -110,5 +110,6 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in (*common, *names)}
 
 
-def _show(report: ExportReport) -> None:
+def show(report: ExportReport) -> None:
+    """Say what was written."""
     print(f"wrote {report.path}: maximum difference from the torch source {report.max_difference:.2g}")

@@ -36,10 +36,16 @@ def add(commands: Commands) -> None:
     )
     for name in ("engine", "classifier", "data"):
         verify.add_argument(f"--{name}", type=Path, metavar="PATH", help="default: the path that the run records")
+    _add_host_code(verify)
     verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
     verify.add_argument(
         "--blocks-seed", type=int, metavar="N", help="repeat an earlier choice of blocks; random otherwise"
     )
+
+
+def _add_host_code(parser: argparse.ArgumentParser) -> None:
+    text = "load the host code that a version-compatible TensorRT plan holds"
+    parser.add_argument("--allow-host-code", action="store_true", help=text)
 
 
 def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
@@ -49,9 +55,9 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc), .onnx",
+        help="denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc), .onnx or .pt2",
     )
-    add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx (dds, diffsmooth)")
+    add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx or .pt2 (dds, diffsmooth)")
     add("--method", choices=METHODS, default="dds", help="default: dds")
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
     add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
@@ -127,6 +133,7 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--precision", choices=PRECISIONS, help="default: bf16 where the CPU has it (OpenVINO), else fp32")
     add("--device", default="cpu", help="default: cpu")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    _add_host_code(parser)
     add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
     add("--resume", action="store_true", help="go on with --out")
@@ -153,7 +160,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..api import verify
     from ..report.progress import ProgressBar
 
-    names = ("fraction", "engine", "classifier", "data", "threads", "blocks_seed")
+    names = ("fraction", "engine", "classifier", "data", "threads", "blocks_seed", "allow_host_code")
     with ProgressBar("verify") as progress:
         done = verify(arguments.run, progress=progress, **{name: getattr(arguments, name) for name in names})
     print("\n".join(done.lines()))

@@ -215,14 +215,15 @@ def open_engine(
 
     `role` and `sigma` (image units) are what the caller needs: they must agree with the file's own facts, and stand in
     for them where an ONNX file carries none; a conditional denoiser takes any noise level. `precision` "fp32" or "bf16"
-    asks for one; by default the CPU's own choice (bf16 where it has it, under OpenVINO) is taken and recorded.
+    asks for one; by default the CPU's own choice (bf16 where it has it, under OpenVINO) is taken and recorded;
+    compiled engines (.plan, .pt2) keep the precision and backend they were compiled for, whatever is asked.
     `allow_host_code` lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"engine {path} does not exist: make one with `diffsmooth-trt export`")
     if path.suffix == ".pt2":
-        return _package(path, batch, backend, device, precision, threads, role, sigma)
+        return _probed(_package(path, batch, device, threads, role, sigma))
     if path.suffix != ".onnx":
         raise InputError(f"engine {path.name} is not an .onnx file: this version runs .onnx on the CPU")
     if device != "cpu":
@@ -254,25 +255,9 @@ def _probed(engine: Engine) -> Engine:
     return engine
 
 
-def _package(
-    path: Path,
-    batch: int,
-    backend: str | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
-    role: str | None,
-    sigma: float | None,
-) -> Engine:
-    """Open a .pt2: backend and precision were settled when it was compiled."""
-    if backend not in (None, "inductor"):
-        raise InputError(f"--backend {backend} does not run {path.name}: leave it out, .pt2 files run in torch")
+def _package(path: Path, batch: int, device: str, threads: int | None, role: str | None, sigma: float | None) -> Engine:
     if not _installed("torch"):
         raise InputError(f"engine {path.name} needs torch, which is not installed: pip install torch")
     from .inductor import open_package
 
-    engine = open_package(path, batch=batch, device=device, threads=threads, role=role, sigma=sigma)
-    if precision not in (None, engine.facts.precision):
-        engine.close()
-        raise InputError(f"engine {path.name} was compiled in {engine.facts.precision}, got --precision {precision}")
-    return _probed(engine)
+    return open_package(path, batch=batch, device=device, threads=threads, role=role, sigma=sigma)

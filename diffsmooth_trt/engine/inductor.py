@@ -7,12 +7,13 @@ A package is executable code: it is loaded only with the content that its record
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.dlpack import from_dlpack
+from torch.cuda import ExternalStream
 
 from ..errors import EngineError, InputError
 from .base import Engine, Floats, Inputs, instruction_set
@@ -62,33 +63,41 @@ class InductorEngine(Engine):
     def __init__(self, path: Path, record: Record, device: str, threads: int | None) -> None:
         _check_machine(path, record, device)
         super().__init__(path, record.facts, record.batch)
-        self.device = torch.device(device)
-        if self.device.type == "cuda":
+        self.where = torch.device(device)
+        if self.where.type == "cuda":
             exact_fp32()
-            gpu = find_gpu(self.device.index or 0)
+            gpu = find_gpu(self.where.index or 0)
             self.identity |= {"instruction_set": gpu.compute_capability, "gpu": gpu.name}
         elif threads is not None:
             torch.set_num_threads(threads)
         content = io.BytesIO(read_checked(path, record))
+        number = -1 if self.where.index is None else self.where.index
         try:
-            self.model: Any = torch._inductor.aoti_load_package(content, device_index=self.device.index or -1)
+            self.model: Any = torch._inductor.aoti_load_package(content, device_index=number)
         except (RuntimeError, OSError) as error:
             raise InputError(f"torch cannot load {path.name} ({str(error).splitlines()[0]}): {AGAIN}") from None
         self.identity |= {"version": torch.__version__, "precision": self.facts.precision}
 
-    def run_on_device(self, inputs: tuple[Any, ...]) -> torch.Tensor:
-        """The float32 output on the device, for arrays there that speak DLPack, on torch's current stream."""
+    def run_on_device(self, inputs: tuple[Any, ...], stream: int | None = None) -> torch.Tensor:
+        """The float32 output on the engine's device.
+
+        `inputs` are NumPy arrays, which are copied there, or arrays there already, which are not (CuPy's among them);
+        `stream` is the CUDA stream to enqueue on, torch's own if None.
+        """
+        own = stream is None or self.where.type != "cuda"
         try:
-            with torch.inference_mode():
-                y = self.model(*(from_dlpack(given) for given in inputs))
+            with (
+                torch.inference_mode(),
+                nullcontext() if own else torch.cuda.stream(ExternalStream(stream, self.where)),
+            ):
+                y = self.model(*(torch.as_tensor(given, device=self.where) for given in inputs))
         except RuntimeError as error:
             raise EngineError(f"torch failed in {self.path.name} ({str(error).splitlines()[0]})") from None
         result: torch.Tensor = y if isinstance(y, torch.Tensor) else y[0]
-        return result.float()
+        return result.float().contiguous()
 
     def _run(self, inputs: Inputs) -> Floats:
-        tensors = tuple(torch.from_numpy(given).to(self.device) for given in inputs)
-        return np.asarray(self.run_on_device(tensors).contiguous().cpu().numpy())
+        return np.asarray(self.run_on_device(inputs).cpu().numpy())
 
     def close(self) -> None:
         self.model = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -36,6 +36,13 @@ def _check(precision: str, batch: int | None, out: Source, device: str) -> None:
         raise InputError(f"--device {device} is for .pt2 packages, an ONNX file runs anywhere: leave it out")
     if batch is not None and batch < 1:
         raise InputError(f"--batch must be at least 1, got {batch}")
+    if batch is None and _is_package(out):
+        raise InputError("--batch is missing: a .pt2 package is compiled for one batch size, the one certify runs with")
+    check_installed()
+
+
+def check_installed() -> None:
+    """Raise InputError unless the packages that exports need are there."""
     for package in _NEEDED:
         try:
             found = importlib.util.find_spec(package)
@@ -47,10 +54,12 @@ def _check(precision: str, batch: int | None, out: Source, device: str) -> None:
             )
 
 
-def _writer(out: Source, precision: str, device: str, autotune: bool) -> dict[str, Writer]:
+def _writer(checkpoint: Source, out: Source, precision: str, device: str, autotune: bool) -> dict[str, Writer]:
     """What makes the file, as an argument: AOTInductor for .pt2."""
     if not _is_package(out):
         return {}
+    if Path(out).resolve() == Path(checkpoint).resolve():
+        raise InputError(f"--out {out} is also --checkpoint, which it would destroy: give it another name")
     from .inductor import PackageSettings, package_writer
 
     return {"write": package_writer(PackageSettings(precision, device, autotune))}
@@ -112,10 +121,10 @@ def export_denoiser(
             raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
         from .program import program_file
 
-        return program_file(checkpoint, sigma, out, batch, **_writer(out, precision, device, autotune))
+        return program_file(checkpoint, sigma, out, batch, **_writer(checkpoint, out, precision, device, autotune))
     from .denoisers import denoiser_file
 
-    writer = _writer(out, precision, device, autotune)
+    writer = _writer(checkpoint, out, precision, device, autotune)
     return denoiser_file(
         family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, **writer
     )
@@ -145,5 +154,5 @@ def export_classifier(
     _check(precision, batch, out, device)
     from .classifiers import classifier_file
 
-    writer = _writer(out, precision, device, autotune)
+    writer = _writer(checkpoint, out, precision, device, autotune)
     return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16, **writer)

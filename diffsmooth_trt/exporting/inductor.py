@@ -139,7 +139,7 @@ def write_package(
         low = LowPrecision(module, settings.precision) if settings.precision in DTYPES else module
         if settings.device != "cpu" and low is module:
             low = copy.deepcopy(module)  # the source stays where it is
-        placed = _OnDevice(low.eval()).to(settings.device)
+        placed = _OnDevice(low).to(settings.device)
         _compile(
             placed, tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch))), settings, draft
         )

@@ -1,8 +1,12 @@
-"""A user's own denoiser, saved by `torch.export.save`: images in [0, 1] in and out, its noise level given."""
+"""A user's own network, saved by `torch.export.save`, as an ONNX denoiser or compiled by AOTInductor.
+
+torch unpickles what such a file holds, which can run code.
+"""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -10,12 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.facts import EngineFacts
+from ..engine.record import record_path
 from ..errors import InputError
-from ..files import file_sha256
+from ..files import check_outputs, file_sha256
+from ..noise import check_noise_level
 from .check import ImageCheck
 from .checkpoints import export_details
 from .onnx_file import Writer, write_checked
 from .result import ExportReport
+
+ROLES = ("denoiser", "classifier")
+SIGMA = 0.25  # of the noise that a classifier is compared on
 
 
 class Program(nn.Module):
@@ -35,33 +44,24 @@ class Program(nn.Module):
         return result
 
 
-def _shape(program: torch.export.ExportedProgram, path: Path) -> tuple[int | None, tuple[int, int, int]]:
-    """The fixed batch size, if any, and (C, H, W) of the program's one input."""
-    inputs = program.graph_signature.user_inputs
-    nodes = {node.name: node for node in program.graph.nodes}
-    value = nodes[str(inputs[0])].meta.get("val") if len(inputs) == 1 else None
-    sizes = tuple(value.shape) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else ()
-    if (
-        len(sizes) != 4
-        or not all(isinstance(size, int) for size in sizes[1:])
-        or len(program.graph_signature.user_outputs) != 1
-    ):
-        raise InputError(
-            f"program {path} takes {len(inputs)} inputs, the first {list(sizes)}: expected one batch float32 [B, 3, H, W] "
-            "with fixed sizes in and one out"
-        )
-    return (sizes[0] if isinstance(sizes[0], int) else None), (int(sizes[1]), int(sizes[2]), int(sizes[3]))
+@dataclass(frozen=True)
+class Loaded:
+    """A program as a module, its fixed batch size if any, (C, H, W) of its input, and the shape of its output."""
+
+    module: Program
+    batch: int | None
+    shape: tuple[int, int, int]
+    output: tuple[object, ...]
 
 
-def program_file(
-    checkpoint: str | PathLike[str],
-    sigma: float,
-    out: str | PathLike[str],
-    batch: int | None,
-    write: Writer = write_checked,
-) -> ExportReport:
-    """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""
-    path = Path(checkpoint)
+def _sizes(program: torch.export.ExportedProgram, name: object) -> tuple[object, ...]:
+    """The shape of a float32 value by its name; () for anything else. Sizes that are not fixed are no integers."""
+    value = {node.name: node for node in program.graph.nodes}[str(name)].meta.get("val") if name else None
+    return tuple(value.shape) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else ()
+
+
+def load_program(path: Path) -> Loaded:
+    """The program in `path`; raises InputError unless it maps one float32 image batch to one output."""
     if not path.is_file():
         raise InputError(f"program {path}: no such file")
     try:
@@ -73,16 +73,95 @@ def program_file(
         raise InputError(
             f"{path} is no program that torch.export.save wrote, or is damaged ({reason}): save it again"
         ) from error
-    fixed, shape = _shape(program, path)
-    if fixed is not None and batch not in (None, fixed):
-        raise InputError(f"program {path} was exported for batches of {fixed}, got --batch {batch}: leave it out")
+    inputs, outputs = program.graph_signature.user_inputs, program.graph_signature.user_outputs
+    sizes = _sizes(program, inputs[0]) if len(inputs) == 1 else ()
+    if len(sizes) != 4 or not all(isinstance(size, int) for size in sizes[1:]) or len(outputs) != 1:
+        raise InputError(
+            f"program {path} takes {len(inputs)} inputs, the first {list(sizes)}: expected one batch float32 [B, 3, H, W] "
+            "with fixed sizes in and one out"
+        )
+    batch, *image = (size if isinstance(size, int) else None for size in sizes)
+    shape = (int(image[0] or 0), int(image[1] or 0), int(image[2] or 0))
+    return Loaded(Program(program), batch, shape, _sizes(program, outputs[0]))
+
+
+def program_file(
+    checkpoint: str | PathLike[str],
+    sigma: float,
+    out: str | PathLike[str],
+    batch: int | None,
+    write: Writer = write_checked,
+) -> ExportReport:
+    """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""
+    path = Path(checkpoint)
+    loaded = load_program(path)
+    if loaded.batch is not None and batch not in (None, loaded.batch):
+        raise InputError(
+            f"program {path} was exported for batches of {loaded.batch}, got --batch {batch}: leave it out"
+        )
     facts = EngineFacts(
         role="denoiser",
-        input_shape=shape,
+        input_shape=loaded.shape,
         sigma=float(sigma),
         family="program",
         source_sha256=file_sha256(path),
         details=export_details(checkpoint, False),
     )
-    module = Program(program)
-    return write(module, ImageCheck(module, shape, sigma), facts, Path(out), batch or fixed, False)
+    check = ImageCheck(loaded.module, loaded.shape, sigma)
+    return write(loaded.module, check, facts, Path(out), batch or loaded.batch, False)
+
+
+def export_program(
+    program: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    role: str,
+    batch: int,
+    sigma: float | None = None,
+    trusted: bool = False,
+    device: str = "cpu",
+    autotune: bool = True,
+) -> ExportReport:
+    """Compile a network of the user's own, saved by `torch.export.save`, into an AOTInductor package for this machine.
+
+    A program of `role` "denoiser" (with its noise level `sigma` in image units) maps float32 `[batch, C, H, W]` in [0, 1]
+    units to the same, one of role "classifier" to logits `[batch, classes]`; both include their pre- and postprocessing.
+    `trusted` says that the file is not a stranger's: torch runs code that it may hold. The package is compared with the
+    program on noisy images. Raises InputError for unusable arguments and files, EngineError where torch cannot compile
+    it, StoreError where writing fails; `out` then is what it was.
+    """
+    from .inductor import PackageSettings, write_package
+
+    path, target = Path(program), Path(out)
+    if target.suffix != ".pt2":
+        raise InputError(f"--out {out} does not end in .pt2, which is how engines tell their kind: name it FILE.pt2")
+    if role not in ROLES:
+        raise InputError(f"--role {role!r} is not one of {', '.join(ROLES)}")
+    if (sigma is None) == (role == "denoiser"):
+        raise InputError(f"--sigma is {sigma} for a {role}: denoisers have a noise level, classifiers have none")
+    if sigma is not None:
+        check_noise_level("sigma", sigma)
+    if batch < 1:
+        raise InputError(f"--batch must be at least 1, got {batch}")
+    check_outputs({"--out": target, "its record": record_path(target)}, {"--program": path})
+    if not trusted:
+        raise InputError(
+            f"program {path} was not opened: torch runs code that such a file holds; pass --trust-program where you trust it"
+        )
+    loaded = load_program(path)
+    if loaded.batch not in (None, batch):
+        raise InputError(f"program {path} was exported for batches of {loaded.batch}: pass --batch {loaded.batch}")
+    classes = loaded.output[1] if len(loaded.output) == 2 else None
+    if not (loaded.output[1:] == loaded.shape if role == "denoiser" else isinstance(classes, int)):
+        raise InputError(f"program {path} maps {loaded.shape} to {loaded.output[1:]}: that is no {role}")
+    facts = EngineFacts(
+        role=role,
+        input_shape=loaded.shape,
+        classes=classes if role == "classifier" and isinstance(classes, int) else None,
+        sigma=sigma,
+        family="program",
+        source_sha256=file_sha256(path),
+        details=export_details(path, False),
+    )
+    check = ImageCheck(loaded.module, loaded.shape, SIGMA if sigma is None else sigma)
+    return write_package(loaded.module, check, facts, target, batch, PackageSettings("fp32", device, autotune))

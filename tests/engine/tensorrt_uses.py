@@ -195,7 +195,11 @@ class Checker(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)
         for target in node.targets:
-            self._bind(target, self.infer(node.value))
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                for each, value in zip(target.elts, node.value.elts, strict=False):
+                    self._bind(each, self.infer(value))
+            else:
+                self._bind(target, self.infer(node.value))
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self._bind(node.target, self._annotated(node.annotation) or self.infer(node.value))

@@ -1,0 +1,316 @@
+"""AOTInductor packages from the command line on: compiled once here, they answer as their source, and nothing else is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="AOTInductor is torch's")
+pytest.importorskip("onnxscript", reason="exports need onnxscript")
+if shutil.which("g++") is None:
+    pytest.skip("AOTInductor needs a C++ compiler", allow_module_level=True)
+
+import diffsmooth_trt as dst  # noqa: E402
+from diffsmooth_trt.cli import main  # noqa: E402
+from diffsmooth_trt.engine import EngineFacts, open_engine  # noqa: E402
+from diffsmooth_trt.engine.inductor import InductorEngine, this_machine  # noqa: E402
+from diffsmooth_trt.engine.record import Record, read_record, record_path  # noqa: E402
+from diffsmooth_trt.errors import EngineError, InputError  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, inductor  # noqa: E402
+from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
+from diffsmooth_trt.exporting.fold import denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.low_precision import LowPrecision  # noqa: E402
+from diffsmooth_trt.exporting.program import export_program  # noqa: E402
+
+BATCH, SHAPE = 4, (3, 8, 8)
+OPTIONS: dict[str, Any] = {
+    "image_size": 8,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1",
+    "attention_resolutions": "4",
+    "learn_sigma": True,
+}
+
+
+def pixels(rows: int = BATCH) -> Any:
+    return np.random.default_rng(3).random((rows, *SHAPE), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Any) -> tuple[Path, Any]:
+    """A package of a small random UNet, as the command line writes it, and the network it stands for."""
+    folder = tmp_path_factory.mktemp("package")
+    options, net = random_checkpoint(folder / "net.pt", "improved-diffusion", OPTIONS)
+    (folder / "net.json").write_text(json.dumps(OPTIONS), encoding="utf-8")
+    arguments = f"--checkpoint {folder}/net.pt --config {folder}/net.json --sigma 0.25 --batch {BATCH}".split()
+    kind = ["export", "denoiser", "--family", "improved-diffusion"]
+    assert main([*kind, *arguments, "--no-autotune", "--out", str(folder / "d.pt2")]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["d.pt2", "d.pt2.json", "net.json", "net.pt"]
+    return folder / "d.pt2", denoiser_pair(options, net, 0.25)[0]
+
+
+def test_it_answers_as_its_source_with_any_thread_count(package: tuple[Path, Any]) -> None:
+    path, source = package
+    x, identities = pixels(), []
+    with torch.no_grad():
+        want = source(torch.from_numpy(x)).numpy()
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        with open_engine(path, batch=BATCH, role="denoiser", sigma=0.25, threads=threads) as engine:
+            np.testing.assert_allclose(engine.run(x), want, atol=1e-5)
+            np.testing.assert_array_equal(engine.run(x[::-1].copy()), engine.run(x)[::-1])
+            identities.append(engine.identity)
+    torch.set_num_threads(before)
+    assert identities[0] == identities[1] == identities[2]
+    assert (identities[0]["backend"], identities[0]["version"]) == ("inductor", torch.__version__)
+
+
+def test_its_record(package: tuple[Path, Any]) -> None:
+    record = read_record(package[0], "pt2")
+    assert (record.batch, record.facts.sigma, record.facts.timestep) == (BATCH, 0.25, 145)
+    assert record.source["name"] == "net.pt"
+    assert record.source["sha256"] == record.facts.source_sha256
+    assert record.machine == this_machine("cpu")
+    assert record.settings == {"precision": "fp32", "device": "cpu", "autotune": False}
+    assert record.facts.details["max_difference"] <= 1e-5
+
+
+def test_a_run_with_it_is_certified_and_verified(
+    package: tuple[Path, Any], tmp_path: Path, linear_classifier: Callable[..., Path], images_npz: Callable[..., Path]
+) -> None:
+    """Beside an ONNX classifier; votes are drawn again by engines that the store names."""
+    weights = np.random.default_rng(0).normal(size=(2, 192))
+    given = {"engine": package[0], "classifier": linear_classifier(weights, np.zeros(2), shape=SHAPE)}
+    run = tmp_path / "run.sqlite"
+    given |= {"data": images_npz(3, shape=SHAPE), "out": run}
+    with dst.certify(**given, n0=10, n=40, batch=BATCH) as store:
+        assert len(list(store.results())) == 3
+    assert dst.verify(run, fraction=1.0).agrees
+
+
+def changed(record: Record, **machine: str) -> str:
+    return dataclasses.replace(record, machine={**record.machine, **machine}).to_json()
+
+
+def test_only_what_was_recorded_is_loaded(package: tuple[Path, Any], tmp_path: Path) -> None:
+    source, record = package[0], read_record(package[0], "pt2")
+    path = tmp_path / "d.pt2"
+    shutil.copy(source, path)
+    options: dict[str, Any] = {"batch": BATCH, "role": "denoiser", "sigma": 0.25}
+    with pytest.raises(InputError, match=r"has no record d.pt2.json beside it: .* is executable code"):
+        open_engine(path, **options)
+    good = record.to_json()
+    text = json.loads(good)
+    for content, changes, message in (
+        (good, {"batch": 8}, "exported for batches of 4, the run asks for 8: --batch 4"),
+        (good, {"role": "classifier", "sigma": None}, "is a denoiser, expected a classifier"),
+        (good, {"sigma": 0.5}, "exported for sigma 0.25, the run asks for 0.5"),
+        (good, {"device": "tpu"}, "'tpu' is unknown"),
+        (changed(record, torch="1.0"), {}, "was compiled for torch 1.0, here it is"),
+        (changed(record, instruction_set="z80"), {}, "was compiled for instruction_set z80"),
+        (changed(record, device="cuda"), {}, "was compiled for device cuda, here it is cpu"),
+        ("{", {}, "is not a record of an export"),
+        (json.dumps({**text, "kind": "plan"}), {}, "is not a record of a AOTInductor package"),
+        (json.dumps({**text, "batch": 0}), {}, "is not a record of an export"),
+        (json.dumps({**text, "machine": 1}), {}, "is not a record of an export"),
+        (json.dumps({**text, "more": 1}), {}, "is not a record of an export"),
+    ):
+        record_path(path).write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=message) as caught:
+            open_engine(path, **{**options, **changes})
+        assert "\n" not in str(caught.value)
+    record_path(path).write_text(good, encoding="utf-8")
+    open_engine(path, **options).close()
+    with path.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match=r"is not the file its record was written for \(SHA-256 .* and was not loaded"):
+        open_engine(path, **options)
+
+
+class Other(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A source whose answers differ."""
+
+    def __init__(self, source: Any, factor: float) -> None:
+        super().__init__()
+        self.source, self.factor = source, factor
+
+    def forward(self, x: Any) -> Any:
+        return self.source(x) * self.factor
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (0.9, r"differs from its source by 0\.\d+ where .* is allowed: nothing was written"),
+        (float("nan"), "returns NaN or infinity"),
+    ],
+)
+def test_packages_that_do_not_answer_as_their_source_never_appear(
+    package: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, message: str
+) -> None:
+    """The compiler's part is taken from the package that is there: what is tested comes after it."""
+    path, source = package
+    monkeypatch.setattr(inductor, "_compile", lambda module, inputs, settings, draft: shutil.copy(path, draft))
+    out, facts = tmp_path / "d.pt2", read_record(path, "pt2").facts
+    out.write_text("old", encoding="utf-8")
+    check = ImageCheck(Other(source, factor), SHAPE, 0.25)
+    with pytest.raises(InputError, match=message):
+        inductor.write_package(source, check, facts, out, BATCH, inductor.PackageSettings(autotune=False))
+    assert [each.name for each in tmp_path.iterdir()] == ["d.pt2"]
+    assert out.read_text(encoding="utf-8") == "old"
+
+
+class Branches(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A network whose graph depends on its data."""
+
+    def forward(self, x: Any) -> Any:
+        return x if x.sum() > 0 else -x
+
+
+def test_what_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, facts = tmp_path / "d.pt2", EngineFacts("denoiser", SHAPE, sigma=0.25)
+    check, settings = ImageCheck(Branches(), SHAPE, 0.25), inductor.PackageSettings(autotune=False)
+    with pytest.raises(EngineError, match="could not compile the network") as caught:
+        inductor.write_package(Branches(), check, facts, out, 2, settings)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="needs the C\\+\\+ compiler no-such-compiler"):
+        inductor.write_package(Branches(), check, facts, out, 2, settings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": None}, "--batch is missing: a .pt2 package is compiled for one batch size"),
+        ({"precision": "int8"}, "--precision 'int8' is not available for .pt2 exports: use one of fp32, fp16, bf16"),
+        ({"device": "tpu"}, "'tpu' is unknown"),
+        ({"store_fp16": True}, "--fp16-weights is for .onnx files"),
+        ({"out": "d.onnx", "device": "cuda:0"}, "--device cuda:0 is for .pt2 packages"),
+        ({"out": "absent/d.pt2"}, "cannot be written"),
+    ],
+)
+def test_refusals(
+    package: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"out": "d.pt2", "batch": BATCH, **changes}
+    with pytest.raises(InputError, match=message):
+        export_denoiser("improved-diffusion", package[0].with_name("net.pt"), OPTIONS, 0.25, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_low_precision_multiplies_low_and_normalises_in_float32(package: tuple[Path, Any], precision: str) -> None:
+    source = package[1]
+    low = LowPrecision(source, precision)
+    seen: dict[str, set[Any]] = {}
+    for module in low.net.modules():
+        kind = type(module).__name__
+        if kind in ("Conv2d", "Conv1d", "GroupNorm"):
+            module.register_forward_hook(
+                lambda _module, _inputs, output, kind=kind: seen.setdefault(kind, set()).add(output.dtype)
+            )
+    x = torch.from_numpy(pixels())
+    with torch.no_grad():
+        y, want = low(x), source(x)
+    assert seen == {"Conv2d": {low.dtype}, "Conv1d": {low.dtype}, "GroupNorm": {torch.float32}}
+    assert y.dtype == torch.float32
+    assert {parameter.dtype for parameter in source.parameters()} == {torch.float32}
+    difference = float((y - want).abs().max())
+    assert 0 < difference < {"fp16": 5e-3, "bf16": 5e-2}[precision]
+
+
+def test_low_precision_leaves_logits_exact() -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16), torch.nn.Linear(16, 5))
+    low = LowPrecision(net, "bf16")
+    assert [layer.weight.dtype for layer in list(low.net)[1:]] == [torch.bfloat16, torch.float32]
+    logits = low(torch.from_numpy(pixels()))
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+class Own(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A classifier of a user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(192, 5)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of programs that torch.export saved."""
+    folder = tmp_path_factory.mktemp("programs")
+    torch.manual_seed(4)
+    x, rows = torch.rand(2, *SHAPE), {0: torch.export.Dim("rows")}
+    torch.export.save(torch.export.export(Own().eval(), (x,), dynamic_shapes=(rows,)), folder / "any.pt2")
+    torch.export.save(torch.export.export(Own().eval(), (x,)), folder / "two.pt2")
+    torch.export.save(torch.export.export(torch.nn.Identity(), (x.double(),)), folder / "double.pt2")
+    (folder / "text.pt2").write_text("no program", encoding="utf-8")
+    return folder
+
+
+def test_a_program_of_the_users_own(programs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.pt2"
+    kind = ["export", "pt2", "--role", "classifier", "--trust-program", "--program", str(programs / "any.pt2")]
+    assert main([*kind, "--batch", "3", "--no-autotune", "--out", str(out)]) == 0
+    x = pixels(3)
+    want = torch.export.load(programs / "any.pt2").module()(torch.from_numpy(x)).detach().numpy()
+    with open_engine(out, batch=3, role="classifier") as engine:
+        assert isinstance(engine, InductorEngine)
+        assert engine.facts.classes == 5
+        np.testing.assert_allclose(engine.run(x), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trusted": False}, "was not opened: torch runs code that such a file holds; pass --trust-program"),
+        ({"program": "absent.pt2"}, "no such file"),
+        ({"program": "text.pt2"}, "is no program that torch.export.save wrote, or is damaged"),
+        ({"program": "two.pt2"}, "was exported for batches of 2: pass --batch 2"),
+        ({"program": "double.pt2"}, r"expected one batch float32 \[B, 3, H, W\]"),
+        ({"role": "denoiser", "sigma": 0.25}, "that is no denoiser"),
+        ({"role": "denoiser"}, "--sigma is None for a denoiser"),
+        ({"sigma": 0.25}, "--sigma is 0.25 for a classifier"),
+        ({"role": "conditional"}, "is not one of denoiser, classifier"),
+        ({"batch": 0}, "--batch must be at least 1"),
+        ({"out": "c.plan"}, "does not end in .pt2"),
+    ],
+)
+def test_program_refusals(programs: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"role": "classifier", "batch": 3, "trusted": True, "out": "c.pt2", **changes}
+    path = programs / given.pop("program", "any.pt2")
+    with pytest.raises(InputError, match=message) as caught:
+        export_program(path, tmp_path / given.pop("out"), **given)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classifiers_take_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to the compiler, which is not started again."""
+    from diffsmooth_trt.nets.resnet import classifier_from_arch
+
+    torch.save(classifier_from_arch("resnet20").module.state_dict(), tmp_path / "c.pt")
+    asked = []
+
+    def compile_nothing(module: Any, inputs: Any, settings: Any, path: Path) -> None:
+        asked.append((module(*inputs).shape, settings))
+        raise EngineError("enough")
+
+    monkeypatch.setattr(inductor, "_compile", compile_nothing)
+    with pytest.raises(EngineError, match="enough"):
+        export_classifier("resnet20", tmp_path / "c.pt", tmp_path / "c.pt2", batch=2, precision="bf16", autotune=False)
+    assert asked == [((2, 10), inductor.PackageSettings("bf16", "cpu", False))]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]

@@ -1,0 +1,140 @@
+"""export plan up to the builder, and the comparison that follows it, on engines that run here."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffsmooth_trt import zoo
+from diffsmooth_trt.cli import main
+from diffsmooth_trt.engine import EngineFacts, open_engine
+from diffsmooth_trt.engine.graph import read_graph
+from diffsmooth_trt.engine.nvidia import DRIVER_LIBRARY
+from diffsmooth_trt.errors import EngineError, InputError
+from diffsmooth_trt.exporting.compare import Comparison, compare_engines, noisy_inputs
+from diffsmooth_trt.exporting.plan import export_plan, input_shapes
+
+W = np.random.default_rng(0).normal(size=(4, 48))
+
+
+def without_driver() -> None:
+    try:
+        ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError:
+        return
+    pytest.skip("this machine has an NVIDIA driver")
+
+
+def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without_driver()
+    assert (
+        main(["export", "plan", "--onnx", str(zoo.DENOISER), "--batch", "64", "--out", str(tmp_path / "d.plan")]) == 2
+    )
+    line = capsys.readouterr().err
+    assert len(line.splitlines()) == 1
+    for part in ("libcuda.so.1", "TensorRT: ", "install the full TensorRT"):
+        assert part in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimization-level", "6"], "--optimization-level must be 0 to 5, got 6"),
+        (["--workspace", "0"], "--workspace must be 1 to"),
+        (["--weight-stripped", "--version-compatible"], "exclude each other"),
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--out", "d.engine"], "does not end in .plan"),
+        (["--onnx", "absent.onnx"], "--onnx absent.onnx does not exist"),
+        (["--out", "absent/d.plan"], "the folder absent does not exist"),
+        (["--timing-cache", "d.plan"], "is also --out"),
+        (["--role", "classifier"], "is a denoiser, expected a classifier"),
+        (["--sigma", "0.5"], "exported for sigma 0.25, the run asks for 0.5"),
+    ],
+)
+def test_refusals(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--onnx", str(zoo.DENOISER), "--batch", "64", "--out", "d.plan", *options]
+    assert main(["export", "plan", *given]) == 2
+    line = capsys.readouterr().err
+    assert message in line
+    assert len(line.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_batch_sizes(tmp_path: Path, linear_classifier: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="takes any batch size and a plan one: pass --batch"):
+        export_plan(zoo.DENOISER, tmp_path / "d.plan")
+    fixed = linear_classifier(W, np.zeros(4), batch=8)
+    with pytest.raises(InputError, match="was exported for batches of 8, got --batch 4: leave it out"):
+        export_plan(fixed, tmp_path / "d.plan", batch=4)
+
+
+def test_shapes_of_every_input(
+    linear_classifier: Callable[..., Path], conditional_denoiser: Callable[..., Path]
+) -> None:
+    path = linear_classifier(W, np.zeros(4))
+    assert input_shapes(path, read_graph(path, role=None, sigma=None), 5) == {"x": (5, 3, 4, 4)}
+    path = conditional_denoiser(np.zeros((3, 48)))
+    shapes = input_shapes(path, read_graph(path, role=None, sigma=None), 5)
+    assert shapes == {"images": (5, 3, 4, 4), "s": (5,), "labels": (5,)}
+
+
+def test_equal_engines_agree(conditional_denoiser: Callable[..., Path]) -> None:
+    for path, batch in ((zoo.CLASSIFIER_DDS, 8), (conditional_denoiser(np.ones((3, 48))), 6)):
+        with open_engine(path, batch=batch, backend="onnxruntime") as engine:
+            found = compare_engines(engine, engine)
+        assert (found.rows, found.maximum, found.mean) == (2 * batch, 0, 0)
+        assert found.agreement == (1 if path == zoo.CLASSIFIER_DDS else None)
+        assert found.warning() is None
+
+
+def test_differences_are_measured(linear_classifier: Callable[..., Path]) -> None:
+    """Against the same sums in float64; half of the classes swapped changes half of the labels or more."""
+    bias = np.array([0.5, 0, 0, -0.25])
+    first, second = linear_classifier(W, np.zeros(4)), linear_classifier(W, bias)
+    with open_engine(first, batch=16) as one, open_engine(second, batch=16) as two:
+        found = compare_engines(two, one)
+        inputs = [x.astype(np.float64).reshape(16, -1) for (x,) in noisy_inputs(one.facts, 16)]
+    logits = np.concatenate(inputs) @ W.T
+    same = (logits.argmax(1) == (logits + bias).argmax(1)).mean()
+    assert found.rows == 32
+    assert found.maximum == pytest.approx(0.5, rel=1e-4)
+    assert found.mean == pytest.approx(0.1875, rel=1e-4)
+    assert found.agreement == same
+    assert Comparison(2000, 0, 0, 1, 0.99).warning() is not None
+    assert Comparison(2000, 0, 0, 1, 0.995).warning() is None
+    assert found.recorded()["same_labels"] == same
+
+
+def test_denoisers_are_compared_on_images_by_labels(tmp_path: Path) -> None:
+    """At the file's own noise, 8-bit images on the grid; the last batch is full."""
+    with (
+        open_engine(zoo.DENOISER, batch=8, backend="onnxruntime") as reference,
+        open_engine(zoo.DENOISER, batch=8, backend="openvino", precision="fp32") as engine,
+        open_engine(zoo.CLASSIFIER_DDS, batch=8, backend="onnxruntime") as classifier,
+    ):
+        found = compare_engines(engine, reference, classifier, zoo.IMAGES, most=20)
+        (first,) = next(noisy_inputs(reference.facts, 8, zoo.IMAGES))
+    assert found.rows == 24
+    assert 0 < found.maximum < 1e-4
+    assert found.agreement == 1
+    np.testing.assert_allclose(first * 255, np.rint(first * 255), atol=1e-3)
+    with pytest.raises(InputError, match="--verify-data has images"):
+        list(noisy_inputs(EngineFacts("classifier", (3, 8, 8), classes=2), 8, zoo.IMAGES))
+
+
+def test_nan_is_no_small_difference(conditional_denoiser: Callable[..., Path]) -> None:
+    with open_engine(conditional_denoiser(np.full((3, 48), np.nan)), batch=4) as engine:
+        with pytest.raises(EngineError, match="returns NaN or infinity on noisy images"):
+            compare_engines(engine, engine)
