@@ -232,8 +232,9 @@ def verify(
     """Draw a random `fraction` of a run's blocks again and compare their votes; derive and check the rest of the store.
 
     The files are those that the run records unless given. `blocks_seed` repeats an earlier choice of blocks, which is
-    fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it holds. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what cannot
-    be verified: missing files, engines that are not the run's.
+    fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it holds. `agrees` of what it returns says
+    whether all of it is reproduced. Raises InputError for what cannot be verified: missing files, engines that are not the
+    run's.
     """
     check_fraction(fraction)
     seed = secrets.randbits(64) if blocks_seed is None else blocks_seed
