@@ -25,8 +25,9 @@ from diffsmooth_trt.engine.record import Record, read_record, record_path  # noq
 from diffsmooth_trt.errors import EngineError, InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier, export_denoiser, inductor  # noqa: E402
 from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
-from diffsmooth_trt.exporting.fold import denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.low_precision import LowPrecision  # noqa: E402
+from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
 from diffsmooth_trt.exporting.program import export_program  # noqa: E402
 
 BATCH, SHAPE = 4, (3, 8, 8)
@@ -54,7 +55,8 @@ def package(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Any) ->
     kind = ["export", "denoiser", "--family", "improved-diffusion"]
     assert main([*kind, *arguments, "--no-autotune", "--out", str(folder / "d.pt2")]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["d.pt2", "d.pt2.json", "net.json", "net.pt"]
-    return folder / "d.pt2", denoiser_pair(options, net, 0.25)[0]
+    family = OpenAI(options)
+    return folder / "d.pt2", denoiser_pair(family, net.eval(), family.level(0.25, False))[0]
 
 
 def test_it_answers_as_its_source_with_any_thread_count(package: tuple[Path, Any]) -> None:
