@@ -23,7 +23,7 @@ from .facts import EngineFacts
 from .graph import agreed
 
 FORMAT = 1
-KINDS = {"plan": "TensorRT plan", "pt2": "AOTInductor package"}
+KINDS = {"plan": "a TensorRT plan", "pt2": "an AOTInductor package"}
 HOW = {"plan": "`diffsmooth-trt export plan`", "pt2": "`diffsmooth-trt export … --out FILE.pt2`"}
 
 
@@ -63,7 +63,7 @@ def read_record(path: Path, kind: str) -> Record:
         text = record_path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"{path} has no record {record_path(path).name} beside it: a {KINDS[kind]} is executable code and is loaded "
+            f"{path} has no record {record_path(path).name} beside it: {KINDS[kind]} is executable code and is loaded "
             f"only with the record of its export; copy both, or make it with {made}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -71,7 +71,7 @@ def read_record(path: Path, kind: str) -> Record:
     try:
         values = dict(json.loads(text))
         if values.pop("format") != FORMAT or values["kind"] != kind:
-            raise InputError(f"{record_path(path)} is not a record of a {KINDS[kind]} of format {FORMAT}: export again")
+            raise InputError(f"{record_path(path)} is not a record of {KINDS[kind]} of format {FORMAT}: export again")
         facts = EngineFacts.from_json(json.dumps(values.pop("facts")), name)
         record = Record(facts=facts, **values)
         if not all(isinstance(getattr(record, part), dict) for part in ("source", "machine", "settings")):

@@ -120,7 +120,7 @@ def test_only_what_was_recorded_is_loaded(package: tuple[Path, Any], tmp_path: P
         (changed(record, instruction_set="z80"), {}, "was compiled for instruction_set z80"),
         (changed(record, device="cuda"), {}, "was compiled for device cuda, here it is cpu"),
         ("{", {}, "is not a record of an export"),
-        (json.dumps({**text, "kind": "plan"}), {}, "is not a record of a AOTInductor package"),
+        (json.dumps({**text, "kind": "plan"}), {}, "is not a record of an AOTInductor package"),
         (json.dumps({**text, "batch": 0}), {}, "is not a record of an export"),
         (json.dumps({**text, "machine": 1}), {}, "is not a record of an export"),
         (json.dumps({**text, "more": 1}), {}, "is not a record of an export"),
