@@ -60,9 +60,11 @@ class Engine(ABC):
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of what `run` and `denoise` return: images of the input's shape, or logits `[batch, classes]`."""
+        """Shape of what `run` and `denoise` return: images of the input's shape, logits `[batch, classes]`, or d `[batch, 1]`."""
         if self.facts.role == "classifier":
             return (self.batch, int(self.facts.classes or 0))
+        if self.facts.role == "detector":
+            return (self.batch, 1)
         return (self.batch, *self.facts.input_shape)
 
     @property

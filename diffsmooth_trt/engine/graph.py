@@ -145,6 +145,8 @@ def _remedy(role: str, expected: str) -> str:
     """What to do with a file of `role` where another is expected."""
     if expected == "conditional":
         return MAKE_CONDITIONAL
+    if expected == "detector":
+        return "make one with `diffsmooth-trt export detector`"
     if role == "conditional" and expected == "denoiser":
         return "export it with --sigma instead of --conditional"
     return "swap --engine and --classifier or export it again"
@@ -165,7 +167,7 @@ def agreed(path: Path, facts: EngineFacts, role: str | None, sigma: float | None
                 f"{path} was exported for sigma {facts.sigma}, the run asks for {sigma}: export it for {sigma}"
             )
         facts = dataclasses.replace(facts, sigma=facts.sigma if facts.sigma is not None else sigma)
-    elif facts.classes is None or facts.classes < 2:
+    elif facts.role != "detector" and (facts.classes is None or facts.classes < 2):
         remedy = MAKE_CONDITIONAL if facts.role == "conditional" else "its output must be [B, classes]"
         raise InputError(f"{path} does not say its number of classes: {remedy}")
     return facts

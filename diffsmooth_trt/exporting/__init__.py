@@ -1,4 +1,4 @@
-"""Checkpoints → engine files: `export_denoiser` and `export_classifier`. Needs the `export` extra (PyTorch, ONNX)."""
+"""Checkpoints → engine files: `export_denoiser`, `export_classifier` and `export_detector`. Needs the `export` extra (PyTorch, ONNX)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .result import ExportReport
 if TYPE_CHECKING:
     from .onnx_file import Writer
 
-__all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser"]
+__all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser", "export_detector"]
 
 PRECISIONS = ("fp32",)
 PACKAGE_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -156,3 +156,25 @@ def export_classifier(
 
     writer = _writer(checkpoint, out, precision, device, autotune)
     return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16, **writer)
+
+
+def export_detector(
+    checkpoint: Source,
+    out: Source,
+    *,
+    image_size: int = 32,
+    batch: int | None = None,
+    store_fp16: bool = False,
+    precision: str = "fp32",
+) -> ExportReport:
+    """Write the detector CNN of a joint model (Meinke et al. 2022) as ONNX: images in [0, 1] units → d `[B, 1]`.
+
+    `checkpoint` holds the detector, or a joint model with it under `detector.`; widths are read from it. The stored last layer w
+    becomes −exp(w). The rest is as in `export_denoiser`.
+    """
+    if _is_package(out):
+        raise InputError(f"--out {out} is a .pt2 package: interval bounds read a detector's ONNX graph, name an .onnx file")
+    _check(precision, batch, out, "cpu")
+    from .detector import detector_file
+
+    return detector_file(checkpoint, out, image_size, batch, store_fp16)

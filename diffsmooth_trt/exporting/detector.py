@@ -1,0 +1,64 @@
+"""The detector of a joint model → checked ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.facts import EngineFacts
+from ..errors import InputError
+from ..files import file_sha256
+from ..nets.detector import Detector, detector_for, detector_state
+from .check import ImageCheck
+from .checkpoints import load_into, load_state
+from .onnx_file import write_checked
+from .pipeline import Source, details_of, round_to_half
+from .result import ExportReport
+
+
+class EffectiveDetector(nn.Module):
+    """`Detector` with its last layer as the linear map that it is: weight −exp(w)."""
+
+    def __init__(self, source: Detector) -> None:
+        super().__init__()
+        with torch.no_grad():
+            last = nn.Linear(source.L5.in_features, 1)
+            last.weight.copy_(-source.L5.weight.exp())
+            last.bias.copy_(source.L5.bias)
+        self.layers = nn.Sequential(
+            source.C1, nn.ReLU(), source.C2, nn.ReLU(), source.C3, nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
+            source.L4, nn.ReLU(), last,
+        )  # fmt: skip
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        d: Tensor = self.layers(x)
+        return d
+
+
+def detector_file(
+    checkpoint: Source, out: Source, image_size: int, batch: int | None, store_fp16: bool
+) -> ExportReport:
+    """See `export_detector`."""
+    if not 4 <= image_size <= 4096:
+        raise InputError(f"image size must lie between 4 and 4096 pixels, got {image_size}")
+    state = detector_state(load_state(checkpoint))
+    net = detector_for(state, image_size)
+    load_into(net, state, f"checkpoint {checkpoint}")
+    if store_fp16:
+        round_to_half(net)
+    module = EffectiveDetector(net)
+    if store_fp16:
+        round_to_half(module)  # −exp of what was rounded; the check below compares with the same
+    shape = (3, image_size, image_size)
+    facts = EngineFacts(
+        role="detector",
+        input_shape=shape,
+        family="prood",
+        source_sha256=file_sha256(Path(checkpoint)),
+        details=details_of(checkpoint, store_fp16, widths=[len(layer.weight) for layer in (net.C1, net.C2, net.C3, net.L4)]),
+    )
+    source: nn.Module = module if store_fp16 else net.eval()
+    return write_checked(module, ImageCheck(source, shape, 0.12), facts, Path(out), batch, store_fp16)

@@ -1,0 +1,97 @@
+"""AUROC, AUPR and FPR at 95 % TPR, in-distribution positive, larger scores = more in-distribution; ties handled exactly.
+
+All three get worse when an out-of-distribution score grows or an in-distribution one falls. So upper bounds of the former
+and lower bounds of the latter give bounds of the metric that holds whatever lies behind them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import InputError
+
+Floats = NDArray[np.float64]
+TPR = 0.95
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What separates two sets of scores: `auroc` and `aupr` (larger is better), `fpr` at 95 % TPR (smaller is better)."""
+
+    auroc: float
+    aupr: float
+    fpr: float
+
+
+def check_scores(name: str, scores: ArrayLike) -> Floats:
+    """`scores` as float64 `[N]`; InputError where there are none, or NaN among them. Infinite ones are compared as such."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not values.size:
+        raise InputError(f"{name} has scores of shape {values.shape}, expected [N], N at least 1: give both kinds of images")
+    if np.isnan(values).any():
+        raise InputError(
+            f"{name} has NaN for {int(np.isnan(values).sum())} of {len(values)} scores: the model is not usable on them"
+        )
+    return values
+
+
+def curve(inside: ArrayLike, outside: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Thresholds descending, and the shares of in- and out-of-distribution scores at or above each, `[distinct]` each."""
+    first, second = check_scores("the in-distribution set", inside), check_scores("an out-of-distribution set", outside)
+    thresholds = np.unique(np.concatenate([first, second]))[::-1]
+
+    def share(values: Floats) -> Floats:
+        below = np.searchsorted(np.sort(values), thresholds, side="left")
+        return (len(values) - below) / len(values)
+
+    return thresholds, share(first), share(second)
+
+
+def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
+    """P(an in-distribution score exceeds an out-of-distribution one) + ½·P(they are equal), over all pairs."""
+    first, second = check_scores("the in-distribution set", inside), np.sort(check_scores("an OOD set", outside))
+    below, upto = (int(np.searchsorted(second, first, side=side).sum()) for side in ("left", "right"))
+    return (below + upto) / (2 * len(first) * len(second))
+
+
+def aupr(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Average precision: Σ (recall − recall before)·precision over the distinct thresholds, in-distribution positive."""
+    first, second = np.asarray(inside), np.asarray(outside)
+    _, tpr, fpr = curve(first, second)
+    hits, misses = tpr * len(first), fpr * len(second)
+    precision = hits / (hits + misses)
+    return float(np.sum(np.diff(tpr, prepend=0.0) * precision))
+
+
+def fpr_at_tpr(inside: ArrayLike, outside: ArrayLike, tpr: float = TPR) -> float:
+    """The share of out-of-distribution scores at or above the highest threshold that at least `tpr` of the others reach."""
+    _, reached, passed = curve(inside, outside)
+    return float(passed[int(np.argmax(reached >= tpr))])
+
+
+def threshold_at_tpr(inside: ArrayLike, tpr: float = TPR) -> float:
+    """The largest threshold that a share of at least `tpr` of the scores reaches."""
+    values = np.sort(check_scores("the in-distribution set", inside))[::-1]
+    shares = np.arange(1, len(values) + 1) / len(values)
+    return float(values[int(np.argmax(shares >= tpr))])
+
+
+def metrics(inside: ArrayLike, outside: ArrayLike) -> Metrics:
+    """All three. Raises InputError for an empty set or NaN."""
+    return Metrics(auroc(inside, outside), aupr(inside, outside), fpr_at_tpr(inside, outside))
+
+
+def labelled(scores: ArrayLike, labels: ArrayLike) -> Metrics:
+    """The metrics of scores `[N]` with labels `[N]`, 1 for in-distribution and 0 for out-of-distribution.
+
+    Raises InputError where the labels are of one class only, or are not 0 and 1.
+    """
+    values, kinds = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if kinds.shape != values.shape or not np.isin(kinds, (0, 1)).all():
+        raise InputError(f"labels must be 0 or 1, one a score, got {kinds.shape} for {values.shape} scores")
+    if len(np.unique(kinds)) < 2:
+        raise InputError("the labels are of one class only: metrics need in- (1) and out-of-distribution (0) scores")
+    return metrics(values[kinds == 1], values[kinds == 0])
