@@ -77,7 +77,8 @@ def classifier_id(method: Method) -> dict[str, Any]:
     return {**parts, "id": fingerprint(parts)}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a run records of the software and the machine it ran on."""
     return {
         "diffsmooth-trt": version("diffsmooth-trt"),
         "python": platform.python_version(),
@@ -124,7 +125,7 @@ def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
         named = {"engine": config.engine, "classifier": config.classifier, "data": config.data}
         files = {name: path if path is None else str(path) for name, path in named.items()}
-        found = {"versions": _versions(), "source": config.data.name, "files": files}
+        found = {"versions": versions(), "source": config.data.name, "files": files}
         return RunStore.create(config.out, {**described, **drawn, **found})
     store = RunStore.open(config.out, write=True)
     try:
@@ -254,7 +255,7 @@ def verify(
                 done = verify_votes(store, method, images, here, fraction=fraction, seed=seed, progress=shown)
         finally:
             method.close()
-        check_identity(store.meta, here["classifier"], _versions(), done)
+        check_identity(store.meta, here["classifier"], versions(), done)
     return done
 
 

@@ -3,11 +3,17 @@
     python export/zoo_detector.py --data CLEAN.parquet --more JPEG.parquet --test TEST.parquet --minutes 14 --out runs/detector.pt
 
 The network is ProoD's (Meinke et al. 2022) with widths 32, 64, 64, 64. Its loss is theirs: softplus(−d(x)) for CIFAR-10 images x
-plus softplus(d̄(z)) for outliers z, d̄ being the upper interval bound over the ℓ∞ ball of radius ε. ε grows from 0 to `--eps` between
-15 % and 60 % of the time; for a quarter of the outliers it stays 0, without which all features may die. Half of the images, on both sides, carry Gaussian noise of `--sigma`: smoothing shows the detector
-nothing else. Outliers are uniform noise of random contrast and smooth noise (other seeds than anything measured),
-plane-wave gratings, mosaics of flat cells, and training images whose Fourier phases are random. Of the generated sets
-that the benchmark measures, `lowfreq` and `permuted` are not among them. Weights are averaged (EMA).
+plus softplus(d̄(z)) for outliers z, d̄ being the upper interval bound over the ℓ∞ ball of radius ε. ε grows from 0 to `--eps`
+between 15 % and 60 % of the time; for a quarter of the outliers it stays 0, without which all features may die. Half of the
+images, on both sides, carry Gaussian noise of `--sigma`: smoothing shows the detector nothing else. Outliers are uniform noise of
+random contrast and smooth noise (other seeds than anything measured), plane-wave gratings, mosaics of flat cells, and training
+images whose Fourier phases are random. Of the generated sets that the benchmark measures, `lowfreq` and `permuted` are not among
+them. Weights are averaged (EMA).
+
+The shipped detector: seed 0, `--minutes 14`, 2095 steps on one Zen 4 core that other jobs used too. AUROC of d, clean, guaranteed
+at ε = 0.01 and with noise, on 500 CIFAR-10 test images and 500 outliers of the training families: minute 1 0.963, 0.226, 0.961;
+minute 5 0.984, 0.759, 0.983; minute 9 0.987, 0.939, 0.987; at the end 0.987, 0.949, 0.988. The whole curve:
+benchmarks/results/zoo/training-detector.jsonl.
 """
 
 from __future__ import annotations
@@ -130,11 +136,15 @@ def main() -> None:
         return x + level * torch.randn_like(x)
 
     def evaluate() -> dict[str, float]:
-        noise = [a.sigma * torch.randn(v.shape, generator=torch.Generator().manual_seed(1)) for v in (valid_in, valid_out)]
+        noise = [
+            a.sigma * torch.randn(v.shape, generator=torch.Generator().manual_seed(1)) for v in (valid_in, valid_out)
+        ]
         with torch.no_grad():
             inside, outside = (ema(v.float() / 255) for v in (valid_in, valid_out))
             noisy = [ema(v.float() / 255 + n) for v, n in zip((valid_in, valid_out), noise, strict=True)]
-            bound = upper(ema, (valid_out.float() / 255 - a.eps).clamp(0, 1), (valid_out.float() / 255 + a.eps).clamp(0, 1))
+            bound = upper(
+                ema, (valid_out.float() / 255 - a.eps).clamp(0, 1), (valid_out.float() / 255 + a.eps).clamp(0, 1)
+            )
         pairs = {"clean": (inside, outside), "guaranteed": (inside, bound), "noisy": (noisy[0], noisy[1])}
         found = {name: auroc(i[:, 0], o[:, 0]) for name, (i, o) in pairs.items()}
         return {**found, "p_in": float(inside.sigmoid().mean()), "p_out": float(bound.sigmoid().mean())}

@@ -1,6 +1,7 @@
 """Make the zoo's files from the trained checkpoints: half-precision state dicts, engine files, and 100 test images.
 
-    python export/zoo_files.py --denoiser runs/denoiser.pt --dds runs/dds.pt --diffsmooth runs/diffsmooth.pt --test TEST.parquet
+    python export/zoo_files.py --denoiser runs/denoiser.pt --dds runs/dds.pt --diffsmooth runs/diffsmooth.pt \
+        --detector runs/detector.pt --test TEST.parquet
 
 Every argument may be left out: what is given is made anew. State dicts go to export/zoo/, the rest into the package.
 """
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.exporting import export_classifier, export_denoiser
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, export_detector
 
 STATES = Path(__file__).parent / "zoo"
 ARCH = "resnet56"
@@ -36,6 +37,7 @@ def main() -> None:
     p.add_argument("--denoiser", type=Path)
     p.add_argument("--dds", type=Path)
     p.add_argument("--diffsmooth", type=Path)
+    p.add_argument("--detector", type=Path)
     p.add_argument("--test", type=Path)
     a = p.parse_args()
     if a.denoiser:
@@ -46,6 +48,9 @@ def main() -> None:
         if source:
             state = halved(source, target.with_suffix(".pt").name, "state_dict")
             print(export_classifier(ARCH, state, target, store_fp16=True))
+    if a.detector:
+        state = halved(a.detector, "detector.pt", "state_dict")
+        print(export_detector(state, zoo.DETECTOR, store_fp16=True))
     if a.test:
         pq.write_table(pq.read_table(a.test).slice(0, 100), zoo.IMAGES)
 

@@ -19,6 +19,7 @@ def add(commands: Commands) -> None:
     kinds = Commands(commands.add("export", text, "export denoiser --help"), "kind")
     _add_denoiser(kinds)
     _add_classifier(kinds)
+    _add_detector(kinds)
     compiled.add(kinds)
 
 
@@ -70,6 +71,20 @@ def _add_classifier(kinds: Commands) -> None:
     _add_common(classifier)
 
 
+def _add_detector(kinds: Commands) -> None:
+    text = "the detector CNN of a joint model (ProoD, DISTRO) as one ONNX file"
+    detector = kinds.add(
+        "detector", text, "export detector --checkpoint joint.pt --out detector.onnx", _export_detector
+    )
+    add = detector.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a detector's or joint model's state dict")
+    add("--out", type=Path, required=True, metavar="FILE.onnx", help="the engine file to write")
+    add("--image-size", type=int, default=32, metavar="N", help="size of the images (default: 32)")
+    add("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
+    text = "store the weights in half the bytes, compute as before"
+    add("--fp16-weights", action="store_true", dest="store_fp16", help=text)
+
+
 def _add_common(parser: Parser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a state dict (.pt, .th)")
     parser.add_argument(
@@ -102,6 +117,13 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
     from ..exporting import export_classifier
 
     show(export_classifier(**_given(arguments, "arch", "input_size", "mean", "std")))
+
+
+def _export_detector(arguments: argparse.Namespace) -> None:
+    from ..exporting import export_detector
+
+    names = ("checkpoint", "out", "image_size", "batch", "store_fp16")
+    show(export_detector(**{name: getattr(arguments, name) for name in names}))
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from ..errors import InputError
 from ..files import file_sha256
 from ..nets.detector import Detector, detector_for, detector_state
 from .check import ImageCheck
-from .checkpoints import load_into, load_state
+from .checkpoints import export_details, load_into, load_state, round_to_half
 from .onnx_file import write_checked
-from .pipeline import Source, details_of, round_to_half
 from .result import ExportReport
+
+Source = str | PathLike[str]
 
 
 class EffectiveDetector(nn.Module):
@@ -58,7 +60,9 @@ def detector_file(
         input_shape=shape,
         family="prood",
         source_sha256=file_sha256(Path(checkpoint)),
-        details=details_of(checkpoint, store_fp16, widths=[len(layer.weight) for layer in (net.C1, net.C2, net.C3, net.L4)]),
+        details=export_details(
+            checkpoint, store_fp16, widths=[len(layer.weight) for layer in (net.C1, net.C2, net.C3, net.L4)]
+        ),
     )
     source: nn.Module = module if store_fp16 else net.eval()
     return write_checked(module, ImageCheck(source, shape, 0.12), facts, Path(out), batch, store_fp16)

@@ -7,7 +7,7 @@ Philox's output cannot be told from random bits.
 
 from __future__ import annotations
 
-from .counters import DIFFUSION_CLASSIFIER, ESTIMATION, LOCAL, NOISE_VERSION, PREDICTION, SELECTION
+from .counters import DIFFUSION_CLASSIFIER, ESTIMATION, LOCAL, NOISE_VERSION, OOD, PREDICTION, SELECTION
 from .law import SIGMA_MAX, SIGMA_MIN, GridLaw, check_noise_level, grid_law
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ESTIMATION",
     "LOCAL",
     "NOISE_VERSION",
+    "OOD",
     "PREDICTION",
     "SELECTION",
     "SIGMA_MAX",

@@ -15,6 +15,9 @@ NOISE_VERSION = 1
 SELECTION = 0
 ESTIMATION = 1
 PREDICTION = 2
+# … of runs over several data sets, which number their rows alike: set i takes the phases OOD + 4i (selection), OOD + 4i + 1
+# (estimation) and OOD + 4i + 2 (noise that a score is averaged over) …
+OOD = 64
 # … and streams that are part of the classifier, under its own public seed.
 LOCAL = 16
 DIFFUSION_CLASSIFIER = 17

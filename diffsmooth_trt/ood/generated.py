@@ -85,7 +85,9 @@ def generate(kind: str, shape: tuple[int, int, int], seed: int, number: int, sou
     if kind == "lowfreq":
         return _lowfreq(shape, _words(kind, seed, number, 2 * WAVES * channels))
     if source is None or source.shape != shape:
-        raise InputError(f"permuted pixels need an image {shape} to permute, got {None if source is None else source.shape}")
+        raise InputError(
+            f"permuted pixels need an image {shape} to permute, got {None if source is None else source.shape}"
+        )
     order = np.argsort(_words(kind, seed, number, height * width), kind="stable")
     return source.reshape(-1, channels)[order].reshape(shape)
 

@@ -59,7 +59,9 @@ def _padded(x: Floats, pads: list[int]) -> Floats:
     return np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
 
 
-def _signed_products(product: Callable[[Floats, Floats], Floats], box: Box, weight: Floats, bias: Floats, terms: int, u: float) -> Box:
+def _signed_products(
+    product: Callable[[Floats, Floats], Floats], box: Box, weight: Floats, bias: Floats, terms: int, u: float
+) -> Box:
     """Bounds of product(x, weight) + bias: least inputs meet positive weights, greatest ones negative weights."""
     more, less = np.maximum(weight, 0), np.minimum(weight, 0)
     low = product(box.low, more) + product(box.high, less) + bias
@@ -92,7 +94,9 @@ def _average_pool(name: str, box: Box, attributes: Attributes, u: float) -> Box:
     kernel = tuple(attributes["kernel_shape"])
     pads = _check_pads(name, attributes)
     if len(kernel) != 2 or any(pads) or attributes.get("ceil_mode", 0):
-        raise InputError(f"node {name} (AveragePool) pads or is not two-dimensional: interval bounds take plain 2-d ones")
+        raise InputError(
+            f"node {name} (AveragePool) pads or is not two-dimensional: interval bounds take plain 2-d ones"
+        )
     strides = list(attributes.get("strides", [1, 1]))
 
     def mean(x: Floats) -> Floats:

@@ -30,7 +30,9 @@ def check_scores(name: str, scores: ArrayLike) -> Floats:
     """`scores` as float64 `[N]`; InputError where there are none, or NaN among them. Infinite ones are compared as such."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or not values.size:
-        raise InputError(f"{name} has scores of shape {values.shape}, expected [N], N at least 1: give both kinds of images")
+        raise InputError(
+            f"{name} has scores of shape {values.shape}, expected [N], N at least 1: give both kinds of images"
+        )
     if np.isnan(values).any():
         raise InputError(
             f"{name} has NaN for {int(np.isnan(values).sum())} of {len(values)} scores: the model is not usable on them"

@@ -66,7 +66,9 @@ class Score:
         Of softmax with K classes it is (K·max p − 1)/(K − 1); of reject 1 − p_reject. Raises InputError for energy.
         """
         if self.kind == "energy":
-            raise InputError("--score energy has no bounds, --kind certified needs one in [0, 1]: use softmax or reject")
+            raise InputError(
+                "--score energy has no bounds, --kind certified needs one in [0, 1]: use softmax or reject"
+            )
         score = self.of(logits, d)
         if self.kind == "reject":
             return np.asarray(np.clip(-np.expm1(-score), 0.0, 1.0))

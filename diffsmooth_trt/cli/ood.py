@@ -1,0 +1,140 @@
+"""ood: scores that tell in- from out-of-distribution images, and what of them is guaranteed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..engine import BACKENDS, PRECISIONS
+from ..ood.config import BUDGETS, KINDS, OodConfig, ood_field_names
+from ..ood.generated import KINDS as GENERATED
+from ..ood.generated import PREFIX
+from ..ood.scores import KINDS as SCORES
+from .options import Commands, Parser, numbers
+
+if TYPE_CHECKING:
+    from ..ood.store import OodStore
+
+
+def add(commands: Commands) -> None:
+    """ood and its options."""
+    text = "tell in- from out-of-distribution images: AUROC, AUPR, FPR; clean, guaranteed, certified or attacked"
+    example = (
+        "ood --classifier classifier.onnx --engine denoiser-0.12.onnx --detector detector.onnx --in-data cifar10-test.parquet "
+        "--out-data svhn.parquet generated:smooth --kind certified --max 100 --out ood.jsonl"
+    )
+    parser = commands.add("ood", text, example, _ood)
+    _add_files(parser)
+    _add_kinds(parser)
+    _add_smoothing(parser)
+    _add_machine(parser)
+
+
+def _add_files(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--classifier", type=Path, required=True, metavar="FILE", help="classifier engine, .onnx")
+    add("--engine", type=Path, metavar="FILE", help="denoiser in front of the classifier, .onnx")
+    add("--detector", type=Path, metavar="FILE", help="detector engine, .onnx: makes a joint model")
+    add("--in-data", type=Path, required=True, metavar="PATH", help="in-distribution images")
+    generated = ", ".join(PREFIX + kind for kind in GENERATED)
+    add("--out-data", nargs="+", required=True, metavar="PATH", help=f"others: data sets, or {generated}")
+    add("--seed", type=int, default=OodConfig.seed, metavar="N", help="of generated sets and attacks (default: 0)")
+    add("--skip", type=int, default=1, metavar="K", help="take every K-th image")
+    add("--max", type=int, metavar="N", help="take at most N images of each set")
+    add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
+    add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
+    add("--quantise", action="store_true", help="round float images to the 8-bit grid instead of refusing them")
+    add("--out", type=Path, required=True, metavar="RUN.jsonl", help="the file of records to make")
+    add("--resume", action="store_true", help="go on with --out")
+    add("--json", type=Path, metavar="FILE", help="also write all metrics as JSON")
+    add(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="also draw histograms, ROC and AUROC against radius: .png, .svg or .pdf",
+    )
+
+
+def _add_kinds(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--kind", choices=KINDS, default=OodConfig.kind, help="default: clean")
+    add(
+        "--score",
+        choices=SCORES,
+        default=OodConfig.score,
+        help="default: softmax; distro-l2: published, bounds nothing",
+    )
+    add("--temperature", type=float, default=OodConfig.temperature, metavar="T", help="of energy (default: 1)")
+    add(
+        "--epsilon",
+        type=float,
+        default=OodConfig.epsilon,
+        metavar="E",
+        help="ℓ∞ radius of guaranteed and adversarial (default: 0.01)",
+    )
+    add("--budget", choices=BUDGETS, default=OodConfig.budget, help="of the attacks (default: small, for CPUs)")
+    text = "noises in front of the denoiser that a score is averaged over, 0 for none; not for certified (default: 1)"
+    add("--draws", type=int, default=OodConfig.draws, metavar="N", help=text)
+    add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
+
+
+def _add_smoothing(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--n", type=int, default=OodConfig.n, help="certified: the most samples an image may take (default: 10000)")
+    add("--n0", type=int, default=OodConfig.n0, help="distro-l2: samples that select the class (default: 100)")
+    add("--alpha", type=float, default=OodConfig.alpha, help="failure probability an image (default: 0.001)")
+    add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
+    text = "stop an image when its bound is this close to the estimate; 0: never before --n (default: 0.05)"
+    add("--tolerance", type=float, default=OodConfig.tolerance, metavar="X", help=text)
+    text = "ℓ2 radius at which out-of-distribution images have to be told apart before they may stop (default: 0.25)"
+    add("--radius", type=float, default=OodConfig.radius, metavar="R", help=text)
+    text = "smoothed confidence below which they are; what 95 %% of the in-distribution images reach where left out"
+    add("--threshold", type=float, metavar="H", help=text)
+    text = "detector's probability up to which the denoiser is spared (default: 1/256; 0: never)"
+    add("--gate", type=float, default=OodConfig.gate, metavar="P", help=text)
+    add(
+        "--radii",
+        type=numbers,
+        default=OodConfig.radii,
+        metavar="R,R,…",
+        help="ℓ2 radii of the tables (default: 0,0.25,…,2)",
+    )
+
+
+def _add_machine(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--batch", type=int, default=OodConfig.batch, metavar="B", help="rows an engine call (default: 64)")
+    add("--backend", choices=tuple(BACKENDS), help="default: openvino where installed, else onnxruntime")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="default: bf16 where the CPU has it (OpenVINO), else fp32; detectors: fp32",
+    )
+    add("--device", default="cpu", help="default: cpu")
+    add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+
+
+def _ood(arguments: argparse.Namespace) -> None:
+    from ..files import write_atomically
+    from ..ood.figures import write_figure
+    from ..ood.report import as_json, text_report
+    from ..ood.run import run
+    from ..report.progress import ProgressBar
+
+    config = OodConfig(**{name: value for name, value in vars(arguments).items() if name in ood_field_names()})
+    with ProgressBar(f"ood {config.kind}") as progress, run(config, progress) as store:
+        _warn(store)
+        print(text_report(store, config.radii))
+        if config.json is not None:
+            write_atomically(config.json, json.dumps(as_json(store, config.radii), indent=1, sort_keys=True) + "\n")
+        if config.figure is not None:
+            write_figure(config.figure, store, config.radii)
+
+
+def _warn(store: OodStore) -> None:
+    for note in store.meta["notes"]:
+        print(f"diffsmooth-trt: warning: {note}", file=sys.stderr)

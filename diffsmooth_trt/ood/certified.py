@@ -1,0 +1,258 @@
+"""The certified kind: smoothed confidences, bounded by draws, with bounds that hold for every point within an ℓ2 radius.
+
+h(x) = E[u(x + δ)], u the confidence in [0, 1] (`Score.confidence`). Of an in-distribution image what is bounded is h from below, of
+an out-of-distribution one h from above; α is for that side alone. The side is turned so that what is counted is always bounded
+from above: u itself or 1 − u.
+
+**The gate.** Of a joint model, u = p_in·(classifier's confidence) ≤ p_in. Where the detector alone says p_in ≤ gate, the denoiser and the
+classifier are not run: an upper bound counts p_in instead of u, a lower one 0. Both are bounds of the same model's h, as sound as before.
+
+**distro-l2** (Franco et al. 2023): the mean confidence plus √(2/π)·R, R the certified radius of the class; 0 where R is below the radius
+asked for. It bounds nothing; it is for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, ndtr, ndtri
+
+from ..certify.batch import Span, fill, flat_pixels, packed
+from ..certify.bounds import certificate
+from ..certify.plan import BLOCK, Block
+from ..certify.runner import Progress
+from ..certify.sequential import looks
+from ..data import Image
+from ..errors import InputError
+from ..noise import OOD
+from .bounds import (
+    BINS,
+    Floats,
+    bin_values,
+    complement_lower,
+    edge_mean,
+    mean_upper,
+    with_total_variation,
+)
+from .config import OodConfig
+from .metrics import TPR, threshold_at_tpr
+from .model import Model, Singles
+from .sets import DataSet, pixel_digest
+from .store import OodStore, Record
+
+GROUP = 64  # images in work at once
+
+
+def phase_of(number: int, part: int) -> int:
+    """The phase word of set `number`: part 0 selects a class, 1 estimates, 2 is for noise that a score is averaged over."""
+    return OOD + 4 * number + part
+
+
+@dataclass
+class Task:
+    """One image in work: what was counted so far, and of which draw the next one is."""
+
+    image: Image
+    pixels: NDArray[np.uint8]
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    votes: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # selection, estimation
+    drawn: int = 0
+    selected: bool = True
+
+
+def level(meta: Record) -> float:
+    """α of one image."""
+    alpha, images = float(meta["config"]["alpha"]), sum(entry["images"] for entry in meta["sets"])
+    return float(np.nextafter(alpha / images, 0)) if meta["config"]["family_wise"] else alpha
+
+
+def dense(record: Record) -> NDArray[np.int64]:
+    """A record's counts int64 `[BINS]`."""
+    counts = np.zeros(BINS, np.int64)
+    counts[np.array(record["bins"], dtype=np.int64)] = record["counts"]
+    return counts
+
+
+def bound_of(record: Record, meta: Record) -> float:
+    """The bound of h that a record proves: from below for set 0, from above for the others."""
+    raised = with_total_variation(mean_upper(dense(record), level(meta)), float(meta["total_variation"]))
+    return raised if record["set"] else complement_lower(raised)
+
+
+def estimate_of(record: Record) -> float:
+    """The mean confidence of the draws (of bin edges: up to 0.8 % off)."""
+    mean = edge_mean(dense(record))
+    return mean if record["set"] else 1 - mean
+
+
+def radius_of(record: Record, meta: Record) -> float:
+    """The ℓ2 radius within which the smoothed class cannot change (Cohen et al. 2019), of a run with distro-l2."""
+    selection, estimation = (np.array(votes, dtype=np.int64) for votes in record["votes"])
+    sigma, distance = float(meta["classifier"]["sigma"]), float(meta["total_variation"])
+    return certificate(selection, estimation, level(meta), sigma, distance).radius
+
+
+class Certifier:
+    """Draws what each image needs, and records the counts. Noise, counts and when to stop depend on key and image alone."""
+
+    def __init__(self, model: Model, config: OodConfig, store: OodStore, progress: Progress) -> None:
+        if model.law is None:
+            raise InputError("--sigma is missing: smoothing needs a noise level in image units")
+        self.model, self.config, self.store, self.progress, self.law = model, config, store, progress, model.law
+        self.key = int(store.meta["key"], 16)
+        self.alpha = level(store.meta)
+        self.voting = model.score.kind == "distro-l2"
+        self.gate = config.gate if model.detector is not None and not self.voting else 0.0
+        self.noisy = np.empty((model.batch, *model.input_shape), np.float32)
+        self.looks = looks(config.n) if config.tolerance else tuple(range(BLOCK, config.n, BLOCK))
+        self.threshold = 0.0
+        self._pending: list[tuple[Singles, float, int]] = []  # rows that the gate let through: noisy image, d, image
+
+    def run(self, sets: Sequence[DataSet]) -> None:
+        """Finish every image of every set, the in-distribution one first: it says what the others have to stay below."""
+        done = len(self.store.records)
+        self.progress.start(sum(map(len, sets)), done, None, sum(r["n"] for r in self.store.records.values()))
+        for number, data in enumerate(sets):
+            if number == 1 and self.config.tolerance:
+                self.threshold = self._threshold()
+            self._run_set(number, data)
+
+    def _threshold(self) -> float:
+        if self.config.threshold is not None:
+            return self.config.threshold
+        return threshold_at_tpr([bound_of(record, self.store.meta) for record in self.store.of_set(0)], TPR)
+
+    def _run_set(self, number: int, data: DataSet) -> None:
+        waiting = (image for image in data.images if (number, image.index) not in self.store.records)
+        active: list[Task] = []
+        while True:
+            active += [self._task(image) for image in islice(waiting, GROUP - len(active))]
+            if not active:
+                return
+            rows = self._round(number, active)
+            finished = [task for task in active if task.drawn and self._stops(number, task)]
+            for task in finished:
+                self.store.add(self._record(number, task))
+            active = [task for task in active if not any(task is other for other in finished)]
+            self.progress.update(rows, len(finished))
+
+    def _task(self, image: Image) -> Task:
+        task = Task(image, flat_pixels(image))
+        if self.voting:
+            task.votes = (np.zeros(self.model.classes, np.int64), np.zeros(self.model.classes, np.int64))
+            task.selected = False
+        return task
+
+    def _next(self, task: Task) -> int:
+        """How many draws the task has after the next block."""
+        return next((stop for stop in self.looks if stop > task.drawn), self.config.n)
+
+    def _round(self, number: int, active: list[Task]) -> int:
+        """Draw the next block of each task; how many rows that were."""
+        work = []
+        for task in active:
+            if task.selected:
+                start, stop, part = task.drawn, self._next(task), 1
+            else:
+                start, stop, part = 0, self.config.n0, 0
+            work.append((Block(task.image.index, phase_of(number, part), start, stop), task.pixels))
+        owners = {block.image: task for (block, _), task in zip(work, active, strict=True)}
+        values: dict[int, list[Floats]] = {block.image: [] for block, _ in work}
+        for spans in packed(work, self.model.batch):
+            fill(self.law, self.key, spans, self.noisy)
+            for image, found in self._measured(spans, owners, number):
+                values[image].append(found)
+        while self._pending:
+            for image, found in self._flush(number):
+                values[image].append(found)
+        for (block, _), task in zip(work, active, strict=True):
+            if task.selected:
+                task.drawn = block.stop
+                task.counts += np.bincount(bin_values(np.concatenate(values[block.image])), minlength=BINS)
+            task.selected = True
+        return sum(block.stop - block.start for block, _ in work)
+
+    def _sided(self, confidence: Floats, number: int) -> Floats:
+        """What is counted: the confidence, or for the in-distribution set 1 minus it, rounded up."""
+        return confidence if number else np.minimum(np.nextafter(1 - confidence, 2.0), 1.0)
+
+    def _measured(self, spans: Sequence[Span], owners: dict[int, Task], number: int) -> Iterator[tuple[int, Floats]]:
+        """The counted values of a filled batch by image; those that the gate lets through may come later."""
+        used = spans[-1].high
+        images = np.concatenate([np.full(span.high - span.low, span.block.image) for span in spans])
+        d = self.model.distances(self.noisy)
+        if self.gate and d is not None:
+            inside = expit(d[:used].astype(np.float64))
+            settled = inside <= self.gate
+            counted = inside if number else np.zeros(used)  # 1 − u is at most 1 where u ≥ 0 is all that is known
+            yield from _grouped(images[settled], self._sided(counted[settled], number))
+            through = np.flatnonzero(~settled)
+            self._pending += [(self.noisy[row].copy(), float(d[row]), int(images[row])) for row in through]
+            while len(self._pending) >= self.model.batch:
+                yield from self._flush(number)
+            return
+        logits = self.model.logits(self.noisy)
+        if self.voting:
+            self._vote(spans, owners, logits, d)
+        yield from _grouped(images, self._sided(self.model.score.confidence(logits, d)[:used], number))
+
+    def _flush(self, number: int) -> Iterator[tuple[int, Floats]]:
+        """Run up to a batch of the rows that the gate let through."""
+        taken, self._pending = self._pending[: self.model.batch], self._pending[self.model.batch :]
+        order = np.minimum(np.arange(self.model.batch), len(taken) - 1)
+        logits = self.model.logits(np.stack([taken[i][0] for i in order]))
+        d = np.array([taken[i][1] for i in order], np.float32)
+        confidence = self.model.score.confidence(logits, d)[: len(taken)]
+        yield from _grouped(np.array([image for _, _, image in taken]), self._sided(confidence, number))
+
+    def _vote(self, spans: Sequence[Span], owners: dict[int, Task], logits: Singles, d: Singles | None) -> None:
+        """Count classes; those of a joint model are its classifier's, whose probabilities it orders alike."""
+        labels = logits.argmax(axis=1)
+        for span in spans:
+            votes = owners[span.block.image].votes
+            if votes is not None:
+                part = votes[1 if owners[span.block.image].selected else 0]
+                part += np.bincount(labels[span.low : span.high], minlength=len(part))
+
+    def _stops(self, number: int, task: Task) -> bool:
+        """Whether a task is finished: at n, or where more draws would hardly matter (a guess; the bound is right anyway).
+
+        In-distribution: the mean is at most `tolerance` above its bound. Out-of-distribution, with both moved to the radius of
+        interest: the bound is below what 95 % of the in-distribution images reach, or at most `tolerance` above the mean.
+        """
+        if task.drawn >= self.config.n:
+            return True
+        if not self.config.tolerance:
+            return False
+        bound, mean = mean_upper(task.counts, self.alpha), edge_mean(task.counts)
+        if not number:
+            return bound - mean <= self.config.tolerance
+        shift = self.config.radius / float(self.model.sigma or 1)
+        moved, centre = (float(ndtr(ndtri(value) + shift)) for value in (bound, mean))
+        return moved < self.threshold or moved - centre <= self.config.tolerance
+
+    def _record(self, number: int, task: Task) -> Record:
+        used = np.flatnonzero(task.counts)
+        record: dict[str, Any] = {
+            "set": number,
+            "row": task.image.index,
+            "label": task.image.label,
+            "sha256": pixel_digest(task.image),
+            "n": task.drawn,
+            "bins": used.tolist(),
+            "counts": task.counts[used].tolist(),
+        }
+        if task.votes is not None:
+            record["votes"] = [votes.tolist() for votes in task.votes]
+        return record
+
+
+def _grouped(images: NDArray[Any], values: Floats) -> Iterator[tuple[int, Floats]]:
+    """The values of each image."""
+    for image in np.unique(images):
+        yield int(image), values[images == image]

@@ -1,0 +1,175 @@
+"""The configuration of an out-of-distribution run: frozen, validated at the edge."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..certify.sequential import FIRST_LOOK
+from ..config import parse_key
+from ..errors import InputError
+from ..files import check_outputs
+from ..noise import check_noise_level
+from .bounds import MAX_DRAWS
+from .generated import KINDS as GENERATED
+from .generated import PREFIX
+from .scores import Score
+
+KINDS = ("clean", "guaranteed", "certified", "adversarial")
+BUDGETS = ("small", "published")
+RADII = tuple(0.25 * step for step in range(9))
+GATE = 1 / 256
+# What decides a run's records besides the files, by kind.
+_EVERY = ("kind", "score", "temperature", "skip", "max", "resize", "crop", "quantise", "seed")
+_BY_KIND = {
+    "clean": ("draws",),
+    "guaranteed": ("draws", "epsilon"),
+    "adversarial": ("draws", "epsilon", "budget"),
+    "certified": ("n0", "n", "alpha", "family_wise", "tolerance", "radius", "threshold", "gate"),
+}
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"--{name} must be an integer of {low} to {high}, got {value}")
+
+
+def _number(name: str, value: float, low: float, high: float, remedy: str) -> None:
+    """InputError unless low < value < high."""
+    if not (math.isfinite(value) and low < value < high):
+        raise InputError(f"--{name} must lie between {low:g} and {high:g}, got {value}: {remedy}")
+
+
+@dataclass(frozen=True)
+class OodConfig:
+    """Everything that an out-of-distribution run is asked for; names are the command line's.
+
+    `classifier` is an engine file; `engine`, where given, the denoiser in front of it, and `detector` that of a joint model.
+    `out_data` are data sets or `generated:KIND`. `epsilon` is ℓ∞, `radii` and `radius` ℓ2, all in image units. Raises InputError
+    on construction for values that cannot be.
+    """
+
+    classifier: Path
+    in_data: Path
+    out_data: tuple[str, ...]
+    out: Path
+    engine: Path | None = None
+    detector: Path | None = None
+    kind: str = "clean"
+    score: str = "softmax"
+    temperature: float = 1.0
+    sigma: float | None = None
+    epsilon: float = 0.01
+    budget: str = "small"
+    draws: int = 1
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+    family_wise: bool = False
+    tolerance: float = 0.05
+    radius: float = 0.25
+    threshold: float | None = None
+    gate: float = GATE
+    radii: tuple[float, ...] = RADII
+    seed: int = 0
+    skip: int = 1
+    max: int | None = None
+    resize: int | None = None
+    crop: int | None = None
+    quantise: bool = False
+    batch: int = 64
+    backend: str | None = None
+    device: str = "cpu"
+    precision: str | None = None
+    threads: int | None = None
+    key: str | None = None
+    resume: bool = False
+    json: Path | None = None
+    figure: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("classifier", "in_data", "out", "engine", "detector", "json", "figure"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        given = (self.out_data,) if isinstance(self.out_data, str | Path) else self.out_data
+        object.__setattr__(self, "out_data", tuple(str(name) for name in given))
+        if self.kind not in KINDS:
+            raise InputError(f"--kind {self.kind!r} is unknown: use one of {', '.join(KINDS)}")
+        if self.budget not in BUDGETS:
+            raise InputError(f"--budget {self.budget!r} is unknown: use one of {', '.join(BUDGETS)}")
+        self._check_score()
+        self._check_numbers()
+        self._check_sets()
+        if self.key is not None:
+            parse_key(self.key)
+        inputs: dict[str, Path | None] = {"--classifier": self.classifier, "--engine": self.engine}
+        inputs |= {"--detector": self.detector, "--in-data": self.in_data}
+        inputs |= {f"--out-data {name}": Path(name) for name in self.out_data if not name.startswith(PREFIX)}
+        check_outputs({"--out": self.out, "--json": self.json, "--figure": self.figure}, inputs)
+
+    @property
+    def scored(self) -> Score:
+        """The score."""
+        return Score(self.score, self.temperature)
+
+    def _check_score(self) -> None:
+        score = self.scored
+        if score.kind == "distro-l2" and self.kind != "certified":
+            raise InputError(f"--score distro-l2 is for --kind certified, got {self.kind}: use softmax")
+        if score.kind == "energy" and self.kind == "certified":
+            raise InputError("--score energy is unbounded, --kind certified needs one in [0, 1]: use softmax or reject")
+        if self.detector is not None and score.kind in ("energy", "reject"):
+            raise InputError(f"--score {score.kind} is a classifier's own, --detector makes a joint model: use softmax")
+        if score.kind == "distro-l2" and self.tolerance:
+            object.__setattr__(self, "tolerance", 0.0)  # its radius is for a number of draws chosen beforehand
+        if self.kind == "certified" and self.engine is None and self.sigma is None:
+            raise InputError(
+                "--sigma is needed by --kind certified without --engine: a classifier does not say its own"
+            )
+
+    def _check_numbers(self) -> None:
+        for name, high in (("skip", 2**62), ("max", 2**62), ("batch", 2**16), ("threads", 4096)):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 1, high)
+        _integer("draws", self.draws, 0, 10**6)
+        _integer("n0", self.n0, 1, MAX_DRAWS)
+        _integer("n", self.n, FIRST_LOOK, MAX_DRAWS)
+        _integer("seed", self.seed, 0, 2**128 - 1)
+        _number("alpha", self.alpha, 0, 1, "0.001 is usual")
+        _number("epsilon", self.epsilon, 0, 1, "ℓ∞ distance in [0, 1] image units, 0.01 is usual")
+        _number("radius", self.radius, 0, math.inf, "give an ℓ2 radius in image units")
+        if self.sigma is not None:
+            check_noise_level("sigma", self.sigma)
+        for name, low in (("tolerance", 0), ("gate", 0)):
+            if getattr(self, name) != low:
+                _number(name, getattr(self, name), 0, 1, "0 turns it off")
+        if self.threshold is not None:
+            _number("threshold", self.threshold, 0, 1, "a smoothed confidence")
+        radii = tuple(float(r) for r in (self.radii if isinstance(self.radii, Iterable) else (self.radii,)))
+        wrong = [r for r in radii if not (math.isfinite(r) and r >= 0)]
+        if wrong or not radii:
+            raise InputError(f"--radii must be 0 or more, got {wrong[0] if wrong else 'none'}: ℓ2 radii in image units")
+        object.__setattr__(self, "radii", tuple(sorted(set(radii))))
+
+    def _check_sets(self) -> None:
+        if not self.out_data:
+            raise InputError("--out-data is empty: give at least one out-of-distribution set")
+        for name in self.out_data:
+            if self.out_data.count(name) > 1:
+                raise InputError(f"--out-data has {name} more than once: give each set once")
+            if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in GENERATED:
+                raise InputError(f"--out-data {name} is unknown: use one of {', '.join(PREFIX + k for k in GENERATED)}")
+
+    def recorded(self) -> dict[str, Any]:
+        """The part that decides the records, as JSON values: what a resumed run must agree with."""
+        return {name: getattr(self, name) for name in (*_EVERY, *_BY_KIND[self.kind])}
+
+
+def ood_field_names() -> list[str]:
+    """The names of OodConfig's fields."""
+    return [field.name for field in dataclasses.fields(OodConfig)]

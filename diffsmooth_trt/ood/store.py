@@ -1,0 +1,111 @@
+"""A run's file: JSON lines. The first describes the run, every further one is what is known of one image.
+
+Lines are only ever appended, and put on disk about every second. A kill loses what came after; a last line that was cut short is
+dropped when the run goes on. Everything that reports say is derived from the lines again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+from ..errors import InputError, StoreError
+from ..files import write_atomically
+
+FORMAT = 1
+KIND = "diffsmooth-trt ood"
+SYNC_SECONDS = 1.0
+Record = dict[str, Any]
+
+
+class OodStore:
+    """`meta` is the first line, `records` the others by (set, row). Use as a context manager."""
+
+    def __init__(
+        self, path: Path, meta: Record, records: dict[tuple[int, int], Record], file: IO[bytes] | None
+    ) -> None:
+        self.path, self.meta, self.records, self._file = path, meta, records, file
+        self._synced = time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, meta: Mapping[str, Any]) -> Self:
+        """A new file with its first line; raises StoreError where that cannot be written."""
+        described = {"file": KIND, "format": FORMAT, **meta}
+        write_atomically(path, json.dumps(described, sort_keys=True) + "\n")
+        return cls.open(path, write=True)
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Self:
+        """Read a run's file; with `write` cut off an unfinished last line and append. Raises InputError for any other file."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): give a run of `diffsmooth-trt ood`") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            meta = lines[0]
+            if meta["file"] != KIND:
+                raise KeyError(meta["file"])
+            records = {(int(line["set"]), int(line["row"])): line for line in lines[1:]}
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise InputError(
+                f"{path} is not a run of `diffsmooth-trt ood`, or damaged: give another, or start anew"
+            ) from None
+        if meta["format"] != FORMAT:
+            raise InputError(
+                f"{path} has format {meta['format']}, this version reads {FORMAT}: use the version that made it"
+            )
+        file = None
+        if write:
+            try:
+                file = path.open("r+b")
+                file.truncate(len(whole))
+                file.seek(len(whole))
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+        return cls(path, meta, records, file)
+
+    def add(self, record: Record) -> None:
+        """Append what is known of one image."""
+        if self._file is None:
+            raise StoreError(f"{self.path} is open for reading only")
+        try:
+            self._file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self.sync()
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written ({error.strerror}): free space, then --resume") from None
+        self.records[record["set"], record["row"]] = record
+
+    def sync(self) -> None:
+        """Put all lines on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def of_set(self, number: int) -> list[Record]:
+        """The records of one set, by row."""
+        return [record for (which, _), record in sorted(self.records.items()) if which == number]
+
+    def finished(self) -> bool:
+        """Whether every image has its record."""
+        return all(len(self.of_set(number)) == entry["images"] for number, entry in enumerate(self.meta["sets"]))
+
+    def close(self) -> None:
+        """Put all lines on disk and close the file."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
