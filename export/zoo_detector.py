@@ -53,12 +53,12 @@ def gratings(rng: np.random.Generator, count: int) -> Pixels:
     low, high = out.min((1, 2), keepdims=True), out.max((1, 2), keepdims=True)
     share = ((out - low) / (high - low))[..., None]
     first, second = rng.random((2, count, 1, 1, 3))
-    return np.rint(255 * (first + (second - first) * share)).astype(np.uint8)
+    return np.asarray(np.rint(255 * (first + (second - first) * share)), dtype=np.uint8)
 
 
 def mosaics(rng: np.random.Generator, count: int) -> Pixels:
     """Voronoi cells of 4 to 60 random points, a random colour each."""
-    grid = np.stack(np.mgrid[:32, :32], -1).reshape(-1, 1, 2)
+    grid = np.stack([*np.mgrid[:32, :32]], -1).reshape(-1, 1, 2)
     out = np.empty((count, 32, 32, 3), np.uint8)
     for image in out:
         points = 32 * rng.random((rng.integers(4, 61), 2))
@@ -72,17 +72,24 @@ def scrambled(rng: np.random.Generator, images: Pixels) -> Pixels:
     spectrum = np.fft.fft2(images.astype(np.float64), axes=(1, 2))
     phases = np.fft.fft2(rng.random((len(images), 32, 32, 1)), axes=(1, 2))
     phases[:, 0, 0] = 1
-    return np.rint(np.fft.ifft2(spectrum * phases / np.abs(phases), axes=(1, 2)).real.clip(0, 255)).astype(np.uint8)
+    back = np.fft.ifft2(spectrum * phases / np.abs(phases), axes=(1, 2)).real
+    return np.asarray(np.rint(back.clip(0, 255)), dtype=np.uint8)
 
 
 def outliers(rng: np.random.Generator, images: Pixels, each: int, seed: int) -> Tensor:
     """`each` images of every family, uint8 `[N, 3, 32, 32]`."""
     noise = np.stack([generate("uniform", SHAPE, seed, i) for i in range(each)]).astype(np.float64)
     contrast, centre = 0.3 + 0.7 * rng.random((each, 1, 1, 1)), 255 * rng.random((each, 1, 1, 3))
-    noise = (contrast * noise + (1 - contrast) * centre).round().astype(np.uint8)
+    noise = np.rint(contrast * noise + (1 - contrast) * centre)
     smooth = np.stack([generate("smooth", SHAPE, seed, i) for i in range(each)])
     chosen = images[rng.choice(len(images), each, replace=False)]
-    parts = [noise, smooth, gratings(rng, each), mosaics(rng, each), scrambled(rng, chosen)]
+    parts: list[Pixels] = [
+        noise.astype(np.uint8),
+        smooth,
+        gratings(rng, each),
+        mosaics(rng, each),
+        scrambled(rng, chosen),
+    ]
     return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -133,7 +140,8 @@ def main() -> None:
 
     def noised(x: Tensor) -> Tensor:
         level = a.sigma * (torch.rand(len(x), 1, 1, 1) < 0.5)
-        return x + level * torch.randn_like(x)
+        noisy: Tensor = x + level * torch.randn_like(x)
+        return noisy
 
     def evaluate() -> dict[str, float]:
         noise = [

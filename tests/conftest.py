@@ -55,6 +55,12 @@ def save_graph(
 
 
 @pytest.fixture(scope="session")
+def write_graph() -> EngineMaker:
+    """`save_graph`, for the fixtures of folders below."""
+    return save_graph
+
+
+@pytest.fixture(scope="session")
 def linear_classifier(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
     """`make(weights [classes, d], bias [classes], …)`: logits = W·x + b, a half-space for two classes."""
 

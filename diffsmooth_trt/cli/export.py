@@ -59,7 +59,9 @@ def _add_classifier(kinds: Commands) -> None:
     example = "export classifier --arch resnet20 --checkpoint resnet20.th --out classifier.onnx"
     text = "a classifier with its resize and normalisation as one ONNX file"
     classifier = kinds.add("classifier", text, example, _export_classifier)
-    classifier.add_argument("--arch", required=True, help="resnet20…110 or cifar_resnet20…110")
+    classifier.add_argument(
+        "--arch", required=True, help="resnet20…110, cifar_resnet20…110, resnet18_ood or densenet100"
+    )
     classifier.add_argument(
         "--image-size", type=int, default=32, metavar="N", help="size of the incoming images (default: 32)"
     )

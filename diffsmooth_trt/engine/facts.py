@@ -25,10 +25,10 @@ class EngineFacts:
     """Facts of one engine file.
 
     `role` is "denoiser" (`[B, C, H, W]` in [0, 1] → the same), "classifier" (→ logits `[B, classes]`), "detector" (→ d
-    `[B, 1]`, larger = more in-distribution) or "conditional" (images `[B, C, H, W]` in [-1, 1], noise levels `[B]` in the same units and labels `[B]` → images); `input_shape` is
-    (C, H, W); `classes` counts real classes only; `sigma` is the noise level in image units that a denoiser was folded
-    for, `timestep` the schedule's t*; `precision` that of the graph; `source_sha256` that of the checkpoint; `details`
-    anything else, for a conditional denoiser with `null_class`.
+    `[B, 1]`, larger = more in-distribution) or "conditional" (images `[B, C, H, W]` in [-1, 1], noise levels `[B]` in the same
+    units and labels `[B]` → images); `input_shape` is (C, H, W); `classes` counts real classes only; `sigma` is the noise level
+    in image units that a denoiser was folded for, `timestep` the schedule's t*; `precision` that of the graph; `source_sha256`
+    that of the checkpoint; `details` anything else, for a conditional denoiser with `null_class`.
     """
 
     role: str

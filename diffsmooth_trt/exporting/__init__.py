@@ -1,4 +1,6 @@
-"""Checkpoints → engine files: `export_denoiser`, `export_classifier` and `export_detector`. Needs the `export` extra (PyTorch, ONNX)."""
+"""Checkpoints → engine files: `export_denoiser`, `export_classifier` and `export_detector`. Needs the `export` extra (PyTorch,
+ONNX).
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..engine.facts import EngineFacts
 from ..errors import InputError
 from ..files import file_sha256
+from ..nets.detector import base_state
 from ..nets.resnet import Triple, classifier_from_arch
 from .check import ImageCheck
 from .checkpoints import export_details, load_into, load_state, round_to_half
@@ -96,7 +97,7 @@ def classifier_file(
             raise InputError(f"{name} must lie between 4 and 4096 pixels, got {size}")
     known = classifier_from_arch(arch)
     mean, std = _triple("--mean", mean, known.mean, False), _triple("--std", std, known.std, True)
-    state = load_state(checkpoint)
+    state = base_state(load_state(checkpoint))
     weight = state.get(f"{known.head}.weight")
     if weight is not None and weight.dim() == 2 and weight.shape[0] != known.classes:
         known = classifier_from_arch(arch, weight.shape[0])

@@ -89,9 +89,15 @@ class ClassifierArch:
 
 
 def classifier_from_arch(name: str, classes: int = 10) -> ClassifierArch:
-    """The network called `name` (one of `ARCHS`) with `classes` outputs; InputError names the known ones."""
+    """The network called `name` (one of `ARCHS` or `cifar_ood.OOD_ARCHS`) with `classes` outputs; InputError names the known
+    ones.
+    """
+    from .cifar_ood import OOD_ARCHS, ood_classifier
+
+    if name in OOD_ARCHS:
+        return ood_classifier(name, classes)
     if name not in ARCHS:
-        raise InputError(f"classifier architecture {name!r} is unknown: use one of {', '.join(ARCHS)}")
+        raise InputError(f"classifier architecture {name!r} is unknown: use one of {', '.join((*ARCHS, *OOD_ARCHS))}")
     learned = name.startswith("cifar_")
     module = CifarResNet(int(name.removeprefix("cifar_").removeprefix("resnet")), learned=learned, classes=classes)
     if learned:

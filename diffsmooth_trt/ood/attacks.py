@@ -1,9 +1,9 @@
 """ℓ∞ attacks that raise the score of out-of-distribution images: APGD (Croce & Hein 2020) and PGD from three starts.
 
-As published (Franco et al. 2023, after Meinke et al. 2022): APGD with 500 iterations and 5 restarts; PGD of 200 iterations with momentum
-0.9 once from lowered contrast (towards the mean, by at most ε), 4 times from uniform noise in the ball, 4 times from normal noise of 1e-4.
-Departures: steps follow the gradient's sign with a size that halves where an iteration in ten improved nothing; starts are drawn by
-NumPy's Philox from the run's seed and the image's digest.
+As published (Franco et al. 2023, after Meinke et al. 2022): APGD with 500 iterations and 5 restarts; PGD of 200 iterations with
+momentum 0.9 once from lowered contrast (towards the mean, by at most ε), 4 times from uniform noise in the ball, 4 times from
+normal noise of 1e-4. Departures: steps follow the gradient's sign with a size that halves where an iteration in ten improved
+nothing; starts are drawn by NumPy's Philox from the run's seed and the image's digest.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def checkpoints(iterations: int) -> list[int]:
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return [int(np.ceil(share * iterations)) for share in shares[1:] if share < 1]
+    return [int(np.ceil(share * iterations - 1e-9)) for share in shares[1:] if share < 1]
 
 
 def apgd(objective: Objective, images: Tensor, start: Tensor, epsilon: float, iterations: int) -> Tensor:
@@ -90,7 +90,9 @@ def apgd(objective: Objective, images: Tensor, start: Tensor, epsilon: float, it
 
 
 def pgd(objective: Objective, images: Tensor, start: Tensor, epsilon: float, steps: int) -> Tensor:
-    """The best point found by sign steps with momentum 0.9, the first of size ε/2, halved after a tenth of `steps` without progress."""
+    """The best point found by sign steps with momentum 0.9, the first of size ε/2, halved after a tenth of `steps` without
+    progress.
+    """
     x = _project(start, images, epsilon)
     best, best_value = x.clone(), torch.full((len(x),), -torch.inf)
     velocity, size = torch.zeros_like(x), torch.full((len(x),), epsilon / 2)

@@ -4,11 +4,12 @@ h(x) = E[u(x + δ)], u the confidence in [0, 1] (`Score.confidence`). Of an in-d
 an out-of-distribution one h from above; α is for that side alone. The side is turned so that what is counted is always bounded
 from above: u itself or 1 − u.
 
-**The gate.** Of a joint model, u = p_in·(classifier's confidence) ≤ p_in. Where the detector alone says p_in ≤ gate, the denoiser and the
-classifier are not run: an upper bound counts p_in instead of u, a lower one 0. Both are bounds of the same model's h, as sound as before.
+**The gate.** Of a joint model, u = p_in·(classifier's confidence) ≤ p_in. Where the detector alone says p_in ≤ gate, the
+denoiser and the classifier are not run: an upper bound counts p_in instead of u, a lower one 0. Both are bounds of the same
+model's h, as sound as before.
 
-**distro-l2** (Franco et al. 2023): the mean confidence plus √(2/π)·R, R the certified radius of the class; 0 where R is below the radius
-asked for. It bounds nothing; it is for comparison.
+**distro-l2** (Franco et al. 2023): the mean confidence plus √(2/π)·R, R the certified radius of the class; 0 where R is below
+the radius asked for. It bounds nothing; it is for comparison.
 """
 
 from __future__ import annotations
@@ -30,15 +31,7 @@ from ..certify.sequential import looks
 from ..data import Image
 from ..errors import InputError
 from ..noise import OOD
-from .bounds import (
-    BINS,
-    Floats,
-    bin_values,
-    complement_lower,
-    edge_mean,
-    mean_upper,
-    with_total_variation,
-)
+from .bounds import BINS, Floats, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
 from .metrics import TPR, threshold_at_tpr
 from .model import Model, Singles
@@ -100,12 +93,10 @@ def radius_of(record: Record, meta: Record) -> float:
 class Certifier:
     """Draws what each image needs, and records the counts. Noise, counts and when to stop depend on key and image alone."""
 
-    def __init__(self, model: Model, config: OodConfig, store: OodStore, progress: Progress) -> None:
+    def __init__(self, model: Model, config: OodConfig) -> None:
         if model.law is None:
             raise InputError("--sigma is missing: smoothing needs a noise level in image units")
-        self.model, self.config, self.store, self.progress, self.law = model, config, store, progress, model.law
-        self.key = int(store.meta["key"], 16)
-        self.alpha = level(store.meta)
+        self.model, self.config, self.law = model, config, model.law
         self.voting = model.score.kind == "distro-l2"
         self.gate = config.gate if model.detector is not None and not self.voting else 0.0
         self.noisy = np.empty((model.batch, *model.input_shape), np.float32)
@@ -113,8 +104,9 @@ class Certifier:
         self.threshold = 0.0
         self._pending: list[tuple[Singles, float, int]] = []  # rows that the gate let through: noisy image, d, image
 
-    def run(self, sets: Sequence[DataSet]) -> None:
+    def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set, the in-distribution one first: it says what the others have to stay below."""
+        self.store, self.progress, self.key, self.alpha = store, progress, int(store.meta["key"], 16), level(store.meta)
         done = len(self.store.records)
         self.progress.start(sum(map(len, sets)), done, None, sum(r["n"] for r in self.store.records.values()))
         for number, data in enumerate(sets):

@@ -14,6 +14,7 @@ from ..config import parse_key
 from ..errors import InputError
 from ..files import check_outputs
 from ..noise import check_noise_level
+from ..report.figures import FORMATS
 from .bounds import MAX_DRAWS
 from .generated import KINDS as GENERATED
 from .generated import PREFIX
@@ -107,6 +108,10 @@ class OodConfig:
         self._check_sets()
         if self.key is not None:
             parse_key(self.key)
+        if self.figure is not None and self.figure.suffix not in FORMATS:
+            raise InputError(
+                f"--figure {self.figure} has suffix {self.figure.suffix!r}: use one of {', '.join(FORMATS)}"
+            )
         inputs: dict[str, Path | None] = {"--classifier": self.classifier, "--engine": self.engine}
         inputs |= {"--detector": self.detector, "--in-data": self.in_data}
         inputs |= {f"--out-data {name}": Path(name) for name in self.out_data if not name.startswith(PREFIX)}

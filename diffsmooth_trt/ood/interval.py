@@ -1,9 +1,9 @@
 """Interval bounds of a small network over an ℓ∞ box, read from its ONNX graph and rounded outward (Gowal et al. 2018).
 
 Only what such bounds are exact or simple for is read: convolution, linear, relu, average pool, flatten, affine. Everything else
-is refused by name. Values are float64; every dot product of n terms is widened by γ·(Σ|w||x| + |b|), γ = 1.01·(n + 8)·u, which covers
-its rounding in any order of summation (Higham 2002, §3.1) by arithmetic of unit roundoff u. With u = 2^-24 the bounds hold for what
-a float32 engine computes too, as long as it sums products (no Winograd transform, no bf16).
+is refused by name. Values are float64; every dot product of n terms is widened by γ·(Σ|w||x| + |b|), γ = 1.01·(n + 8)·u, which
+covers its rounding in any order of summation (Higham 2002, §3.1) by arithmetic of unit roundoff u. With u = 2^-24 the bounds
+hold for what a float32 engine computes too, as long as it sums products (no Winograd transform, no bf16).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _widened(low: Floats, high: Floats, size: Floats, terms: int, roundoff: floa
 def _patches(x: Floats, kernel: tuple[int, int], strides: list[int], dilations: list[int]) -> Floats:
     """`[N, H', W', C, kh, kw]` windows of a padded `[N, C, H, W]`."""
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    windows = sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
+    windows = sliding_window_view(x, reach, axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
     return np.asarray(windows.transpose(0, 2, 3, 1, 4, 5))
 

@@ -1,7 +1,8 @@
 """What is scored: a classifier, plain or behind a denoiser, alone or with the detector of a joint model; engines at run time.
 
-As in DISTRO's paper the denoiser stands in front of the classifier, not of the detector. (Its code feeds the detector the denoised image
-while bounding it on the raw one; then the bound is not about that model.) Noise is added once, here, from the keyed source.
+As in DISTRO's paper the denoiser stands in front of the classifier, not of the detector. (Its code feeds the detector the
+denoised image while bounding it on the raw one; then the bound is not about that model.) Noise is added once, here, from the
+keyed source.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def check_detector(graph: IntervalGraph) -> None:
     worst = float(graph.last_weight.max())
     if not worst <= 0:
         raise InputError(
-            f"detector {graph.path.name} has a weight {worst:.3g} above 0 in its last layer: the joint model's guarantee far from the "
-            "data (Meinke et al. 2022, Theorem 1) needs non-positive ones; export it with `diffsmooth-trt export detector`"
+            f"detector {graph.path.name} has a weight {worst:.3g} above 0 in its last layer: the joint model's guarantee far from "
+            "the data (Meinke et al. 2022, Theorem 1) needs non-positive ones; export it with `diffsmooth-trt export detector`"
         )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _of_ball(store: OodStore) -> list[Version]:
         if all(key in record for rows in records.values() for record in rows):
             scores = {out: np.array([record[key] for record in rows]) for out, rows in records.items()}
             found.append(Version(name, radius, inside, scores))
-    for better, worse in zip(found, found[1:], strict=False):
+    for better, worse in pairwise(found):
         for name, first in better.measured().items():
             if worse.measured()[name].auroc > first.auroc + 1e-9:
                 raise EngineError(
@@ -128,7 +129,8 @@ def guarantee(store: OodStore) -> str:
         )
     said = {
         "clean": "clean: images as they are, nothing is guaranteed",
-        "guaranteed": f"guaranteed: for every ℓ∞ perturbation of the out-of-distribution images up to {config.get('epsilon')}, without probability",
+        "guaranteed": "guaranteed: for every ℓ∞ perturbation of the out-of-distribution images up to "
+        f"{config.get('epsilon')}; no probability is involved",
         "adversarial": f"adversarial: the worst of the {config.get('budget')} attacks found; worse perturbations may exist",
     }
     return said[config["kind"]]

@@ -87,6 +87,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
     choose_backend(config.backend)
     model = Model(config)
     try:
+        runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config)
         sets = open_sets(config, model.input_shape)
         notes = overlaps(sets)
         described = _describe(config, model, sets)
@@ -95,8 +96,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         shown = progress or Silent()
         with _open_store(config, described, notes) as store:
             _check_records(store, sets)
-            runner = (Certifier if config.kind == "certified" else BallRunner)(model, config, store, shown)
-            runner.run(sets)
+            runner.run(sets, store, shown)
     finally:
         model.close()
     return OodStore.open(config.out)

@@ -1,4 +1,6 @@
-"""The data sets of a run: one in-distribution, one or more out-of-distribution, of one image size, looked at before anything runs."""
+"""The data sets of a run: one in-distribution, one or more out-of-distribution, of one image size, looked at before anything
+runs.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """An engine's ONNX graph as a differentiable torch function: attacks need gradients, and what users have is the ONNX file.
 
-Covers the nodes that exported denoisers, classifiers and detectors consist of; anything else is refused by name. Values agree with the
-engines' within float32 rounding (bf16 engines: within theirs); attacked points are always scored by the engines themselves.
+Covers the nodes that exported denoisers, classifiers and detectors consist of; anything else is refused by name. Values agree
+with the engines' within float32 rounding (bf16 engines: within theirs); attacked points are always scored by the engines
+themselves.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _resize(given: Given, a: Attributes) -> Tensor:
 
 
 def _clip(given: Given, a: Attributes) -> Tensor:
-    low, high = (float(g) if g is not None else None for g in (given[1:] + [None, None])[:2])
+    low, high = (float(g) if g is not None else None for g in [*given[1:], None, None][:2])
     return torch.clamp(given[0], low, high)
 
 
@@ -197,7 +198,9 @@ OPERATIONS: dict[str, Callable[[Given, Attributes], Any]] = {
 
 
 class TorchGraph(nn.Module):
-    """A graph of one input and one output as a module in float32. Raises InputError, naming the node, for what it does not cover."""
+    """A graph of one input and one output as a module in float32. Raises InputError, naming the node, for what it does not
+    cover.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()

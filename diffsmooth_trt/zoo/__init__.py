@@ -1,8 +1,8 @@
 """Small engines trained on CIFAR-10, and 100 of its test images: what the demo and the tests run on.
 
-Made by `export/zoo_denoiser.py`, `export/zoo_classifier.py`, `export/zoo_detector.py` and `export/zoo_files.py`, whose docstrings have
-the commands, seeds and curves. The denoiser is folded for σ = 0.25; one classifier is for dds, one for diffsmooth with local σ 0.12; the
-detector makes a joint model of either, for out-of-distribution detection.
+Made by `export/zoo_denoiser.py`, `export/zoo_classifier.py`, `export/zoo_detector.py` and `export/zoo_files.py`, whose
+docstrings have the commands, seeds and curves. The denoiser is folded for σ = 0.25; one classifier is for dds, one for
+diffsmooth with local σ 0.12; the detector makes a joint model of either, for out-of-distribution detection.
 """
 
 from __future__ import annotations

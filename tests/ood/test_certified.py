@@ -1,0 +1,143 @@
+"""Certified bounds on a model whose smoothed confidence is known exactly.
+
+Two classes, logits ±g·(x₀ − ½) of one pixel: the confidence is |tanh(g·(x₀ − ½))|, and its mean over the grid noise of that
+pixel is a finite sum. Joint models multiply it by p_in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.ood.bounds import EDGES, shifted_lower, shifted_upper
+from diffsmooth_trt.ood.certified import bound_of, dense, estimate_of, radius_of
+from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.run import run
+
+SIGMA, GAIN = 0.25, 6.0
+LAW = grid_law(SIGMA)
+CHANCE = np.array(LAW.weights, dtype=np.float64) / 2.0**64
+
+
+@pytest.fixture(scope="module")
+def known(linear_classifier):
+    weights = np.zeros((2, 48))
+    weights[0, 0], weights[1, 0] = GAIN, -GAIN
+    return linear_classifier(weights, np.array([-GAIN / 2, GAIN / 2]))
+
+
+def smoothed(level: float, shift: float = 0.0) -> float:
+    """h of an image whose first pixel is level/255, moved by `shift` before rounding to the grid."""
+    values = (np.rint(level + 255 * shift) + LAW.support) / 255
+    return float(CHANCE @ np.abs(np.tanh(GAIN * (values - 0.5))))
+
+
+def config(classifier, inside, outside, out, **options) -> OodConfig:
+    given = {
+        "kind": "certified",
+        "sigma": SIGMA,
+        "key": "c0ffee",
+        "batch": 32,
+        "n": 400,
+        "alpha": 0.05,
+        "backend": "onnxruntime",
+    }
+    return OodConfig(classifier=classifier, in_data=inside, out_data=(str(outside),), out=out, **{**given, **options})
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.05])
+def test_bounds_cover_the_smoothed_confidence(known, image_set, tmp_path, tolerance):
+    """200 images a side at alpha = 0.05: wrong bounds are at most Bin(200, 0.05); fails by chance with less than 1e-6 a side."""
+    inside, outside = image_set("inside", 200), image_set("outside", 200, 90, 166)
+    with run(config(known, inside, outside, tmp_path / "r.jsonl", tolerance=tolerance)) as store:
+        for number, path in enumerate((inside, outside)):
+            pixels = np.load(path)["images"]
+            records = store.of_set(number)
+            assert [record["row"] for record in records] == list(range(200))
+            true = np.array([smoothed(image[0, 0, 0]) for image in pixels])
+            bounds = np.array([bound_of(record, store.meta) for record in records])
+            wrong = (bounds < true).sum() if number else (bounds > true).sum()
+            assert wrong <= stats.binom.isf(1e-6, 200, 0.05)
+            assert np.abs(np.array([estimate_of(record) for record in records]) - true).max() < 0.2
+            drawn = [record["n"] for record in records]
+            assert all(n == 400 for n in drawn) if not tolerance else np.mean(drawn) < 390
+
+
+def test_bounds_hold_for_everything_within_the_radius(known, image_set, tmp_path):
+    """At alpha = 1e-6 (80 images: false alarms below 1e-4) no shift of the pixel that matters passes its bound."""
+    inside, outside = image_set("inside", 40), image_set("outside", 40, 100, 156)
+    with run(config(known, inside, outside, tmp_path / "r.jsonl", alpha=1e-6, tolerance=0.0)) as store:
+        for number, path in enumerate((inside, outside)):
+            pixels = np.load(path)["images"]
+            for record in store.of_set(number):
+                bound, level = bound_of(record, store.meta), float(pixels[record["row"]][0, 0, 0])
+                for radius in (0.0, 0.1, 0.25, 0.5):
+                    reached = [smoothed(level, step * radius) for step in np.linspace(-1, 1, 41)]
+                    if number:
+                        assert max(reached) <= shifted_upper(bound, radius, SIGMA)
+                    else:
+                        assert min(reached) >= shifted_lower(bound, radius, SIGMA)
+
+
+def test_counts_are_those_of_the_reference_noise(known, image_set, tmp_path):
+    """Anybody can compute a record again: reference noise of (key, phase, row, sample), the model, the bins."""
+    from diffsmooth_trt.noise import OOD, reference
+
+    inside, outside = image_set("inside", 3), image_set("outside", 3)
+    with run(config(known, inside, outside, tmp_path / "r.jsonl", tolerance=0.0, n=60)) as store:
+        for number, path in enumerate((inside, outside)):
+            for record, image in zip(store.of_set(number), np.load(path)["images"], strict=True):
+                phase = OOD + 4 * number + 1
+                steps = [
+                    reference.grid_noise(LAW, 0xC0FFEE, phase, record["row"], sample, 48)[0] for sample in range(60)
+                ]
+                u = np.abs(np.tanh(GAIN * ((float(image[0, 0, 0]) + np.array(steps)) / 255 - 0.5)))
+                turned = u if number else 1 - u
+                assert dense(record) @ EDGES / 60 == pytest.approx(turned.mean(), rel=0.01, abs=1e-6)
+                assert (dense(record) @ EDGES / 60) >= turned.mean() - 1e-6
+
+
+def test_packing_and_order_change_nothing(known, image_set, tmp_path):
+    inside, outside = image_set("inside", 7), image_set("outside", 9)
+    contents = []
+    for batch in (8, 33):
+        with run(config(known, inside, outside, tmp_path / f"{batch}.jsonl", batch=batch)) as store:
+            contents.append([store.of_set(0), store.of_set(1)])
+    assert contents[0] == contents[1]
+
+
+def test_the_gate_only_loosens_bounds(known, small_detector, image_set, tmp_path):
+    """Where the detector alone speaks, out-of-distribution bounds are no lower and in-distribution ones no higher."""
+    inside, outside = image_set("inside", 10), image_set("outside", 10)
+    detector = small_detector(bias=-2.0, scale=2.0)
+    found = {}
+    for gate in (0.0, 0.05):
+        made = config(known, inside, outside, tmp_path / f"{gate}.jsonl", detector=detector, gate=gate, tolerance=0.0)
+        with run(made) as store:
+            found[gate] = [[(bound_of(r, store.meta), estimate_of(r)) for r in store.of_set(i)] for i in (0, 1)]
+    assert found[0.0] != found[0.05]  # the gate was used
+    for (sure, mean), (gated, gated_mean) in zip(found[0.0][0], found[0.05][0], strict=True):
+        assert gated <= sure and gated_mean >= mean - 0.06
+    for (sure, mean), (gated, gated_mean) in zip(found[0.0][1], found[0.05][1], strict=True):
+        assert gated >= sure and gated_mean <= mean + 0.06
+
+
+def test_distro_score_counts_votes_of_both_phases(known, image_set, tmp_path):
+    inside, outside = image_set("inside", 5), image_set("outside", 5)
+    made = config(known, inside, outside, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=100, alpha=0.01)
+    with run(made) as store:
+        for record in store.of_set(0) + store.of_set(1):
+            assert sum(record["votes"][0]) == 20 and sum(record["votes"][1]) == 100 == record["n"]
+            assert 0 <= radius_of(record, store.meta) <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
+
+
+def test_family_wise_is_bonferroni(known, image_set, tmp_path):
+    inside, outside = image_set("inside", 5), image_set("outside", 5)
+    bounds = []
+    for family_wise in (False, True):
+        made = config(known, inside, outside, tmp_path / f"{family_wise}.jsonl", family_wise=family_wise, tolerance=0.0)
+        with run(made) as store:
+            bounds.append([bound_of(record, store.meta) for record in store.of_set(1)])
+    assert all(loose > tight for tight, loose in zip(*bounds, strict=True))

@@ -1,0 +1,72 @@
+"""AUROC, AUPR and FPR against brute force and scikit-learn, ties and infinities included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.ood.metrics import auroc, labelled, metrics, threshold_at_tpr
+
+CASES = {
+    "apart": lambda rng: (rng.normal(3, 1, 200), rng.normal(0, 1, 150)),
+    "mixed": lambda rng: (rng.normal(0.2, 1, 37), rng.normal(0, 1, 211)),
+    "ties": lambda rng: (rng.integers(0, 5, 90) / 4, rng.integers(0, 4, 70) / 4),
+    "equal": lambda rng: (np.full(20, 0.5), np.full(30, 0.5)),
+    "saturated": lambda rng: (np.r_[np.ones(40), rng.random(40)], np.r_[np.ones(11), rng.random(60)]),
+    "one": lambda rng: (np.array([0.3]), np.array([0.1])),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_scikit_learn(name):
+    sk = pytest.importorskip("sklearn.metrics")
+    inside, outside = CASES[name](np.random.default_rng(3))
+    labels = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    scores = np.r_[inside, outside]
+    found = metrics(inside, outside)
+    fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    assert found.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+    assert found.aupr == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
+    assert found.fpr == pytest.approx(fpr[np.argmax(tpr >= 0.95)], abs=1e-12)
+    assert labelled(scores, labels.astype(int)) == found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_the_definitions(name):
+    inside, outside = CASES[name](np.random.default_rng(4))
+    wins = sum(float(a > b) + 0.5 * float(a == b) for a in inside for b in outside) / (len(inside) * len(outside))
+    found = metrics(inside, outside)
+    assert found.auroc == pytest.approx(wins, abs=1e-12)
+    best = max(t for t in np.r_[inside, outside] if np.mean(inside >= t) >= 0.95)
+    assert found.fpr == np.mean(outside >= best)
+    assert np.mean(inside >= threshold_at_tpr(inside)) >= 0.95
+    area, before = 0.0, 0.0
+    for t in sorted(set(np.r_[inside, outside]), reverse=True):
+        recall, hits, misses = np.mean(inside >= t), np.sum(inside >= t), np.sum(outside >= t)
+        area, before = area + (recall - before) * hits / (hits + misses), recall
+    assert found.aupr == pytest.approx(area, abs=1e-12)
+
+
+def test_raising_any_out_of_distribution_score_makes_every_metric_worse_or_equal():
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        inside, outside = rng.integers(0, 8, 15) / 8, rng.integers(0, 8, 12) / 8
+        raised = outside + rng.integers(0, 3, 12) / 8 * (rng.random(12) < 0.3)
+        before, after = metrics(inside, outside), metrics(inside, raised)
+        assert after.auroc <= before.auroc and after.aupr <= before.aupr + 1e-12 and after.fpr >= before.fpr
+
+
+def test_infinite_scores_are_compared():
+    assert auroc([np.inf, 1.0], [np.inf, -np.inf]) == (0.5 + 1 + 0 + 1) / 4
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match="one class only"):
+        labelled([0.1, 0.2], [1, 1])
+    with pytest.raises(InputError, match="labels must be 0 or 1"):
+        labelled([0.1, 0.2], [1, 2])
+    with pytest.raises(InputError, match="NaN for 1 of 2"):
+        metrics([0.1, np.nan], [0.2])
+    with pytest.raises(InputError, match="expected \\[N\\]"):
+        metrics([], [0.2])
