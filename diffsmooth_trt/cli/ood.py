@@ -87,12 +87,13 @@ def _add_smoothing(parser: Parser) -> None:
     add("--n0", type=int, default=OodConfig.n0, help="distro-l2: samples that select the class (default: 100)")
     add("--alpha", type=float, default=OodConfig.alpha, help="failure probability an image (default: 0.001)")
     add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
-    text = "stop an image when its bound is this close to the estimate; 0: never before --n (default: 0.05)"
+    text = (
+        "stop an image when more samples are unlikely to change its bound, or its part of the AUROC, by more than this; "
+        "0: never before --n (default: 0.05)"
+    )
     add("--tolerance", type=float, default=OodConfig.tolerance, metavar="X", help=text)
-    text = "ℓ2 radius at which out-of-distribution images have to be told apart before they may stop (default: 0.25)"
+    text = "ℓ2 radius at which the AUROC matters: when to stop depends on it (default: 0.25)"
     add("--radius", type=float, default=OodConfig.radius, metavar="R", help=text)
-    text = "smoothed confidence below which they are; what 95 %% of the in-distribution images reach where left out"
-    add("--threshold", type=float, metavar="H", help=text)
     text = "detector's probability up to which the denoiser is spared (default: 1/256; 0: never)"
     add("--gate", type=float, default=OodConfig.gate, metavar="P", help=text)
     add(

@@ -33,7 +33,6 @@ from ..errors import InputError
 from ..noise import OOD
 from .bounds import BINS, Floats, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
-from .metrics import TPR, threshold_at_tpr
 from .model import Model, Singles
 from .sets import DataSet, pixel_digest
 from .store import OodStore, Record
@@ -101,23 +100,18 @@ class Certifier:
         self.gate = config.gate if model.detector is not None and not self.voting else 0.0
         self.noisy = np.empty((model.batch, *model.input_shape), np.float32)
         self.looks = looks(config.n) if config.tolerance else tuple(range(BLOCK, config.n, BLOCK))
-        self.threshold = 0.0
+        self.inside: Floats = np.empty(0)  # the in-distribution bounds, ascending
         self._pending: list[tuple[Singles, float, int]] = []  # rows that the gate let through: noisy image, d, image
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
-        """Finish every image of every set, the in-distribution one first: it says what the others have to stay below."""
+        """Finish every image of every set, the in-distribution one first: its bounds are what the others' are compared with."""
         self.store, self.progress, self.key, self.alpha = store, progress, int(store.meta["key"], 16), level(store.meta)
         done = len(self.store.records)
         self.progress.start(sum(map(len, sets)), done, None, sum(r["n"] for r in self.store.records.values()))
         for number, data in enumerate(sets):
-            if number == 1 and self.config.tolerance:
-                self.threshold = self._threshold()
+            if number == 1:
+                self.inside = np.sort([bound_of(record, store.meta) for record in store.of_set(0)])
             self._run_set(number, data)
-
-    def _threshold(self) -> float:
-        if self.config.threshold is not None:
-            return self.config.threshold
-        return threshold_at_tpr([bound_of(record, self.store.meta) for record in self.store.of_set(0)], TPR)
 
     def _run_set(self, number: int, data: DataSet) -> None:
         waiting = (image for image in data.images if (number, image.index) not in self.store.records)
@@ -214,19 +208,27 @@ class Certifier:
     def _stops(self, number: int, task: Task) -> bool:
         """Whether a task is finished: at n, or where more draws would hardly matter (a guess; the bound is right anyway).
 
-        In-distribution: the mean is at most `tolerance` above its bound. Out-of-distribution, with both moved to the radius of
-        interest: the bound is below what 95 % of the in-distribution images reach, or at most `tolerance` above the mean.
+        In-distribution: the bound is at most `tolerance` from the mean. Out-of-distribution: if the draws left up to n went on like
+        those so far, the share of in-distribution bounds that the image's bound stays below, which is its part of the AUROC,
+        would grow by at most `tolerance`, at radius 0 and at the radius of interest.
         """
         if task.drawn >= self.config.n:
             return True
         if not self.config.tolerance:
             return False
-        bound, mean = mean_upper(task.counts, self.alpha), edge_mean(task.counts)
+        bound = mean_upper(task.counts, self.alpha)
         if not number:
-            return bound - mean <= self.config.tolerance
+            return bound - edge_mean(task.counts) <= self.config.tolerance
+        # Counts are whole: rounded down, the projection has at most n draws, and a little less mass where draws are rare.
+        later = mean_upper(task.counts * self.config.n // task.drawn, self.alpha)
         shift = self.config.radius / float(self.model.sigma or 1)
-        moved, centre = (float(ndtr(ndtri(value) + shift)) for value in (bound, mean))
-        return moved < self.threshold or moved - centre <= self.config.tolerance
+        moved = ndtr(ndtri(np.array([bound, later])) + shift)
+        gains = (self._behind(bound) - self._behind(later), self._behind(moved[0]) - self._behind(moved[1]))
+        return max(gains) <= self.config.tolerance
+
+    def _behind(self, value: float) -> float:
+        """The share of in-distribution bounds that do not exceed `value`."""
+        return float(np.searchsorted(self.inside, value, side="right")) / len(self.inside)
 
     def _record(self, number: int, task: Task) -> Record:
         used = np.flatnonzero(task.counts)

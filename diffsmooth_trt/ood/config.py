@@ -30,7 +30,7 @@ _BY_KIND = {
     "clean": ("draws",),
     "guaranteed": ("draws", "epsilon"),
     "adversarial": ("draws", "epsilon", "budget"),
-    "certified": ("n0", "n", "alpha", "family_wise", "tolerance", "radius", "threshold", "gate"),
+    "certified": ("n0", "n", "alpha", "family_wise", "tolerance", "radius", "gate"),
 }
 
 
@@ -73,7 +73,6 @@ class OodConfig:
     family_wise: bool = False
     tolerance: float = 0.05
     radius: float = 0.25
-    threshold: float | None = None
     gate: float = GATE
     radii: tuple[float, ...] = RADII
     seed: int = 0
@@ -153,8 +152,6 @@ class OodConfig:
         for name, low in (("tolerance", 0), ("gate", 0)):
             if getattr(self, name) != low:
                 _number(name, getattr(self, name), 0, 1, "0 turns it off")
-        if self.threshold is not None:
-            _number("threshold", self.threshold, 0, 1, "a smoothed confidence")
         radii = tuple(float(r) for r in (self.radii if isinstance(self.radii, Iterable) else (self.radii,)))
         wrong = [r for r in radii if not (math.isfinite(r) and r >= 0)]
         if wrong or not radii:

@@ -74,13 +74,6 @@ def fpr_at_tpr(inside: ArrayLike, outside: ArrayLike, tpr: float = TPR) -> float
     return float(passed[int(np.argmax(reached >= tpr))])
 
 
-def threshold_at_tpr(inside: ArrayLike, tpr: float = TPR) -> float:
-    """The largest threshold that a share of at least `tpr` of the scores reaches."""
-    values = np.sort(check_scores("the in-distribution set", inside))[::-1]
-    shares = np.arange(1, len(values) + 1) / len(values)
-    return float(values[int(np.argmax(shares >= tpr))])
-
-
 def metrics(inside: ArrayLike, outside: ArrayLike) -> Metrics:
     """All three. Raises InputError for an empty set or NaN."""
     return Metrics(auroc(inside, outside), aupr(inside, outside), fpr_at_tpr(inside, outside))
