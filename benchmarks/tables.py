@@ -181,6 +181,39 @@ def ndc() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def ood() -> str:
+    """Out-of-distribution detection by the zoo, every kind."""
+    path = RESULTS / "ood_cpu.json"
+    if not path.exists():
+        return "Not measured on this version yet: `python benchmarks/bench_ood.py --data cifar10-test.parquet`."
+    document = json.loads(path.read_text())
+    rows, names = [], list(document["runs"]["clean"]["metrics"][0]["sets"])
+    order = sorted((name for name in names if name != "average")) + ["average"]
+    for kind, r in document["runs"].items():
+        for measured in r["metrics"]:
+            if kind in ("guaranteed", "adversarial") and measured["scores"] == "clean":
+                continue
+            label = kind if kind == measured["scores"] else f"{kind}, {measured['scores']}"
+            found = [measured["sets"].get(name) for name in order]
+            cells = [
+                "" if m is None else f"{100 * m['auroc']:.1f} / {100 * m['aupr']:.1f} / {100 * m['fpr']:.1f}"
+                for m in found
+            ]
+            rows.append([label, f"{measured['radius']:g}", str(r["images"]), *cells])
+    times = []
+    for kind, r in document["runs"].items():
+        if r["seconds"]:
+            drawn = ", ".join(f"{name} {mean:.0f}" for name, mean in r["mean_draws"].items())
+            spent = ", ".join(f"{seconds / 60:.1f}" for seconds in r["seconds"])
+            times.append(f"{kind} {spent}" + (f" (draws an image: {drawn})" if drawn else ""))
+    note = (
+        f"AUROC / AUPR / FPR at 95 % TPR, %. {document['processors']} cores of {document['cpu']}, σ = {document['sigma']:g}; "
+        f"minutes for the in-distribution set, then each other one: {'; '.join(times)}."
+    )
+    heads = [name.removeprefix("generated:") for name in order]
+    return markdown(["scores", "radius", "images a set", *heads], rows) + f"\n\n{note}"
+
+
 def zoo() -> str:
     """Certified accuracy of the committed TSV files, and of run stores that have none yet."""
     rows = []
@@ -215,6 +248,7 @@ TABLES = {
     "tolerance": tolerance,
     "radius": radius,
     "ndc": ndc,
+    "ood": ood,
     "zoo": zoo,
 }
 

@@ -11,6 +11,8 @@ from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Rows
 from diffsmooth_trt.noise import PREDICTION, grid_law
 from diffsmooth_trt.noise.cpu import noisy_images
+from diffsmooth_trt.ood.generated import generate
+from diffsmooth_trt.ood.metrics import auroc
 
 KEY = 5
 
@@ -46,3 +48,21 @@ def test_single_noisy_images_are_classified(batch, method):
         f = DiffSmooth(denoiser, classifier, local_sigma=0.12, copies=5, seed=0)
     assert (f.labels(noisy, rows) == labels).sum() >= 65
     f.close()
+
+
+def test_detector_tells_images_from_noise(batch):
+    """100 test images against 100 of each generated set far from them: AUROC of d above 0.98, as they are and with σ = 0.12."""
+    pixels, _, _, rows = batch
+
+    def noised(images):
+        out = np.empty(images.shape, dtype=np.float32)
+        noisy_images(grid_law(0.12), KEY, PREDICTION, images, rows.images, rows.samples, out)
+        return out
+
+    assert zoo.DETECTOR.stat().st_size <= 2_000_000
+    with open_engine(zoo.DETECTOR, batch=100, role="detector") as engine:
+        clean, noisy = (engine.run(x)[:, 0] for x in ((pixels / np.float32(255)).astype(np.float32), noised(pixels)))
+        for kind in ("uniform", "smooth", "lowfreq"):
+            made = np.ascontiguousarray([generate(kind, (32, 32, 3), 0, i).transpose(2, 0, 1) for i in range(100)])
+            assert auroc(clean, engine.run((made / np.float32(255)).astype(np.float32))[:, 0]) > 0.98
+            assert auroc(noisy, engine.run(noised(made))[:, 0]) > 0.98
