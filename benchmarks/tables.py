@@ -188,7 +188,7 @@ def ood() -> str:
         return "Not measured on this version yet: `python benchmarks/bench_ood.py --data cifar10-test.parquet`."
     document = json.loads(path.read_text())
     rows, names = [], list(document["runs"]["clean"]["metrics"][0]["sets"])
-    order = sorted((name for name in names if name != "average")) + ["average"]
+    order = [*sorted(set(names) - {"average"}), "average"]
     for kind, r in document["runs"].items():
         for measured in r["metrics"]:
             if kind in ("guaranteed", "adversarial") and measured["scores"] == "clean":

@@ -26,7 +26,7 @@ from scipy.special import expit, ndtr, ndtri
 from ..certify.batch import Span, fill, flat_pixels, packed
 from ..certify.bounds import certificate
 from ..certify.plan import BLOCK, Block
-from ..certify.runner import Progress
+from ..certify.runner import Progress, pixel_digest
 from ..certify.sequential import looks
 from ..data import Image
 from ..errors import InputError
@@ -34,7 +34,7 @@ from ..noise import OOD
 from .bounds import BINS, Floats, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
 from .model import Model, Singles
-from .sets import DataSet, pixel_digest
+from .sets import DataSet
 from .store import OodStore, Record
 
 GROUP = 64  # images in work at once

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..certify.runner import Progress
+from ..certify.runner import Progress, pixel_digest
 from ..data import Image
 from ..engine import instruction_set
 from ..errors import EngineError, InputError
@@ -18,7 +18,7 @@ from .config import OodConfig
 from .interval import DOUBLE, SINGLE, IntervalGraph, linf_box
 from .model import Model, Singles, Words
 from .scores import Floats, upper_from_detector, upper_from_logits
-from .sets import DataSet, pixel_digest
+from .sets import DataSet
 from .store import OodStore, Record
 
 if TYPE_CHECKING:

@@ -4,20 +4,15 @@ runs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import Image, Images
+from ..certify.runner import pixel_digest
+from ..data import Images
 from ..errors import InputError
 from .config import OodConfig
 from .generated import PREFIX, GeneratedImages
-
-
-def pixel_digest(image: Image) -> str:
-    """SHA-256, in hex, over the shape and the 8-bit pixels of an image."""
-    return hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
