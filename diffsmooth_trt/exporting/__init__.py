@@ -175,7 +175,9 @@ def export_detector(
     becomes −exp(w). The rest is as in `export_denoiser`.
     """
     if _is_package(out):
-        raise InputError(f"--out {out} is a .pt2 package: interval bounds read a detector's ONNX graph, name an .onnx file")
+        raise InputError(
+            f"--out {out} is a .pt2 package: interval bounds read a detector's ONNX graph, name an .onnx file"
+        )
     _check(precision, batch, out, "cpu")
     from .detector import detector_file
 
