@@ -175,7 +175,8 @@ class Certifier:
         if self.gate and d is not None:
             inside = expit(d[:used].astype(np.float64))
             settled = inside <= self.gate
-            counted = inside if number else np.zeros(used)  # 1 − u is at most 1 where u ≥ 0 is all that is known
+            # 1 − u is at most 1 where u ≥ 0 is all that is known; p_in is raised by more than computing u may round.
+            counted = np.minimum(inside + 2.0**-40, 1.0) if number else np.zeros(used)
             yield from _grouped(images[settled], self._sided(counted[settled], number))
             through = np.flatnonzero(~settled)
             self._pending += [(self.noisy[row].copy(), float(d[row]), int(images[row])) for row in through]
