@@ -31,8 +31,8 @@ from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.data import Images
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state
 from diffsmooth_trt.methods import Method
+from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.options import named_options
-from diffsmooth_trt.nets.resnet import classifier_from_arch
 
 ROOT = Path(__file__).resolve().parent
 STATES = ROOT.parent / "export" / "zoo"

@@ -1,33 +1,57 @@
-"""The ImageNet denoiser of DDS (Carlini et al. 2023): guided-diffusion's unconditional 552 M UNet, run on 224×224 images.
+"""The ImageNet pair of DDS (Carlini et al. 2023): guided-diffusion's unconditional 552 M UNet at 224×224, and BEiT-L at 512×512.
 
-    python export/dds_imagenet.py --denoiser 256x256_diffusion_uncond.pt --sigma 0.5 --out engines
+    python export/dds_imagenet.py --denoiser 256x256_diffusion_uncond.pt --classifier beit_large_patch16_512.safetensors \
+        --sigma 0.5 --out engines
+    python export/dds_imagenet.py --random-weights --sigma 0.5 --out engines
 
-Writes denoiser-<sigma>.onnx and its weights, which are above ONNX's 2 GB unless stored in half precision, in a second file.
+Writes denoiser-<sigma>.onnx and its weights, which are above ONNX's 2 GB unless stored in half precision, in a second file,
+and classifier.onnx, which enlarges images from 224 to 512 (bicubic with antialias). The classifier is timm's checkpoint of
+beit_large_patch16_512 or a Hugging Face folder of the same network; it takes [-1, 1].
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+import random_weights
+import recipe
 
-from diffsmooth_trt.exporting import export_denoiser
+from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
-CONFIG = "256x256_diffusion_uncond"
+CONFIG, ARCH = "256x256_diffusion_uncond", "beit_large_patch16_512"
+HALF = (0.5, 0.5, 0.5)
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--denoiser", type=Path, required=True)
-    p.add_argument("--sigma", type=float, nargs="+", default=[0.25, 0.5, 1.0])
+    p = recipe.parser(str(__doc__))
     p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--fp16-weights", action="store_true")
-    p.add_argument("--out", type=Path, default=Path("engines"))
     a = p.parse_args()
-    a.out.mkdir(parents=True, exist_ok=True)
-    for sigma in a.sigma:
-        out = a.out / f"denoiser-{sigma:g}.onnx"
-        size, half = a.image_size, a.fp16_weights
-        print(export_denoiser("guided-diffusion", a.denoiser, CONFIG, sigma, out, image_size=size, store_fp16=half))
+    denoiser, classifier = recipe.checkpoints(
+        p,
+        a,
+        lambda folder: random_weights.random_denoiser(CONFIG, folder),
+        lambda folder: random_weights.random_classifier(ARCH, folder),
+    )
+    size, half = a.image_size, a.fp16_weights
+    if denoiser:
+        for sigma in a.sigma:
+            out = a.out / f"denoiser-{sigma:g}.onnx"
+            recipe.show(
+                export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=size, store_fp16=half)
+            )
+    if classifier:
+        arch, out = "hf" if classifier.is_dir() else ARCH, a.out / "classifier.onnx"
+        report = export_classifier(
+            arch,
+            classifier,
+            out,
+            image_size=size,
+            input_size=512,
+            resize_mode="bicubic",
+            antialias=True,
+            mean=HALF,
+            std=HALF,
+            store_fp16=half,
+        )
+        recipe.show(report)
 
 
 if __name__ == "__main__":

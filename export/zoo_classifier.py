@@ -30,7 +30,7 @@ from torch import Tensor
 
 from diffsmooth_trt.engine import Engine, open_engine
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state
-from diffsmooth_trt.nets.resnet import classifier_from_arch
+from diffsmooth_trt.nets.classifiers import classifier_from_arch
 
 CHUNK, POOL = 2048, 14  # images a chunk, chunks in the pool
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from . import compiled
 from .options import Commands, Parser, numbers
 
@@ -52,6 +53,9 @@ def _add_denoiser(kinds: Commands) -> None:
         action="store_true",
         help="the timestep whose noise is exactly 2·sigma; default: the first whole one with at least that, as in the papers",
     )
+    denoiser.add_argument("--resize-to", type=int, metavar="N", help="resize the denoised images to N×N")
+    denoiser.add_argument("--crop", type=int, metavar="N", help="then crop their centre")
+    _add_resize_mode(denoiser, "default: bicubic, antialiased")
     _add_common(denoiser)
 
 
@@ -60,17 +64,27 @@ def _add_classifier(kinds: Commands) -> None:
     text = "a classifier with its resize and normalisation as one ONNX file"
     classifier = kinds.add("classifier", text, example, _export_classifier)
     classifier.add_argument(
-        "--arch", required=True, help="resnet20…110, cifar_resnet20…110, resnet18_ood or densenet100"
+        "--arch",
+        metavar="NAME",
+        help="resnet20…110, cifar_resnet20…110, wrn-28-10, resnet50, beit_large_patch16_224, resnet18_ood, densenet100, "
+        "timm/NAME, or hf: --checkpoint is then a local Hugging Face folder",
     )
     classifier.add_argument(
-        "--image-size", type=int, default=32, metavar="N", help="size of the incoming images (default: 32)"
+        "--onnx", type=Path, metavar="FILE.onnx", help="instead of --arch and --checkpoint: a classifier of your own"
     )
     classifier.add_argument(
-        "--input-size", type=int, metavar="N", help="resize to N×N inside the graph (bicubic, antialiased)"
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="size of the incoming images (default: 32 for CIFAR networks, else input size)",
     )
-    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help="default: the architecture's")
-    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help="default: the architecture's")
-    _add_common(classifier)
+    own = "default: the model's own"
+    classifier.add_argument("--input-size", type=int, metavar="N", help=f"size of the network's input; {own}")
+    classifier.add_argument("--resize-to", type=int, metavar="N", help=f"resize to N×N, then crop the centre; {own}")
+    _add_resize_mode(classifier, own)
+    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help=own)
+    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help=own)
+    _add_common(classifier, checkpoint=False)
 
 
 def _add_detector(kinds: Commands) -> None:
@@ -87,8 +101,16 @@ def _add_detector(kinds: Commands) -> None:
     add("--fp16-weights", action="store_true", dest="store_fp16", help=text)
 
 
-def _add_common(parser: Parser) -> None:
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a state dict (.pt, .th)")
+def _add_resize_mode(parser: Parser, default: str) -> None:
+    parser.add_argument("--resize-mode", metavar="MODE", help=f"bicubic or bilinear; {default}")
+    parser.add_argument(
+        "--antialias", action=argparse.BooleanOptionalAction, help=f"how Pillow resizes, or how torch does; {default}"
+    )
+
+
+def _add_common(parser: Parser, checkpoint: bool = True) -> None:
+    kinds = "a state dict (.pt, .th, .safetensors)"
+    parser.add_argument("--checkpoint", type=Path, required=checkpoint, metavar="FILE", help=kinds)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the engine file to write: .onnx, or .pt2 (AOTInductor)"
     )
@@ -112,13 +134,37 @@ def _add_common(parser: Parser) -> None:
 def _export_denoiser(arguments: argparse.Namespace) -> None:
     from ..exporting import export_denoiser
 
-    show(export_denoiser(**_given(arguments, "family", "config", "sigma", "conditional", "fractional_timestep")))
+    names = (
+        "family",
+        "config",
+        "sigma",
+        "conditional",
+        "fractional_timestep",
+        "resize_to",
+        "crop",
+        "resize_mode",
+        "antialias",
+    )
+    show(export_denoiser(**_given(arguments, *names)))
 
 
 def _export_classifier(arguments: argparse.Namespace) -> None:
-    from ..exporting import export_classifier
+    from ..exporting import export_classifier, export_onnx_classifier
 
-    show(export_classifier(**_given(arguments, "arch", "input_size", "mean", "std")))
+    options = _given(arguments, "input_size", "resize_to", "resize_mode", "antialias", "mean", "std")
+    checkpoint = options.pop("checkpoint")
+    if arguments.onnx is not None:
+        if arguments.arch is not None or checkpoint is not None or options.pop("store_fp16"):
+            raise InputError("--onnx takes the place of --arch, --checkpoint and --fp16-weights: leave them out")
+        if options.pop("device") != "cpu" or not options.pop("autotune"):
+            raise InputError(
+                "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
+            )
+        show(export_onnx_classifier(arguments.onnx, **options))
+        return
+    if arguments.arch is None or checkpoint is None:
+        raise InputError("--arch and --checkpoint are missing: give both, or --onnx for a classifier of your own")
+    show(export_classifier(arguments.arch, checkpoint, **options))
 
 
 def _export_detector(arguments: argparse.Namespace) -> None:
@@ -136,4 +182,4 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def show(report: ExportReport) -> None:
     """Say what was written."""
-    print(f"wrote {report.path}: maximum difference from the torch source {report.max_difference:.2g}")
+    print(f"wrote {report.path}: maximum difference from its source {report.max_difference:.2g}")

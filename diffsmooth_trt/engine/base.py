@@ -60,12 +60,12 @@ class Engine(ABC):
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of what `run` and `denoise` return: images of the input's shape, logits `[batch, classes]`, or d `[batch, 1]`."""
+        """Shape of what `run` and `denoise` return: images, logits `[batch, classes]`, or d `[batch, 1]`."""
         if self.facts.role == "classifier":
             return (self.batch, int(self.facts.classes or 0))
         if self.facts.role == "detector":
             return (self.batch, 1)
-        return (self.batch, *self.facts.input_shape)
+        return (self.batch, *self.facts.denoised_shape)
 
     @property
     def null_class(self) -> int | None:

@@ -26,9 +26,10 @@ class EngineFacts:
 
     `role` is "denoiser" (`[B, C, H, W]` in [0, 1] → the same), "classifier" (→ logits `[B, classes]`), "detector" (→ d
     `[B, 1]`, larger = more in-distribution) or "conditional" (images `[B, C, H, W]` in [-1, 1], noise levels `[B]` in the same
-    units and labels `[B]` → images); `input_shape` is (C, H, W); `classes` counts real classes only; `sigma` is the noise level
-    in image units that a denoiser was folded for, `timestep` the schedule's t*; `precision` that of the graph; `source_sha256`
-    that of the checkpoint; `details` anything else, for a conditional denoiser with `null_class`.
+    units and labels `[B]` → images); `input_shape` is (C, H, W), `output_shape` that of the images that a denoiser returns
+    where it resizes them as well; `classes` counts real classes only; `sigma` is the noise level in image units that a
+    denoiser was folded for, `timestep` the schedule's t*; `precision` that of the graph; `source_sha256` that of the
+    checkpoint; `details` anything else, for a conditional denoiser with `null_class`.
     """
 
     role: str
@@ -41,6 +42,7 @@ class EngineFacts:
     precision: str = "fp32"
     value_range: tuple[float, float] = (0.0, 1.0)
     source_sha256: str | None = None
+    output_shape: tuple[int, int, int] | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,10 @@ class EngineFacts:
             raise InputError(f"engine role {self.role!r} is unknown: expected one of {', '.join(ROLES)}")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise InputError(f"engine input shape {self.input_shape} is not (C, H, W)")
+        if self.output_shape is not None and (
+            self.role != "denoiser" or len(self.output_shape) != 3 or min(self.output_shape) < 1
+        ):
+            raise InputError(f"engine output shape {self.output_shape} of a {self.role} is not a denoiser's (C, H, W)")
         if self.value_range != VALUE_RANGES[self.role]:
             raise InputError(
                 f"engine value range {self.value_range} is not {VALUE_RANGES[self.role]} as of every {self.role} engine: "
@@ -60,6 +66,11 @@ class EngineFacts:
             )
 
     @property
+    def denoised_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a denoiser's output."""
+        return self.input_shape if self.output_shape is None else self.output_shape
+
+    @property
     def null_class(self) -> int | None:
         """The label of a conditional denoiser that stands for "no class"; None where there is none."""
         label = self.details.get("null_class") if self.role == "conditional" else None
@@ -67,7 +78,10 @@ class EngineFacts:
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        if self.output_shape is None:
+            del values["output_shape"]  # as in files from before there was one
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, name: str = "engine") -> EngineFacts:
@@ -80,6 +94,8 @@ class EngineFacts:
                     f"{name} carries facts of format {version}, this version reads {FORMAT}: export it again"
                 )
             values["input_shape"] = tuple(int(size) for size in values["input_shape"])
+            if values.get("output_shape") is not None:
+                values["output_shape"] = tuple(int(size) for size in values["output_shape"])
             values["value_range"] = tuple(float(end) for end in values["value_range"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:

@@ -131,6 +131,9 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         size = (int(shape[1] or 0), int(shape[2] or 0), int(shape[3] or 0))
         classes = out[-1] if role == "classifier" else None
         facts = EngineFacts(role=role, input_shape=size, classes=classes, sigma=sigma if role == "denoiser" else None)
+        if role == "denoiser" and len(out) == 4 and None not in out[1:] and out[1:] != shape[1:]:
+            returned = (int(out[1] or 0), int(out[2] or 0), int(out[3] or 0))
+            facts = dataclasses.replace(facts, output_shape=returned)
     external = _external_weights(path, model)
     recorded = facts.details.get("external_data")
     if recorded and external != {recorded["name"]: recorded["sha256"]}:

@@ -17,7 +17,14 @@ from .result import ExportReport
 if TYPE_CHECKING:
     from .onnx_file import Writer
 
-__all__ = ["PRECISIONS", "ExportReport", "export_classifier", "export_denoiser", "export_detector"]
+__all__ = [
+    "PRECISIONS",
+    "ExportReport",
+    "export_classifier",
+    "export_denoiser",
+    "export_detector",
+    "export_onnx_classifier",
+]
 
 PRECISIONS = ("fp32",)
 PACKAGE_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -82,6 +89,10 @@ def export_denoiser(
     fractional_timestep: bool = False,
     device: str = "cpu",
     autotune: bool = True,
+    resize_to: int | None = None,
+    crop: int | None = None,
+    resize_mode: str | None = None,
+    antialias: bool | None = None,
 ) -> ExportReport:
     """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
 
@@ -98,7 +109,9 @@ def export_denoiser(
 
     The file maps `[B, 3, H, W]` in [0, 1] units to the same; B is dynamic unless `batch` is given; H = W = `image_size`, by
     default the network's own. With `store_fp16` weights are rounded to half precision once, stored so and computed with
-    as float32. Before anything appears at `out`, ONNX Runtime's outputs are compared with the unfolded network's on
+    as float32. With `resize_to` (pixels a side; `resize_mode` "bicubic" or "bilinear", `antialias`) and `crop` (the
+    centre) the denoised images leave at another size, that of the classifier: what a method adds to them is then added
+    after the resize. Before anything appears at `out`, ONNX Runtime's outputs are compared with the unfolded network's on
     noisy images. Raises InputError for unusable arguments and files and for outputs that differ by more than the
     tolerance, StoreError where writing fails.
 
@@ -115,6 +128,9 @@ def export_denoiser(
         if sigma is None:
             raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
         check_noise_level("sigma", sigma)
+    from .resized import OutputSize
+
+    size = OutputSize(resize_to, crop, resize_mode or "bicubic", antialias is not False)
     if family == "program":
         for name, given in (("--config", config), ("--image-size", image_size), ("--fp16-weights", store_fp16)):
             if given:
@@ -123,12 +139,13 @@ def export_denoiser(
             raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
         from .program import program_file
 
-        return program_file(checkpoint, sigma, out, batch, **_writer(checkpoint, out, precision, device, autotune))
+        writer = _writer(checkpoint, out, precision, device, autotune)
+        return program_file(checkpoint, sigma, out, batch, size, **writer)
     from .denoisers import denoiser_file
 
     writer = _writer(checkpoint, out, precision, device, autotune)
     return denoiser_file(
-        family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, **writer
+        family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, size, **writer
     )
 
 
@@ -137,8 +154,11 @@ def export_classifier(
     checkpoint: Source,
     out: Source,
     *,
+    image_size: int | None = None,
     input_size: int | None = None,
-    image_size: int = 32,
+    resize_to: int | None = None,
+    resize_mode: str | None = None,
+    antialias: bool | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     batch: int | None = None,
@@ -149,15 +169,51 @@ def export_classifier(
 ) -> ExportReport:
     """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
 
-    The graph resizes to `input_size` (antialiased bicubic) where given, normalises by `mean` and `std` (three numbers
-    each, by default those of the architecture's published checkpoints) and returns logits `[B, classes]`. The rest is
-    as in `export_denoiser`.
+    `arch` is a built-in name (`nets/classifiers.py`), "hf" for a local Hugging Face folder as `checkpoint`, or "timm/NAME".
+    The graph resizes images to `resize_to` pixels a side (`resize_mode` "bicubic" or "bilinear", `antialias`), crops the
+    centre of `input_size`, normalises by `mean` and `std` (three numbers each, [0, 1] units) and returns logits
+    `[B, classes]`. What is None comes from the folder's preprocessor_config.json, timm's pretrained_cfg or the
+    architecture's published training; `input_size` alone means no crop; images of `input_size` are not resized.
+    `image_size` is by default 32 for CIFAR architectures and `input_size` for others. The rest is as in `export_denoiser`.
     """
     _check(precision, batch, out, device)
     from .classifiers import classifier_file
+    from .preprocessing import Overrides
 
+    overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
     writer = _writer(checkpoint, out, precision, device, autotune)
-    return classifier_file(arch, checkpoint, out, input_size, image_size, mean, std, batch, store_fp16, **writer)
+    return classifier_file(arch, checkpoint, out, overrides, batch, store_fp16, **writer)
+
+
+def export_onnx_classifier(
+    onnx: Source,
+    out: Source,
+    *,
+    image_size: int | None = None,
+    input_size: int | None = None,
+    resize_to: int | None = None,
+    resize_mode: str | None = None,
+    antialias: bool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    batch: int | None = None,
+    precision: str = "fp32",
+) -> ExportReport:
+    """Put the preprocessing of `export_classifier` in front of the user's own classifier, an ONNX file.
+
+    It takes float32 `[B, 3, input_size, input_size]` and returns `[B, classes]`; `input_size` may be left out where the
+    file says it. Without `mean` and `std` images go in as they are, in [0, 1]. Opsets older than the exporter's are
+    converted. Raises InputError for files of other shapes, dynamically quantised ones, those whose weights lie outside
+    their folder, and those that no longer answer as before.
+    """
+    if _is_package(out):
+        raise InputError(f"--onnx makes an .onnx file, got --out {out}: name it FILE.onnx")
+    _check(precision, batch, out, "cpu")
+    from .onnx_classifier import onnx_classifier_file
+    from .preprocessing import Overrides
+
+    overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
+    return onnx_classifier_file(onnx, out, overrides, batch)
 
 
 def export_detector(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,64 @@ _CONTAINERS = ("ema", "state_dict", "model_state_dict", "model")
 # What wrappers put in front of parameter names: DataParallel, torch.compile, Sequential(normalisation, network), EDM.
 _PREFIXES = ("module.", "_orig_mod.", "1.", "model.")
 _SHOWN = 3
+_COUNTER = ".num_batches_tracked"
+_LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
 def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
     """Parameters by name, contiguous float32 (integer buffers keep their type), on the CPU.
 
-    `path` is a plain state dict or a checkpoint that holds one under "state_dict", "model", "model_state_dict" or "ema";
-    `module.`, `1.` and the like in front of every name are removed. Only tensors and plain containers are read. Raises
-    InputError for missing, damaged and other files, and for pickles that would need code to run.
+    `path` is a plain state dict or a checkpoint that holds one under "state_dict", "model", "model_state_dict" or "ema",
+    or a safetensors file; `module.`, `1.` and the like in front of every name are removed. Only tensors and plain
+    containers are read. Raises InputError for missing, damaged and other files, and for pickles that would need code to run.
     """
+    return load_checkpoint(path)[0]
+
+
+def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], str | None]:
+    """`load_state`, and the architecture's name where the checkpoint notes one under "arch"."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file")
-    state = _strip(_tensors(path, _read(path)))
-    return {name: _plain(tensor) for name, tensor in state.items()}
+    content = read_safetensors(path) if is_safetensors(path) else read_pickle(path)
+    state = _strip(_tensors(path, content))
+    arch = content.get("arch") if isinstance(content, Mapping) else None
+    return {name: _plain(tensor) for name, tensor in state.items()}, arch if isinstance(arch, str) else None
 
 
-def _read(path: Path) -> object:
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is named as safetensors or begins as one: 8 bytes of length, then a JSON object."""
+    if path.suffix == ".safetensors":
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, mapped from it; InputError for damaged files."""
+    try:
+        from safetensors import safe_open
+    except ImportError:
+        raise InputError(
+            f'checkpoint {path.name} needs safetensors, which is not installed: pip install "diffsmooth-trt[export]"'
+        ) from None
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # SafetensorError, and what Rust raises for a header that is not UTF-8
+        raise InputError(
+            f"checkpoint {path} is truncated or no safetensors file ({path.stat().st_size} bytes): fetch or save it again"
+        ) from error
+
+
+def read_pickle(path: Path) -> object:
+    """What torch saved in a file, tensors and plain containers only; InputError for damaged files and for code."""
     try:
         with path.open("rb") as file:
             start = file.read(2)
@@ -92,18 +133,12 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous()
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], name: str = "checkpoint") -> None:
-    """Give `module` the parameters in `state`, shared and not copied; it may have been built on the meta device.
+def mismatch(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What keeps `state` from being loaded where `wanted` is: the first parameters of each kind, or nothing.
 
-    Raises InputError naming the first parameters that are missing, unexpected or shaped differently; `name` is what the
-    message calls the checkpoint.
+    Batch counters are absent from old checkpoints and mean nothing in evaluation.
     """
-    wanted = module.state_dict()
-    # Batch counters are absent from old checkpoints and mean nothing in evaluation.
-    state = dict(state)
-    for key in wanted:
-        if key.endswith(".num_batches_tracked") and key not in state:
-            state[key] = torch.zeros((), dtype=torch.int64)
+    wanted = {key: tensor for key, tensor in wanted.items() if not key.endswith(_COUNTER) or key in state}
     missing = [key for key in wanted if key not in state]
     unexpected = [key for key in state if key not in wanted]
     different = [
@@ -112,15 +147,28 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], name: str = "check
         if key in state and state[key].shape != tensor.shape
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", different))
-    problems = [
-        f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
-        for kind, names in kinds
-        if names
-    ]
+    return "; ".join(f"{len(names)} {kind} ({shown(names)})" for kind, names in kinds if names)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first few of `names`."""
+    return f"{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], name: str = "checkpoint", hint: str = "") -> None:
+    """Give `module` the parameters in `state`, shared and not copied; it may have been built on the meta device.
+
+    Raises InputError naming the first parameters that are missing, unexpected or shaped differently; `name` is what the
+    message calls the checkpoint, `hint` the remedy, by default to check the configuration.
+    """
+    wanted = module.state_dict()
+    problems = mismatch(wanted, state)
     if problems:
         raise InputError(
-            f"{name} does not fit the network: parameters {'; '.join(problems)}: check the configuration or architecture"
+            f"{name} does not fit the network: parameters {problems}: {hint or 'check the configuration or architecture'}"
         )
+    counters = {key: torch.zeros((), dtype=torch.int64) for key in wanted if key.endswith(_COUNTER)}
+    state = {**counters, **state}
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
 

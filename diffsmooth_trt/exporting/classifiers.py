@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..engine.facts import EngineFacts
 from ..errors import InputError
 from ..files import file_sha256
+from ..nets.classifiers import classifier_from_arch, classifier_names
 from ..nets.detector import base_state
-from ..nets.resnet import Triple, classifier_from_arch
 from .check import ImageCheck
-from .checkpoints import export_details, load_into, load_state, round_to_half
+from .checkpoints import export_details, load_checkpoint, load_into, mismatch, round_to_half
 from .onnx_file import Writer, write_checked
-from .resize import Resize
+from .preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing
 from .result import ExportReport
 
 Source = str | PathLike[str]
+SIGMA = 0.25  # of the noise on the images that a file is compared on
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A network with its weights, `classes` logits, and what stands around it.
+
+    `image_size` is the side of the images that it is usually fed, None for the network's own input size; `folds` whether
+    batch norms that follow a convolution among a module's children also do so in its forward pass.
+    """
+
+    net: nn.Module
+    classes: int
+    preprocessing: Preprocessing
+    family: str
+    sha256: str
+    image_size: int | None = None
+    folds: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def without_batch_norm(net: nn.Module) -> nn.Module:
@@ -33,90 +52,111 @@ def without_batch_norm(net: nn.Module) -> nn.Module:
     for parent in list(net.modules()):
         children = list(parent.named_children())
         for (name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:  # subclasses may do more
                 setattr(parent, name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
     return net.requires_grad_(False)
 
 
-class ClassifierWithPreprocessing(nn.Module):
-    """Images `[B, 3, h, w]` in [0, 1] units → logits: resize when `input_size` differs, (x − mean)/std, network.
-
-    The normalisation stays in front of the network: its convolutions pad normalised images with zeros.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        image_size: tuple[int, int],
-        input_size: int | None = None,
-    ) -> None:
-        super().__init__()
-        resized = input_size is not None and image_size != (input_size, input_size)
-        self.resize: nn.Module = Resize(image_size, input_size) if resized and input_size else nn.Identity()
-        self.scale: Tensor
-        self.offset: Tensor
-        double = torch.float64
-        scale = 1 / torch.tensor(std, dtype=double)
-        self.register_buffer("scale", scale.float().reshape(1, -1, 1, 1))
-        self.register_buffer("offset", (-torch.tensor(mean, dtype=double) * scale).float().reshape(1, -1, 1, 1))
-        self.net = net
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(self.resize(x) * self.scale + self.offset)
-        return logits
+def _remedy(state: dict[str, torch.Tensor], noted: str | None) -> str:
+    """What to do with a checkpoint of another architecture: the one it fits or notes, where that is known."""
+    head = next(
+        (
+            t
+            for name in ("fc.weight", "linear.weight", "head.weight")
+            if (t := state.get(name)) is not None and t.dim() == 2
+        ),
+        None,
+    )
+    for name in classifier_names() if head is not None else ():
+        with torch.device("meta"):
+            net = classifier_from_arch(name, len(head) if head is not None else None).module
+        if not mismatch(net.state_dict(), state):
+            return f"it fits --arch {name}"
+    return f"it says that it is a {noted}" if noted else "check --arch"
 
 
-def _triple(name: str, values: Sequence[float] | None, default: Triple, positive: bool) -> Triple:
-    if values is None:
-        return default
-    numbers = [float(value) for value in values]
-    if len(numbers) != 3 or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
-        raise InputError(f"{name} must be three {'positive ' if positive else ''}numbers in [0, 1] units, got {values}")
-    return (numbers[0], numbers[1], numbers[2])
+def load_known(arch: str, checkpoint: Source) -> LoadedClassifier:
+    """The built-in architecture `arch` with the weights of `checkpoint`, as many classes as these have."""
+    classifier_from_arch(arch)  # unknown names before large files
+    state, noted = load_checkpoint(checkpoint)
+    state = base_state(state)
+    with torch.device("meta"):
+        known = classifier_from_arch(arch)
+        weight = state.get(f"{known.head}.weight")
+        if weight is not None and weight.dim() == 2 and weight.shape[0] != known.classes:
+            known = classifier_from_arch(arch, weight.shape[0])
+    state = {name: tensor for name, tensor in state.items() if not any(part in name for part in known.unused)}
+    hint = _remedy(state, noted) if mismatch(known.module.state_dict(), state) else ""
+    load_into(known.module, state, f"checkpoint {checkpoint}", hint)
+    return LoadedClassifier(
+        known.module.eval(),
+        known.classes,
+        Preprocessing(known.mean, known.std, known.size, known.size),
+        arch,
+        file_sha256(Path(checkpoint)),
+        image_size=32 if known.size == 32 else None,
+        folds=True,
+    )
+
+
+def load_classifier(arch: str, checkpoint: Source, overrides: Overrides) -> LoadedClassifier:
+    """The classifier that `--arch` and `--checkpoint` stand for; see `export_classifier`."""
+    if arch == "hf":
+        from .huggingface import load_folder
+
+        return load_folder(Path(checkpoint), overrides)
+    if arch.startswith("timm/"):
+        from .timm_models import load_timm
+
+        return load_timm(arch, Path(checkpoint))
+    return load_known(arch, checkpoint)
+
+
+def _check_output(loaded: LoadedClassifier, size: int) -> None:
+    """One image of the network's input size through it: other networks fail in their own words."""
+    try:
+        with torch.no_grad():
+            shape = tuple(loaded.net(torch.zeros(1, 3, size, size)).shape)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"the network takes no images of {size}×{size} ({reason}): give another --input-size"
+        ) from error
+    if shape != (1, loaded.classes):
+        raise InputError(
+            f"the network returns {shape} for one image, expected (1, {loaded.classes}): no image classifier"
+        )
 
 
 def classifier_file(
     arch: str,
     checkpoint: Source,
     out: Source,
-    input_size: int | None,
-    image_size: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    overrides: Overrides,
     batch: int | None,
     store_fp16: bool,
     write: Writer = write_checked,
 ) -> ExportReport:
     """See `export_classifier`. `write` makes the file."""
-    for name, size in (("--input-size", input_size), ("image size", image_size)):
-        if size is not None and not 4 <= size <= 4096:
-            raise InputError(f"{name} must lie between 4 and 4096 pixels, got {size}")
-    known = classifier_from_arch(arch)
-    mean, std = _triple("--mean", mean, known.mean, False), _triple("--std", std, known.std, True)
-    state = base_state(load_state(checkpoint))
-    weight = state.get(f"{known.head}.weight")
-    if weight is not None and weight.dim() == 2 and weight.shape[0] != known.classes:
-        known = classifier_from_arch(arch, weight.shape[0])
-    load_into(known.module, state, f"checkpoint {checkpoint}")
-    fused = without_batch_norm(known.module)
+    loaded = load_classifier(arch, checkpoint, overrides)
+    preprocessing = overrides.over(loaded.preprocessing)
+    image_size = overrides.image_size or loaded.image_size or preprocessing.input_size
+    _check_output(loaded, preprocessing.input_size)
+    folds = loaded.folds and any(isinstance(module, nn.BatchNorm2d) for module in loaded.net.modules())
+    fused = without_batch_norm(loaded.net) if folds else loaded.net  # a copy, so only where there is something to fold
     if store_fp16:
         round_to_half(fused)
     # What is rounded are the fused weights, so they are the source of a half-precision file.
-    source, module = (
-        ClassifierWithPreprocessing(net, mean, std, (image_size, image_size), input_size)
-        for net in (fused if store_fp16 else known.module, fused)
-    )
+    source = ClassifierWithPreprocessing(fused if store_fp16 else loaded.net, preprocessing, image_size, source=True)
+    module = ClassifierWithPreprocessing(fused, preprocessing, image_size)
     shape = (3, image_size, image_size)
     facts = EngineFacts(
         role="classifier",
         input_shape=shape,
-        classes=known.classes,
-        family=arch,
-        source_sha256=file_sha256(Path(checkpoint)),
-        details=export_details(checkpoint, store_fp16, mean=list(mean), std=list(std), input_size=input_size),
+        classes=loaded.classes,
+        family=loaded.family,
+        source_sha256=loaded.sha256,
+        details=export_details(checkpoint, store_fp16, **preprocessing.facts(image_size), **loaded.details),
     )
-    return write(module, ImageCheck(source, shape, 0.25), facts, Path(out), batch, store_fp16)
+    return write(module, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, store_fp16)

@@ -21,6 +21,7 @@ from .edm import Edm
 from .families import Family
 from .onnx_file import Writer, write_checked
 from .openai import OpenAI
+from .resized import OutputSize
 from .result import ExportReport
 
 Source = str | PathLike[str]
@@ -111,6 +112,7 @@ def denoiser_file(
     store_fp16: bool,
     image_size: int | None,
     fractional: bool,
+    output: OutputSize,
     write: Writer = write_checked,
 ) -> ExportReport:
     """See `export_denoiser`; a conditional one where `sigma` is None. `write` makes the file."""
@@ -153,4 +155,5 @@ def denoiser_file(
             checkpoint, store_fp16, options=configured.recorded(), prediction=configured.prediction, **details
         ),
     )
-    return write(module, check, facts, Path(out), batch, store_fp16)
+    exported, check, facts = output.attach(module, check, facts)
+    return write(exported, check, facts, Path(out), batch, store_fp16)

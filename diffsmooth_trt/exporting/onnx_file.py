@@ -167,10 +167,11 @@ def _versions() -> dict[str, str]:
 
 
 def write_checked(
-    module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
+    module: nn.Module | ir.Model, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
 ) -> ExportReport:
     """Export `module` to `out` with `facts` in its metadata once ONNX Runtime agrees with `check.source`.
 
+    `module` may also be a graph that is made already, of the batch size `batch`.
     Raises InputError when they differ by more than the tolerance or `out` is not writable, StoreError when writing
     fails; neither leaves anything behind.
     """
@@ -182,9 +183,10 @@ def write_checked(
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
     try:
-        model = trace(module, check, batch)
+        model = module if isinstance(module, ir.Model) else trace(module, check, batch)
         if store_fp16:
             store_as_half(model)
+        opset = model.opset_imports.get("", OPSET)
         files = _save(model, folder, out.name)
         del model
         difference, tolerance = _compare(files[-1], check, batch)
@@ -196,7 +198,7 @@ def write_checked(
         details: dict[str, object] = {
             "max_difference": float(f"{difference:.2g}"),
             "tolerance": float(f"{tolerance:.2g}"),
-            "opset": OPSET,
+            "opset": opset,
             "versions": _versions(),
         }
         if len(files) > 1:

@@ -21,6 +21,7 @@ from ..noise import check_noise_level
 from .check import ImageCheck
 from .checkpoints import export_details
 from .onnx_file import Writer, write_checked
+from .resized import OutputSize
 from .result import ExportReport
 
 ROLES = ("denoiser", "classifier")
@@ -28,7 +29,7 @@ SIGMA = 0.25  # of the noise that a classifier is compared on
 
 
 class Program(nn.Module):
-    """An exported program as a module that can be traced again; `eval` has happened when it was exported."""
+    """An exported program as a module that can be traced again; its mode was chosen when it was exported."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Program(nn.Module):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def eval(self) -> Program:
+    def train(self, mode: bool = True) -> Program:
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,6 +91,7 @@ def program_file(
     sigma: float,
     out: str | PathLike[str],
     batch: int | None,
+    output: OutputSize,
     write: Writer = write_checked,
 ) -> ExportReport:
     """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""
@@ -108,7 +110,8 @@ def program_file(
         details=export_details(checkpoint, False),
     )
     check = ImageCheck(loaded.module, loaded.shape, sigma)
-    return write(loaded.module, check, facts, Path(out), batch or loaded.batch, False)
+    module, check, facts = output.attach(loaded.module, check, facts)
+    return write(module, check, facts, Path(out), batch or loaded.batch, False)
 
 
 def export_program(

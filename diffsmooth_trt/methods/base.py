@@ -72,13 +72,17 @@ class Method(ABC):
 
 
 class Denoised(Method):
-    """A method that looks at images through a one-shot denoiser."""
+    """A method that looks at images through a one-shot denoiser.
+
+    The denoiser may return images of another size than it takes: that of the classifier.
+    """
 
     def __init__(self, denoiser: Engine, classifier: Engine) -> None:
-        if denoiser.facts.input_shape != classifier.facts.input_shape:
+        returned, taken = denoiser.facts.denoised_shape, classifier.facts.input_shape
+        if returned != taken:
             raise InputError(
-                f"{denoiser.path.name} returns images {denoiser.facts.input_shape}, {classifier.path.name} takes "
-                f"{classifier.facts.input_shape}: export the classifier with --image-size {denoiser.facts.input_shape[1]}"
+                f"{denoiser.path.name} returns images {returned}, {classifier.path.name} takes {taken}: "
+                f"export the classifier with --image-size {returned[1]}, or the denoiser with --resize-to {taken[1]}"
             )
         super().__init__(classifier, denoiser.facts.input_shape, float(denoiser.facts.sigma or 0.0))
         self.denoiser = denoiser

@@ -46,10 +46,11 @@ class DiffSmooth(Denoised):
             "classifier_seed": seed,
             "softmax": f"numpy {np.__version__}, scipy {scipy.__version__}",  # a near tie may fall by their last digit
         }
-        size = int(np.prod(self.input_shape))
+        shape = denoiser.facts.denoised_shape  # the noise comes after the denoiser's resize, where it has one
+        size = int(np.prod(shape))
         words = np.arange(copies, dtype=np.uint64)
         steps = grid_noise(self.law, seed, LOCAL, np.zeros_like(words), words, size)
-        self.fixed: Floats = (steps.astype(np.float32) / np.float32(255)).reshape(copies, 1, *self.input_shape)
+        self.fixed: Floats = (steps.astype(np.float32) / np.float32(255)).reshape(copies, 1, *shape)
 
     def labels(self, noisy: Floats, rows: Rows) -> Labels:
         denoised = self.denoiser.run(noisy)

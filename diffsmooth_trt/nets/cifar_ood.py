@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .resnet import ClassifierArch, Triple
+from .arch import ClassifierArch, Triple
 
 
 class ShortcutBlock(nn.Module):

@@ -6,17 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
+from .arch import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, ClassifierArch
 
 DEPTHS = (20, 32, 44, 56, 110)
-ARCHS = (*(f"resnet{depth}" for depth in DEPTHS), *(f"cifar_resnet{depth}" for depth in DEPTHS))
-
-Triple = tuple[float, float, float]
 
 
 class _PadShortcut(nn.Module):
@@ -76,30 +71,10 @@ class CifarResNet(nn.Module):
         return logits
 
 
-@dataclass(frozen=True)
-class ClassifierArch:
-    """A classifier's network, the normalisation its checkpoints expect ([0, 1] units), and its last layer's name."""
-
-    name: str
-    module: nn.Module
-    mean: Triple
-    std: Triple
-    classes: int
-    head: str
-
-
-def classifier_from_arch(name: str, classes: int = 10) -> ClassifierArch:
-    """The network called `name` (one of `ARCHS` or `cifar_ood.OOD_ARCHS`) with `classes` outputs; InputError names the known
-    ones.
-    """
-    from .cifar_ood import OOD_ARCHS, ood_classifier
-
-    if name in OOD_ARCHS:
-        return ood_classifier(name, classes)
-    if name not in ARCHS:
-        raise InputError(f"classifier architecture {name!r} is unknown: use one of {', '.join((*ARCHS, *OOD_ARCHS))}")
+def cifar_resnet(name: str, classes: int) -> ClassifierArch:
+    """The network called `resnetD` or `cifar_resnetD`, D one of `DEPTHS`."""
     learned = name.startswith("cifar_")
     module = CifarResNet(int(name.removeprefix("cifar_").removeprefix("resnet")), learned=learned, classes=classes)
     if learned:
-        return ClassifierArch(name, module, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), classes, "fc")
-    return ClassifierArch(name, module, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), classes, "linear")
+        return ClassifierArch(name, module, CIFAR_MEAN, CIFAR_STD, classes, "fc")
+    return ClassifierArch(name, module, IMAGENET_MEAN, IMAGENET_STD, classes, "linear")

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
+from diffsmooth_trt.exporting.checkpoints import load_checkpoint, load_into, load_state  # noqa: E402
 
 
 def small() -> Any:
@@ -132,3 +132,33 @@ def test_loading_shares_memory_and_fills_meta_modules() -> None:
     load_into(net, state)
     assert net.a.weight.data_ptr() == state["a.weight"].data_ptr()
     assert not net.a.weight.requires_grad
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    """Under its own name or another; half precision becomes float32, prefixes go."""
+    save = pytest.importorskip("safetensors.torch", reason="reads safetensors").save_file
+    weight = torch.arange(12.0).half().reshape(3, 4)
+    for name in ("c.safetensors", "c.pt"):
+        save({"module.w": weight, "module.n": torch.tensor(3)}, tmp_path / name)
+        loaded = load_state(tmp_path / name)
+        assert loaded["w"].dtype == torch.float32
+        assert torch.equal(loaded["w"], weight.float())
+        assert loaded["n"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("keep", [0, 1, 9, 60, 0.5, 0.999])
+def test_safetensors_cut_short(tmp_path: Path, keep: float) -> None:
+    save = pytest.importorskip("safetensors.torch", reason="reads safetensors").save_file
+    path = tmp_path / "c.safetensors"
+    save({"w": torch.randn(500), "v": torch.randn(500)}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(InputError, match="truncated or no safetensors file") as caught:
+        load_state(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_noted_architecture_is_read(tmp_path: Path) -> None:
+    torch.save({"arch": "resnet50", "state_dict": {"1.module.w": torch.zeros(1)}}, tmp_path / "c.pth.tar")
+    state, arch = load_checkpoint(tmp_path / "c.pth.tar")
+    assert (list(state), arch) == (["w"], "resnet50")

@@ -19,11 +19,11 @@ from diffsmooth_trt.engine import METADATA_KEY, EngineFacts, open_engine  # noqa
 from diffsmooth_trt.errors import EngineError, InputError, StoreError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier, export_denoiser, onnx_file  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing  # noqa: E402
 from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
+from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Preprocessing  # noqa: E402
+from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
-from diffsmooth_trt.nets.resnet import classifier_from_arch  # noqa: E402
 
 # The published networks, scaled down: fewer channels, blocks and levels, everything else as published.
 IMPROVED: dict[str, Any] = {
@@ -154,7 +154,9 @@ def test_classifier_file_answers_as_the_network(tmp_path: Path, store_fp16: bool
     facts = facts_of(out)
     assert (facts.role, facts.classes, facts.input_shape) == ("classifier", 10, (3, 32, 32))
     x = torch.rand(3, 3, 32, 32)
-    model = ClassifierWithPreprocessing(arch.module, arch.mean, arch.std, (32, 32), input_size)
+    model = ClassifierWithPreprocessing(
+        arch.module, Preprocessing(arch.mean, arch.std, input_size or 32, input_size or 32), 32
+    )
     with torch.no_grad():
         want = model(x).numpy()
     np.testing.assert_allclose(answer(out, x), want, atol=1e-5 if not store_fp16 else 2e-2)

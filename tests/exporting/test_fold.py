@@ -11,11 +11,9 @@ torch = pytest.importorskip("torch", reason="folding needs torch")
 import torch.nn.functional as F  # noqa: E402
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing  # noqa: E402
 from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.norm import ChannelGroupNorm  # noqa: E402
 from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
-from diffsmooth_trt.exporting.resize import Resize, resize_matrix  # noqa: E402
 from diffsmooth_trt.nets.options import DenoiserOptions, parse_options  # noqa: E402
 from diffsmooth_trt.nets.unet import UNet  # noqa: E402
 
@@ -129,35 +127,3 @@ def test_group_norm_form(channels: int) -> None:
     want = F.group_norm(x.double(), 32, weight.double(), bias.double(), 1e-5)
     got = ChannelGroupNorm(32, 1e-5, weight, bias)(x)
     torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "size"), [(32, 32, 224), (32, 32, 32), (40, 24, 17), (256, 200, 64), (5, 3, 8)]
-)
-def test_resize_is_torchs_antialiased_bicubic(height: int, width: int, size: int) -> None:
-    x = torch.rand(2, 3, height, width)
-    want = F.interpolate(x, (size, size), mode="bicubic", antialias=True)
-    torch.testing.assert_close(Resize((height, width), size)(x), want, rtol=0, atol=1e-5)
-
-
-def test_resize_matches_pillow() -> None:
-    image = pytest.importorskip("PIL.Image", reason="compares with Pillow")
-    pixels = np.random.default_rng(0).uniform(0, 1, (20, 20)).astype(np.float32)
-    for size in (7, 20, 50):
-        want = np.asarray(image.fromarray(pixels).resize((size, size), image.Resampling.BICUBIC))
-        matrix = resize_matrix(20, size)
-        np.testing.assert_allclose(matrix @ pixels @ matrix.T, want, atol=1e-5)
-
-
-def test_resize_rows_sum_to_one() -> None:
-    for source, target in ((32, 224), (224, 32), (1, 9)):
-        np.testing.assert_allclose(resize_matrix(source, target).sum(1), 1, atol=1e-14)
-
-
-def test_classifier_preprocessing() -> None:
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.2)
-    model = ClassifierWithPreprocessing(torch.nn.Flatten(), mean, std, (8, 8), 12)
-    x = torch.rand(2, 3, 8, 8)
-    resized = F.interpolate(x, (12, 12), mode="bicubic", antialias=True)
-    want = (resized - torch.tensor(mean).reshape(1, 3, 1, 1)) / torch.tensor(std).reshape(1, 3, 1, 1)
-    torch.testing.assert_close(model(x), want.flatten(1), rtol=0, atol=5e-5)

@@ -302,7 +302,7 @@ def test_program_refusals(programs: Path, tmp_path: Path, changes: dict[str, Any
 
 def test_classifiers_take_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down to the compiler, which is not started again."""
-    from diffsmooth_trt.nets.resnet import classifier_from_arch
+    from diffsmooth_trt.nets.classifiers import classifier_from_arch
 
     torch.save(classifier_from_arch("resnet20").module.state_dict(), tmp_path / "c.pt")
     asked = []

@@ -14,8 +14,8 @@ pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
-from diffsmooth_trt.nets.resnet import classifier_from_arch  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "image_size": 16,
@@ -105,7 +105,15 @@ def test_half_precision_overflow(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"arch": "vit"}, "classifier architecture 'vit' is unknown: use one of resnet20, "),
-        ({"arch": "resnet20"}, r"does not fit the network: parameters 2 missing \(linear.weight, linear.bias\)"),
+        (
+            {"arch": "resnet20"},
+            r"does not fit the network: parameters 2 missing \(linear.weight, linear.bias\); .*: it fits --arch cifar_resnet20",
+        ),
+        ({"arch": "wrn-28-10"}, r"of another shape .*: it fits --arch cifar_resnet20"),
+        ({"arch": "hf"}, "c.pt is no folder: --arch hf takes one with config.json"),
+        ({"arch": "timm/no such model"}, "--arch timm/"),
+        ({"resize_mode": "area"}, "--resize-mode 'area' is unknown: use one of bicubic, bilinear"),
+        ({"resize_to": 24}, "--resize-to 24 is smaller than the 32 pixels that are cropped"),
         ({"mean": (0.5, 0.5)}, "--mean must be three numbers"),
         ({"std": (0.5, 0.5, 0.0)}, "--std must be three positive numbers"),
         ({"input_size": 2}, "--input-size must lie between"),
@@ -118,6 +126,16 @@ def test_classifier_refusals(tmp_path: Path, changes: dict[str, Any], message: s
     with pytest.raises(InputError, match=message):
         export_classifier(**{**arguments, **changes})
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_noted_architecture_is_named(tmp_path: Path) -> None:
+    """Where the weights fit no architecture that is listed."""
+    state = {
+        f"1.module.{name}": tensor for name, tensor in classifier_from_arch("wrn-10-1").module.state_dict().items()
+    }
+    torch.save({"arch": "wide_resnet10", "state_dict": state}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"missing \(layer1.0.conv1.weight, .*it says that it is a wide_resnet10$"):
+        export_classifier("resnet20", tmp_path / "c.pt", tmp_path / "c.onnx")
 
 
 def test_without_torch_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

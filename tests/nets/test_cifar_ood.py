@@ -10,8 +10,8 @@ from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.exporting import export_classifier, export_detector
 from diffsmooth_trt.nets.cifar_ood import DenseNet, ResNet18
+from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.detector import SIZES, Detector
-from diffsmooth_trt.nets.resnet import classifier_from_arch
 from diffsmooth_trt.ood.interval import IntervalGraph
 from diffsmooth_trt.ood.model import check_detector
 

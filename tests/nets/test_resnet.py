@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch", reason="networks need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing, without_batch_norm  # noqa: E402
-from diffsmooth_trt.nets.resnet import ARCHS, classifier_from_arch  # noqa: E402
+from diffsmooth_trt.exporting.classifiers import without_batch_norm  # noqa: E402
+from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Preprocessing  # noqa: E402
+from diffsmooth_trt.nets.classifiers import classifier_from_arch, classifier_names  # noqa: E402
 
 
 def expected_shapes(depth: int, learned: bool) -> dict[str, tuple[int, ...]]:
@@ -58,7 +59,7 @@ def test_normalisation_belongs_to_the_layout() -> None:
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=", ".join(ARCHS)):
+    with pytest.raises(InputError, match=", ".join(classifier_names())):
         classifier_from_arch("resnet18")
 
 
@@ -90,7 +91,7 @@ def test_published_weights_reach_their_accuracy(shared: Path) -> None:
     pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
     arch = classifier_from_arch("resnet20")
     load_into(arch.module, load_state(checkpoint))
-    model = ClassifierWithPreprocessing(arch.module, arch.mean, arch.std, (32, 32))
+    model = ClassifierWithPreprocessing(arch.module, Preprocessing(arch.mean, arch.std, 32, 32), 32)
     with torch.no_grad():
         predicted = model(pixels).argmax(1)
     assert float((predicted == torch.tensor(table["label"].to_pylist())).float().mean()) >= 0.9

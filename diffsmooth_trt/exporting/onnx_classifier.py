@@ -1,0 +1,239 @@
+"""The user's own ONNX classifier → the same with its preprocessing in front, checked against the file as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript import version_converter
+from torch import Tensor, nn
+
+from ..engine.facts import METADATA_KEY, EngineFacts
+from ..engine.graph import DYNAMIC_QUANTISATION
+from ..errors import InputError
+from ..files import check_outputs, file_sha256
+from .check import ImageCheck
+from .classifiers import SIGMA
+from .onnx_file import OPSET, OUTPUT, quiet, write_checked
+from .preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
+from .resize import Resize
+from .result import ExportReport
+
+IMAGES = ImageCheck.names[0]
+PREFIX = "preprocessing_"
+IR_VERSION = 10  # the one that the exporter writes
+AGAIN = "export it again with float32 [B, 3, H, W] in and [B, classes] out"
+_INT8 = {"DequantizeLinear", "QLinearConv", "QLinearMatMul"}
+
+
+class OnnxModule(nn.Module):
+    """An ONNX file in ONNX Runtime as a torch module; of a fixed batch size, as many rows as are asked for."""
+
+    def __init__(self, path: Path, batch: int | None) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own family of exceptions
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"--onnx {path}: ONNX Runtime cannot load it ({reason}): export it again for opset {OPSET}"
+            ) from error
+        self.batch = batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        name = self.session.get_inputs()[0].name
+        missing = 0 if self.batch is None else -len(x) % self.batch
+        rows = np.concatenate([x.numpy(), np.zeros((missing, *x.shape[1:]), np.float32)])
+        parts = [
+            self.session.run(None, {name: part})[0] for part in np.split(rows, len(rows) // (self.batch or len(rows)))
+        ]
+        return torch.from_numpy(np.concatenate(parts)[: len(x)])
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    yield model.graph
+    yield from model.graph.subgraphs()
+
+
+def _tensors(model: ir.Model) -> Iterator[Any]:
+    """Every stored tensor, wherever in the file it stands."""
+    for graph in _graphs(model):
+        yield from (value.const_value for value in graph.initializers.values())
+        for node in graph:
+            yield from (attr.value for attr in node.attributes.values() if attr.type == ir.AttributeType.TENSOR)
+
+
+def _external(path: Path, model: ir.Model) -> dict[str, str]:
+    """SHA-256 of each file of external weights, by name; InputError for those outside the model's folder."""
+    names = {str(tensor.location) for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    for name in names:
+        file = path.parent / name
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise InputError(f"--onnx {path} keeps weights outside its folder ({name}): export it again")
+        if not file.is_file():
+            raise InputError(f"--onnx {path} needs its weights file {name} beside it: copy both, or export it again")
+    return {name: file_sha256(path.parent / name) for name in sorted(names)}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What a graph is: its batch size and input size, None where they are open, and its classes."""
+
+    batch: int | None
+    size: int | None
+    classes: int
+
+
+def _number(dimension: Any) -> int | None:
+    return dimension if isinstance(dimension, int) and dimension > 0 else None
+
+
+def _describe(path: Path, model: ir.Model) -> Classifier:
+    """Refuse everything that is not one batch of images in, one of logits out."""
+    if METADATA_KEY in model.metadata_props:
+        raise InputError(f"--onnx {path} is an engine file already: pass it to --classifier as it is")
+    coupled = sorted({node.op_type for node in model.graph.all_nodes()} & DYNAMIC_QUANTISATION)
+    if coupled:
+        raise InputError(
+            f"--onnx {path} is dynamically quantised ({', '.join(coupled)}): its scales couple the rows of a batch; "
+            "quantise it statically"
+        )
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"--onnx {path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one each: {AGAIN}"
+        )
+    for value in (inputs[0], outputs[0]):
+        if value.dtype != ir.DataType.FLOAT:
+            raise InputError(f"--onnx {path}: {value.name} is {value.dtype}, expected float32: {AGAIN}")
+    taken = list(inputs[0].shape.dims) if inputs[0].shape is not None else []
+    given = list(outputs[0].shape.dims) if outputs[0].shape is not None else []
+    sides = [_number(side) for side in taken[2:]]
+    classes = _number(given[-1]) if len(given) == 2 else None
+    if len(taken) != 4 or _number(taken[1]) != 3 or len(set(sides)) != 1 or classes is None or classes < 2:
+        shapes = [[dim if isinstance(dim, int) else dim.value for dim in dims] for dims in (taken, given)]
+        raise InputError(
+            f"--onnx {path} maps {shapes[0]} to {shapes[1]}, expected [B, 3, N, N] to [B, classes]: {AGAIN}"
+        )
+    return Classifier(_number(taken[0]), sides[0], classes)
+
+
+def _load(path: Path) -> ir.Model:
+    if not path.is_file():
+        raise InputError(f"--onnx {path}: no such file")
+    try:
+        model = ir.load(path)
+    except Exception as error:  # protobuf's and onnx_ir's own
+        raise InputError(f"--onnx {path} is no readable ONNX file ({type(error).__name__}): export it again") from error
+    passes.RemoveInitializersFromInputsPass()(model)  # how old files listed their weights
+    return model
+
+
+def _converted(path: Path, model: ir.Model) -> ir.Model:
+    """The model in an opset that every backend reads."""
+    before = model.opset_imports.get("")
+    if before is None:
+        raise InputError(f"--onnx {path} names no ONNX opset: {AGAIN}")
+    if before < OPSET:
+        try:
+            with quiet():
+                version_converter.convert_version(model, OPSET, fallback=True)
+        except Exception:  # leaves the opset as it was
+            pass
+        after = model.graph.opset_imports.get("")
+        if after != OPSET:
+            raise InputError(
+                f"--onnx {path} is of opset {before}, which cannot be converted: export it for opset {OPSET}"
+            )
+    model.ir_version = max(model.ir_version or 0, IR_VERSION)
+    return model
+
+
+def _prepend(model: ir.Model, preprocessing: Preprocessing, image_size: int, batch: int | None) -> None:
+    """Resize and normalisation as the graph's first nodes, in place."""
+    graph = model.graph
+    old, out, first = graph.inputs[0], graph.outputs[0], graph[0]
+    if out is old or out.shape is None:
+        raise InputError("the graph's output is its input: no classifier")
+    for inner in _graphs(model):  # our names are ours
+        for value in [*inner.initializers.values(), *(value for node in inner for value in node.outputs)]:
+            if value.name in (IMAGES, OUTPUT) or (value.name or "").startswith(PREFIX):
+                value.name = f"_{value.name}"
+    out.name = OUTPUT
+    rows = batch if batch is not None else "batch"
+    images = ir.val(IMAGES, ir.DataType.FLOAT, [rows, 3, image_size, image_size])
+    steps: list[tuple[str, Tensor, bool]] = []  # operator, constant, whether the constant is the first operand
+    resize = preprocessing.resize(image_size)
+    if isinstance(resize, Resize):
+        steps += [("MatMul", resize.rows, True), ("MatMul", resize.columns, False)]
+    if (preprocessing.mean, preprocessing.std) != ((0.0,) * 3, (1.0,) * 3):
+        normalise = Normalise(preprocessing.mean, preprocessing.std)
+        steps += [("Mul", normalise.scale, False), ("Add", normalise.offset, False)]
+    value = images
+    for number, (operator, tensor, leads) in enumerate(steps):
+        name = f"{PREFIX}{number}"
+        constant = ir.val(f"{name}_value", const_value=ir.tensor(tensor.numpy(), name=f"{name}_value"))
+        graph.register_initializer(constant)
+        node = ir.node(operator, [constant, value] if leads else [value, constant], name=name)
+        node.outputs[0].name = name
+        graph.insert_before(first, node)
+        value = node.outputs[0]
+    ir.convenience.replace_all_uses_with(old, value)
+    graph.inputs[0] = images
+    out.shape = ir.Shape([rows, out.shape[1]])
+
+
+def _precision(model: ir.Model) -> str:
+    if {node.op_type for node in model.graph.all_nodes()} & _INT8:
+        return "int8"
+    kinds = {tensor.dtype for tensor in _tensors(model) if tensor is not None}
+    return "fp16" if ir.DataType.FLOAT16 in kinds else "bf16" if ir.DataType.BFLOAT16 in kinds else "fp32"
+
+
+def onnx_classifier_file(
+    path: str | PathLike[str], out: str | PathLike[str], overrides: Overrides, batch: int | None
+) -> ExportReport:
+    """See `export_onnx_classifier`."""
+    path = Path(path)
+    check_outputs({"--out": Path(out)}, {"--onnx": path})
+    model = _load(path)
+    found = _describe(path, model)
+    weights = _external(path, model)
+    if batch is not None and found.batch not in (None, batch):
+        raise InputError(f"--onnx {path} takes batches of {found.batch}, got --batch {batch}: leave --batch out")
+    batch = found.batch if batch is None else batch
+    size = overrides.input_size or found.size
+    if size is None:
+        raise InputError(f"--onnx {path} does not say its input size: give --input-size")
+    if found.size not in (None, size):
+        raise InputError(f"--onnx {path} takes {found.size}×{found.size} images, got --input-size {size}: leave it out")
+    preprocessing = overrides.over(Preprocessing((0.0,) * 3, (1.0,) * 3, size, size))
+    image_size = overrides.image_size or size
+    ir.external_data.load_to_model(model)
+    opset = model.opset_imports.get("")
+    model = _converted(path, model)
+    source = ClassifierWithPreprocessing(OnnxModule(path, found.batch), preprocessing, image_size, source=True)
+    precision = _precision(model)
+    _prepend(model, preprocessing, image_size, batch)
+    model.metadata_props.clear()
+    shape = (3, image_size, image_size)
+    facts = EngineFacts(
+        role="classifier",
+        input_shape=shape,
+        classes=found.classes,
+        family="onnx",
+        precision=precision,
+        source_sha256=file_sha256(path),
+        details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)},
+    )
+    return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False)
