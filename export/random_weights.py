@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffsmooth_trt.nets import edm
 from diffsmooth_trt.nets.classifiers import classifier_from_arch
+from diffsmooth_trt.nets.detector import BASE_PREFIX, JOINT_PREFIX, Detector
 from diffsmooth_trt.nets.options import named_options
 
 VIT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -38,6 +40,24 @@ def random_denoiser(config: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     path = folder / f"{config}.pt"
     torch.save(_shaken(named_options(config).network()).state_dict(), path)
+    return path
+
+
+def random_edm(config: str, folder: Path, seed: int = 0) -> Path:
+    """The parameters of EDM's preconditioned network of the built-in configuration `config`, below "ema" as in its pickles."""
+    torch.manual_seed(seed)
+    path = folder / f"{config}.pt"
+    state = _shaken(edm.named_options(config).network()).state_dict()
+    torch.save({"ema": {f"model.{name}": tensor for name, tensor in state.items()}}, path)
+    return path
+
+
+def random_joint(folder: Path, seed: int = 0) -> Path:
+    """A joint model's state dict: ProoD's detector under `detector.`, a ResNet-18 under `base_model.`."""
+    torch.manual_seed(seed)
+    parts = {JOINT_PREFIX: Detector(), BASE_PREFIX: classifier_from_arch("resnet18_ood").module}
+    path = folder / "joint.pt"
+    torch.save({prefix + name: t for prefix, net in parts.items() for name, t in net.state_dict().items()}, path)
     return path
 
 

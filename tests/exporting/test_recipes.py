@@ -16,7 +16,13 @@ from diffsmooth_trt.exporting.classifiers import load_classifier  # noqa: E402
 from diffsmooth_trt.exporting.preprocessing import Overrides  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-PAIRS = ("dds_cifar10", "dds_imagenet", "diffsmooth_cifar10", "diffsmooth_imagenet")
+RECIPES = {
+    **dict.fromkeys(
+        ("dds_cifar10", "dds_imagenet", "diffsmooth_cifar10", "diffsmooth_imagenet"), "--denoiser, --classifier"
+    ),
+    "distro": "--denoiser, --joint",
+    "ndc_cifar10": "--denoiser",
+}
 
 
 @pytest.fixture
@@ -45,11 +51,11 @@ def test_a_random_vit_is_a_folder(tmp_path: Path, random_weights: Any) -> None:
     assert (loaded.classes, loaded.preprocessing.input_size, loaded.preprocessing.mode) == (10, 224, "bilinear")
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_recipes_need_something_to_export(tmp_path: Path, name: str) -> None:
     """Also that they import, and write nothing before they know what."""
     command = [sys.executable, str(ROOT / "export" / f"{name}.py"), "--out", str(tmp_path / "engines")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "give --denoiser, --classifier or --random-weights" in done.stderr
+    assert f"give {RECIPES[name]} or --random-weights" in done.stderr
     assert not (tmp_path / "engines").exists()
