@@ -228,3 +228,16 @@ def host_kernels(host_library: Any) -> Callable[..., Any]:
     """`make(grid=None)`: the GPU's kernels on the processor, in a grid of (blocks, threads) where given."""
     module = load_module(Path(__file__).with_name("host_kernels.py"))
     return lambda grid=None: module.HostKernels(host_library, grid)
+
+
+@pytest.fixture
+def make_device(host_library: Any) -> Callable[..., Any]:
+    """`make(total=…, foreign=…)`: a device as a GPU is one, on the processor; `module` is tests/host_device.py."""
+    module = load_module(Path(__file__).with_name("host_device.py"))
+
+    def make(**options: Any) -> Any:
+        device = module.HostDevice(host_library, **options)
+        device.module = module
+        return device
+
+    return make

@@ -22,8 +22,9 @@ class Device(ABC):
     """Arrays and the work between engines. Floats are float32; on a GPU also float16, or bfloat16 held as uint16.
 
     `xp` is the arrays' module. On a device that is not `synchronous`, calls enqueue on its one stream, in order; `depth` is
-    how many batches may be under way. `identity` is the device's part of an engine's identity, `softmax` names the arithmetic of
-    soft votes. `nhwc` arguments say that rows are stored [H, W, C]; noise and pixels are always in [C, H, W] order.
+    how many batches may be under way. `identity` is the device's part of an engine's identity, `versions` what else a run
+    records of it, `softmax` names the arithmetic of soft votes. `nhwc` arguments say that rows are stored
+    [H, W, C]; noise and pixels are always in [C, H, W] order.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Device(ABC):
     synchronous: bool
     depth: int
     identity: dict[str, Any]
+    versions: dict[str, str]
     softmax: str
 
     # Memory

@@ -33,6 +33,7 @@ class Cpu(Device):
 
     def __init__(self) -> None:
         self.identity: dict[str, Any] = {}
+        self.versions: dict[str, str] = {}
         self.softmax = f"numpy {np.__version__}, scipy {scipy.__version__}"  # a near tie may fall by their last digit
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:

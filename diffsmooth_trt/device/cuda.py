@@ -81,6 +81,11 @@ class Cuda(KernelDevice):
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.model = properties["name"].decode()
         self.capability = f"{properties['major']}.{properties['minor']}"
+        runtime = cupy.cuda.runtime
+        self.versions = {
+            "cupy": str(cupy.__version__),
+            "cuda": f"{_version(runtime.runtimeGetVersion())}, driver for {_version(runtime.driverGetVersion())}",
+        }
         self.identity = {"device": self.model, "compute_capability": self.capability}
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()

@@ -8,6 +8,7 @@ from .base import (
     PRECISIONS,
     Engine,
     choose_backend,
+    fixed_batch,
     instruction_set,
     open_engine,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Engine",
     "EngineFacts",
     "choose_backend",
+    "fixed_batch",
     "instruction_set",
     "open_engine",
 ]

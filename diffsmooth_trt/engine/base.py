@@ -276,6 +276,20 @@ def _choose_cuda_backend(path: Path, backend: str | None) -> str:
     return name
 
 
+def fixed_batch(path: Path) -> int | None:
+    """The rows that an engine file takes, None where any number will do; InputError for a file that cannot be read."""
+    if path.suffix == ".plan":
+        from .plan_facts import read_plan
+
+        return int(read_plan(path, role=None, sigma=None).batch)
+    if path.suffix != ".onnx" or not path.is_file():
+        return None
+    from .graph import input_dimensions
+
+    rows = next((shape[0] for _, shape in input_dimensions(path) if shape), None)
+    return rows if isinstance(rows, int) and rows else None
+
+
 def open_engine(
     path: str | Path,
     *,
