@@ -104,7 +104,8 @@ def _cupy() -> Finding:
     from .device.selftest import check_device_noise
     from .noise import grid_law
 
-    texts, why, details = [], "", {}
+    texts, why = [], ""
+    details: dict[str, Any] = {}
     for number in range(len(_gpus())):
         device = open_device(f"cuda:{number}")
         check_device_noise(grid_law(0.25), device)
@@ -131,7 +132,7 @@ def _tensorrt() -> Finding:
     _gpus()  # first: a TensorRT runtime without a driver is an object whose first use ends the process
     trt = import_tensorrt(lean=True)
     full = hasattr(trt, "OnnxParser")
-    log = trt.Logger(trt.Logger.ERROR)
+    log = trt.Logger(trt.ILogger.Severity.ERROR)
     if trt.Runtime(log) is None:
         return Finding("TensorRT", False, why="its runtime does not start: look at the driver with nvidia-smi")
     kind = "full: builds and runs plans" if full else "lean: runs plans, builds none"
@@ -167,7 +168,9 @@ def _engine_file(path: Path) -> Finding:
 
         plan = read_plan(path, role=None, sigma=None)
         gpu = find_gpu(0)
-        check_runs_here(plan, tensorrt=import_tensorrt(lean=True).__version__, compute_capability=gpu.compute_capability)
+        check_runs_here(
+            plan, tensorrt=import_tensorrt(lean=True).__version__, compute_capability=gpu.compute_capability
+        )
         return Finding(name, True, f"{plan.facts.role}, {plan.precision}, batch {plan.batch}, TensorRT {plan.tensorrt}")
     from .engine.graph import read_graph
 
@@ -191,7 +194,9 @@ def _in_a_process(name: str) -> Finding:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, errors="replace")
     except subprocess.TimeoutExpired:
-        return Finding(title, False, why=f"did not answer within {SECONDS} s: see whether the device hangs (nvidia-smi)")
+        return Finding(
+            title, False, why=f"did not answer within {SECONDS} s: see whether the device hangs (nvidia-smi)"
+        )
     except OSError as error:
         return Finding(title, False, why=f"could not be looked at ({error.strerror})")
     last = (done.stdout.strip().splitlines() or [""])[-1]

@@ -241,3 +241,9 @@ def make_device(host_library: Any) -> Callable[..., Any]:
         return device
 
     return make
+
+
+@pytest.fixture(scope="session")
+def load_beside() -> Callable[[str], Any]:
+    """`load(name)`: a Python file of this folder as a module."""
+    return lambda name: load_module(Path(__file__).with_name(name))

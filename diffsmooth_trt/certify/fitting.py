@@ -96,7 +96,7 @@ def _warmed(build: Build, batch: int) -> Method:
 
 
 def search(build: Build, device: Device, clock: Callable[[Method], float] = throughput) -> Fitted:
-    """The method, which `build` makes on `device`, at the batch size that is the fastest of 16, 32, 64, …, the smallest of those within 3 % of it.
+    """The method, which `build` makes on `device`, at the fastest batch size of 16, 32, 64, …, the smallest within 3 % of it.
 
     Stops where a size is no faster, where the next one would not fit into the free memory by what this one took, or at the
     first that is out of memory. `clock` measures samples a second.

@@ -117,7 +117,8 @@ class TensorRtEngine(Engine):
 
     def _describe(self) -> None:
         """Names, types and layouts of what goes in and out; InputError unless they are those of our engines."""
-        engine, again = self.engine, f"export {self.path.name} again"
+        engine: trt.ICudaEngine = self.engine
+        again = f"export {self.path.name} again"
         self.inputs: list[str] = []
         outputs: list[str] = []
         for index in range(engine.num_io_tensors):
