@@ -241,14 +241,24 @@ def _tensorrt() -> Callable[..., Engine]:
     return TensorRtEngine
 
 
+def _inductor_cuda() -> Callable[..., Engine]:
+    if not _installed("torch"):
+        raise InputError(".pt2 files run in torch, which is not installed: pip install torch")
+    from .cuda_inductor import CudaInductorEngine
+
+    return CudaInductorEngine
+
+
 # In the order of the rule: the first installed one runs .onnx files on the CPU.
 BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
 # On a GPU: by the file, and for .onnx the first one unless another is asked for.
 CUDA_BACKENDS: dict[str, dict[str, Callable[[], Callable[..., Engine]]]] = {
     ".onnx": {"onnxruntime": _onnxruntime_cuda, "onnxruntime-tensorrt": _onnxruntime_tensorrt},
     ".plan": {"tensorrt": _tensorrt},
+    ".pt2": {"inductor": _inductor_cuda},
 }
 BACKEND_NAMES = tuple(dict.fromkeys([*BACKENDS, *(name for kind in CUDA_BACKENDS.values() for name in kind)]))
+COMPILED = (".plan", ".pt2")  # for one batch size and precision, with a record beside them
 PRECISIONS = ("fp32", "bf16", "tf32")
 ENGINE_SUFFIXES = (".onnx", ".plan", ".pt2")
 
@@ -278,10 +288,10 @@ def _choose_cuda_backend(path: Path, backend: str | None) -> str:
 
 def fixed_batch(path: Path) -> int | None:
     """The rows that an engine file takes, None where any number will do; InputError for a file that cannot be read."""
-    if path.suffix == ".plan":
-        from .plan_facts import read_plan
+    if path.suffix in COMPILED:
+        from .record import read_record
 
-        return int(read_plan(path, role=None, sigma=None).batch)
+        return int(read_record(path, path.suffix[1:]).batch)
     if path.suffix != ".onnx" or not path.is_file():
         return None
     from .graph import input_dimensions
@@ -320,13 +330,16 @@ def open_engine(
         raise InputError(f"--precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
     opened = open_device(device) if isinstance(device, str) else device
     cuda = opened.name.startswith("cuda")
-    if path.suffix == ".pt2" and not cuda:
-        return _probed(_package(path, batch, "cpu", threads, role, sigma))
-    if path.suffix == ".plan" and cuda:
-        engine = _tensorrt()(path, batch, device=opened, backend=backend, precision=precision, role=role, sigma=sigma)
-        return _probed(engine)
+    if path.suffix in COMPILED and cuda:
+        (compiled,) = CUDA_BACKENDS[path.suffix].values()
+        asked: dict[str, Any] = {"role": role, "sigma": sigma}
+        if path.suffix == ".plan":
+            asked["allow_host_code"] = allow_host_code
+        return _probed(compiled()(path, batch, device=opened, **asked))
+    if path.suffix == ".pt2":
+        return _probed(_package(path, batch, opened.name, threads, role, sigma))
     if path.suffix != ".onnx":
-        runs = ".onnx on the CPU, .onnx and .plan on a GPU (--device cuda:0)"
+        runs = ".onnx on the CPU, .onnx, .plan and .pt2 on a GPU (--device cuda:0)"
         raise InputError(f"engine {path.name} is not an .onnx file: this version runs {runs}")
     if precision == "tf32" and not cuda:
         raise InputError("--precision tf32 exists on NVIDIA GPUs only: use fp32 or bf16")

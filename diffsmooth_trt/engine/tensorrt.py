@@ -65,22 +65,14 @@ class TensorRtEngine(Engine):
         batch: int,
         *,
         device: Cuda,
-        backend: str | None = None,
-        precision: str | None = None,
         role: str | None = None,
         sigma: float | None = None,
         allow_host_code: bool = False,
     ) -> None:
         plan = read_plan(path, role=role, sigma=sigma)
-        if backend not in (None, self.backend):
-            raise InputError(f"--backend {backend!r} does not run .plan files: leave it out")
         if plan.batch != batch:
             raise InputError(
                 f"engine {path.name} was built for batches of {plan.batch}, the run asks for {batch}: --batch {plan.batch}"
-            )
-        if precision not in (None, plan.precision):
-            raise InputError(
-                f"--precision {precision} is not what {path.name} was built in ({plan.precision}): leave it out, or build it again"
             )
         find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
         check_runs_here(plan, tensorrt=VERSION, compute_capability=device.capability, allow_host_code=allow_host_code)
