@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils.dlpack
 
 from ..device import Array
 from ..errors import EngineError, InputError, OutOfMemory
@@ -66,7 +67,7 @@ class CudaInductorEngine(Engine):
     def _run(self, inputs: Inputs) -> Array:
         try:
             with torch.inference_mode(), torch.cuda.stream(self.stream):
-                y = self.model(*(torch.from_dlpack(given) for given in inputs))
+                y = self.model(*(torch.utils.dlpack.from_dlpack(given) for given in inputs))
                 result = y if isinstance(y, torch.Tensor) else y[0]
                 self.kept = result.float().contiguous()  # CuPy arrays have no bfloat16 here
                 return self.gpu.xp.from_dlpack(self.kept)
