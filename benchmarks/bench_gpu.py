@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent
 ENGINES = {
     "tensorrt": ("fp16", "bf16", "tf32"),
     "onnxruntime": ("fp16", "tf32", "fp32"),
-    "inductor": ("fp16", "bf16", "tf32"),
+    "inductor": ("fp16", "bf16", "fp32"),
 }
 BATCHES = {32: (256, 1000, 4096), 224: (16, 64, 256)}
 SMALL = (1, 2, 4, 8)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +41,8 @@ def available(engine: str, *, rehearse: bool) -> None:
         from diffsmooth_trt.engine.nvidia import import_tensorrt
 
         import_tensorrt()
-    elif importlib.util.find_spec("diffsmooth_trt.engine.record") is None:
-        raise Missing("this version has no .pt2 packages")
+    elif not torch.cuda.is_available():
+        raise Missing(f"torch {torch.__version__} sees no GPU")
 
 
 def file_of(folder: Path, pair: Pair, role: str, engine: str, precision: str, batch: int) -> Path:
@@ -67,14 +65,16 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
     if out.exists():
         return
     net, classes = (denoisers(pair)[1], None) if role == "denoiser" else classifier(pair, folded=True)
-    module = in_precision(net, precision).eval()
     facts = facts_of(pair, role, precision, classes)
     if engine == "inductor":
-        _package(module, facts, precision, batch, out)
+        from diffsmooth_trt.exporting.inductor import PackageSettings, write_package
+
+        check = ImageCheck(net, facts.input_shape, SIGMA)
+        write_package(net.float(), check, facts, out, batch, PackageSettings(precision, "cuda:0"))
     else:
         onnx = file_of(out.parent, pair, role, "onnxruntime", precision, batch)
         if not onnx.exists():
-            _onnx(module, facts, onnx)
+            _onnx(in_precision(net, precision).eval(), facts, onnx)
         if engine == "tensorrt":
             from diffsmooth_trt.exporting.plan import export_plan
 
@@ -87,23 +87,6 @@ def _onnx(module: nn.Module, facts: EngineFacts, out: Path) -> None:
     files = _save(model, out.parent, f"draft-{out.name}")
     _append_facts(files[-1], facts)
     files[-1].rename(out)
-
-
-def _package(module: nn.Module, facts: EngineFacts, precision: str, batch: int, out: Path) -> None:
-    from diffsmooth_trt.engine.inductor import exact_fp32, this_machine
-    from diffsmooth_trt.engine.record import Record, record_path
-
-    exact_fp32()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    where = torch.device("cuda:0")
-    module = module.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.no_grad():
-        program = torch.export.export(module, (torch.zeros(batch, *facts.input_shape, device=where),), strict=False)
-        options = {"max_autotune": True}
-        torch._inductor.aoti_compile_and_package(program, package_path=str(out), inductor_configs=options)
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    record = Record("pt2", digest, batch, facts, {"name": "random weights", "sha256": ""}, this_machine("cuda:0"))
-    record_path(out).write_text(record.to_json(), encoding="utf-8")
 
 
 class Alone(Method):

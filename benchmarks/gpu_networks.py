@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing, without_batch_norm
-from diffsmooth_trt.exporting.fold import denoiser_pair
+from diffsmooth_trt.exporting.denoising import OneShotDenoiser
+from diffsmooth_trt.exporting.low_precision import LowPrecision
+from diffsmooth_trt.exporting.openai import OpenAI
 from diffsmooth_trt.nets.options import named_options, parse_options
 from diffsmooth_trt.nets.resnet import classifier_from_arch
 
@@ -93,8 +95,9 @@ def denoisers(pair: Pair) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(1)
     options = parse_options("improved-diffusion", TINY) if pair.unet == "tiny" else named_options(pair.unet)
     net: Any = _random(options.network(), 1)
-    source, folded = denoiser_pair(options, net, SIGMA)
-    return PapersDenoiser(net, source.alpha_bar, source.embedded).eval(), folded
+    family = OpenAI(options)
+    level = family.level(SIGMA, False)
+    return PapersDenoiser(net, 1 / (1 + level.s**2), level.noise_input).eval(), OneShotDenoiser(family, net, level)
 
 
 def classifier(pair: Pair, *, folded: bool) -> tuple[nn.Module, int]:
@@ -133,9 +136,14 @@ class Inside(nn.Module):
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def in_precision(net: nn.Module, precision: str) -> nn.Module:
-    """The network with float32 in and out, computing in `precision`."""
+def in_halves(net: nn.Module, precision: str) -> nn.Module:
+    """All of the network in `precision`, as the stock loops have it."""
     return net if DTYPES[precision] == torch.float32 else Inside(net, DTYPES[precision])
+
+
+def in_precision(net: nn.Module, precision: str) -> nn.Module:
+    """The network as this package exports it in `precision`."""
+    return net if DTYPES[precision] == torch.float32 else LowPrecision(net, precision)
 
 
 def multiply_adds(net: nn.Module, size: int) -> int:
@@ -160,9 +168,9 @@ class EagerLoop:
 
     def __init__(self, pair: Pair, device: torch.device, precision: str, wrap: Callable[[nn.Module], Any]) -> None:
         self.pair, self.device = pair, device
-        self.unet = wrap(in_precision(denoisers(pair)[0].to(device), precision))
+        self.unet = wrap(in_halves(denoisers(pair)[0].to(device), precision))
         made = None if pair.classifier is None else classifier(pair, folded=False)
-        self.classifier = None if made is None else wrap(in_precision(made[0].to(device), precision))
+        self.classifier = None if made is None else wrap(in_halves(made[0].to(device), precision))
         self.classes = 1 if made is None else made[1]
         generator = torch.Generator().manual_seed(3)
         shape = (max(1, pair.copies), 1, 3, pair.size, pair.size)

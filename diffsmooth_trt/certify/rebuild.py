@@ -46,7 +46,9 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
     for name, role in roles.items():
         _check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
-    chosen = [engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}]  # compiled engines leave no choice
+    chosen = [
+        engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}
+    ]  # compiled engines leave no choice
     own = ("local_sigma", "m", *Settings.names())
     settings = {
         **store.meta["config"],

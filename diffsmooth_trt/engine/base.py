@@ -319,7 +319,8 @@ def open_engine(
     an open device that several engines share. `precision` "fp32", "bf16" or, on a GPU, "tf32" asks for one of an fp32 file;
     by default the device's own choice (bf16 where the CPU has it, under OpenVINO; TF32 on a GPU) is taken and recorded.
     Compiled engines (.plan, .pt2) keep the precision and backend they were compiled for, whatever is asked; `allow_host_code`
-    lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit, OutOfMemory where a GPU has too little.
+    lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit, OutOfMemory where a
+    GPU has too little.
     """
     path = Path(path)
     if not path.is_file():
@@ -339,8 +340,8 @@ def open_engine(
     if path.suffix == ".pt2":
         return _probed(_package(path, batch, opened.name, threads, role, sigma))
     if path.suffix != ".onnx":
-        runs = ".onnx on the CPU, .onnx, .plan and .pt2 on a GPU (--device cuda:0)"
-        raise InputError(f"engine {path.name} is not an .onnx file: this version runs {runs}")
+        remedy = "a .plan runs on a GPU: --device cuda:0" if path.suffix == ".plan" else "give .onnx, .pt2 or .plan"
+        raise InputError(f"engine {path.name} is not an .onnx file: {remedy}")
     if precision == "tf32" and not cuda:
         raise InputError("--precision tf32 exists on NVIDIA GPUs only: use fp32 or bf16")
     make = CUDA_BACKENDS[".onnx"][_choose_cuda_backend(path, backend)] if cuda else BACKENDS[choose_backend(backend)]
