@@ -12,6 +12,7 @@ import importlib.machinery
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -42,10 +43,6 @@ class CudaError(RuntimeError):
 
 
 class OutOfMemoryError(MemoryError):
-    """CuPy's."""
-
-
-class CompileException(Exception):
     """CuPy's."""
 
 
@@ -111,11 +108,13 @@ def cupy_module(machine: Machine) -> ModuleType:
         return copy
 
     class RawModule:
-        def __init__(self, *, code: str, options: tuple[str, ...], backend: str) -> None:
-            assert "#include" not in code.replace("// Includes", "") and backend == "nvrtc"
-            assert all(option.startswith("--") for option in options)
+        def __init__(self, *, path: str) -> None:
+            self.path = path
 
         def get_function(self, name: str) -> Callable[..., None]:
+            if not Path(self.path).read_bytes().startswith(b"sm_90"):
+                raise module.cuda.driver.CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
+
             def launch(grid: tuple[int], block: tuple[int], args: tuple[Any, ...]) -> None:
                 kernels = machine.host_kernels((grid[0], block[0]))
                 machine.do(lambda: kernels.launch(name, 0, args))
@@ -191,7 +190,6 @@ def cupy_module(machine: Machine) -> ModuleType:
         runtime=runtime,
         driver=SimpleNamespace(CUDADriverError=type("CUDADriverError", (CudaError,), {})),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        compiler=SimpleNamespace(CompileException=CompileException),
     )
     module: Any = ModuleType("cupy")
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
@@ -200,6 +198,25 @@ def cupy_module(machine: Machine) -> ModuleType:
     module.asnumpy = lambda array: np.array(array).view(np.ndarray)
     module.ascontiguousarray = lambda array: array if array.flags.c_contiguous else asarray(array)
     module.RawModule, module.cuda, module.get_default_memory_pool = RawModule, cuda, lambda: pool
+    return module
+
+
+def nvrtc_module() -> ModuleType:
+    """The stand-in for `cupy_backends.cuda.libs.nvrtc`: what it compiles begins with the architecture."""
+    module: Any = ModuleType("cupy_backends.cuda.libs.nvrtc")
+    made: dict[str, str] = {}
+
+    def compile_program(program: str, options: tuple[str, ...]) -> None:
+        assert "#include" not in program.replace("// Includes", "")
+        assert {"--fmad=false", "--ftz=false", "--prec-div=true"} < set(options)
+        made[program] = options[-1].removeprefix("--gpu-architecture=")
+
+    module.NVRTCError = type("NVRTCError", (RuntimeError,), {})
+    module.getVersion, module.getSupportedArchs = lambda: (13, 0), lambda: (80, 90)
+    module.createProgram = lambda source, name, headers, names: source
+    module.compileProgram, module.destroyProgram = compile_program, lambda program: None
+    module.getCUBIN = module.getPTX = lambda program: f"{made[program]} {program}".encode()
+    module.getProgramLog = lambda program: ""
     return module
 
 
@@ -375,16 +392,22 @@ def tensorrt_module(machine: Machine) -> Any:
     return trt
 
 
-def install(monkeypatch: Any, machine: Machine) -> Any:
+def install(monkeypatch: Any, machine: Machine, home: Path) -> Any:
     """Put the stand-ins in the places of CuPy, ONNX Runtime's session and TensorRT; returns the one for TensorRT."""
-    for name in [name for name in sys.modules if name in ("diffsmooth_trt.noise.cuda", "diffsmooth_trt.device.cuda")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("diffsmooth_trt.engine.tensorrt", "diffsmooth_trt.engine.onnx_cuda"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("noise.cuda", "device.cuda", "engine.tensorrt", "engine.onnx_cuda"):
+        monkeypatch.setitem(sys.modules, f"diffsmooth_trt.{name}", None)
+        del sys.modules[f"diffsmooth_trt.{name}"]  # imported anew here, and gone again (or as before) after the test
     trt = tensorrt_module(machine)
     monkeypatch.setitem(sys.modules, "cupy", cupy_module(machine))
     monkeypatch.setitem(sys.modules, "cupyx", cupyx_module())
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    for name in ("cupy_backends", "cupy_backends.cuda"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    libraries: Any = ModuleType("cupy_backends.cuda.libs")
+    libraries.nvrtc = nvrtc_module()
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libraries)
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.nvrtc", libraries.nvrtc)
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: home))
     session = type("InferenceSession", (Session,), {"machine": machine})
     monkeypatch.setattr(ort, "InferenceSession", session)
     providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]

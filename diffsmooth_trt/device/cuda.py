@@ -59,8 +59,8 @@ def open_cuda(number: int) -> Cuda:
         raise InputError(
             f"{name} cannot be used ({_first(error)}): see `diffsmooth-trt doctor` and nvidia-smi"
         ) from None
-    except cupy.cuda.compiler.CompileException as error:
-        raise InputError(f"{name}: NVRTC cannot compile the kernels ({_first(error)}): {INSTALL}") from None
+    except (RuntimeError, OSError) as error:  # NVRTC is a library of its own, looked for when it is first needed
+        raise InputError(f"{name}: NVRTC cannot be loaded ({_first(error)}): {INSTALL}") from None
 
 
 def _first(error: BaseException) -> str:
@@ -90,7 +90,7 @@ class Cuda(KernelDevice):
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
         self.graph = "none"  # whether the last step recorded became one
-        self.kernels = CudaKernels()
+        self.kernels = CudaKernels(self.capability)
         self.prepare()
         self.synchronise()
 

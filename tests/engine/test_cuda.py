@@ -38,9 +38,10 @@ def standin(load_beside: Any) -> Any:
 
 
 @pytest.fixture
-def machine(standin: Any, host_kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def machine(standin: Any, host_kernels: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     made = standin.Machine(host_kernels)
-    made.trt = standin.install(monkeypatch, made)
+    made.home = tmp_path / "home"
+    made.trt = standin.install(monkeypatch, made, made.home)
     return made
 
 
@@ -265,6 +266,15 @@ def test_out_of_memory_in_onnxruntime_halves_the_batch(
     machine.total = 96 << 24
     with run(config(tmp_path / "r.sqlite", data=images_npz(count=1, classes=5), **pair)) as store:
         assert store.meta["batch_choice"] == {"asked": 128, "chosen": 32, "reason": "out of memory"}
+
+
+def test_compiled_kernels_are_kept_and_made_again_where_damaged(machine: Any) -> None:
+    open_device("cuda:0")
+    (kept,) = (machine.home / ".cache" / "diffsmooth-trt").iterdir()
+    assert kept.read_bytes().startswith(b"sm_90 ")
+    kept.write_bytes(b"half of it")
+    open_device("cuda:0")
+    assert kept.read_bytes().startswith(b"sm_90 ")
 
 
 def test_a_gpu_error_names_the_stage(machine: Any, pair: Any, standin: Any) -> None:
