@@ -60,6 +60,10 @@ class OnnxRuntimeCudaEngine(Engine):
             raise InputError("--precision bf16 is for fp32 files on CPUs that have it: export a bf16 file for the GPU")
         if precision == "tf32" and facts.precision != "fp32":
             raise InputError(f"--precision tf32 is for fp32 files, {path.name} is {facts.precision}: leave it out")
+        if precision == "fp32" and facts.precision == "fp32" and TENSORRT in self.providers:
+            raise InputError(
+                "--precision fp32 does not exist in ONNX Runtime's TensorRT provider, which uses TF32: leave it out"
+            )
         missing = [name for name in self.providers if name not in ort.get_available_providers()]
         if missing:
             raise InputError(

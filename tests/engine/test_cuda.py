@@ -243,6 +243,7 @@ def test_options_that_do_not_fit(machine: Any, pair: Any) -> None:
         ({"precision": "bf16"}, "export a bf16 file for the GPU"),
         ({"backend": "openvino"}, "does not run .onnx files on a GPU: use onnxruntime or onnxruntime-tensorrt"),
         ({"backend": "tensorrt"}, "does not run .onnx files on a GPU"),
+        ({"backend": "onnxruntime-tensorrt", "precision": "fp32"}, "which uses TF32: leave it out"),
         ({"device": "cpu", "precision": "tf32"}, "exists on NVIDIA GPUs only"),
     ):
         with pytest.raises(InputError, match=message):
