@@ -1,18 +1,17 @@
 """Engines: files that run fixed-size batches on a device behind one interface."""
 
-from .base import (
+from .base import Engine, instruction_set
+from .facts import METADATA_KEY, EngineFacts
+from .opening import (
     BACKEND_NAMES,
     BACKENDS,
     CUDA_BACKENDS,
     ENGINE_SUFFIXES,
     PRECISIONS,
-    Engine,
     choose_backend,
     fixed_batch,
-    instruction_set,
     open_engine,
 )
-from .facts import METADATA_KEY, EngineFacts
 
 __all__ = [
     "BACKENDS",
