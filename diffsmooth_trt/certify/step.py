@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..device import Device, KernelDevice
 from ..methods import Method, PackedRows
 from ..noise import GridLaw
-from .batch import Span
+from .batch import Span, lay_out
 
 Counts = NDArray[np.int64]
 
@@ -53,14 +53,10 @@ class _Staged:
     def fill(self, spans: Sequence[Span]) -> None:
         """Put down the draws of `spans`; rows past the last one repeat its last draw, and do not count."""
         self.spans = spans
+        used = lay_out(spans, self.words, self.source)
+        self.slots[:used] = self.source[:used]
         for number, span in enumerate(spans):
-            rows = slice(span.low, span.high)
-            self.words[0, rows], self.words[1, rows] = span.block.phase, span.block.image
-            self.words[2, rows] = np.arange(span.start, span.start + span.high - span.low, dtype=np.uint64)
-            self.source[rows] = self.slots[rows] = number
             self.pixels[number] = span.pixels
-        used = spans[-1].high
-        self.words[:, used:], self.source[used:] = self.words[:, used - 1 : used], self.source[used - 1]
         self.slots[used:] = -1
 
 

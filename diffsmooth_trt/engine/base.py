@@ -172,7 +172,7 @@ class Engine(ABC):
         Also runs the batch's rows in reverse order, with one of them replaced: an engine whose rows influence each
         other, or that draws random numbers of its own, would make votes depend on packing, and raises InputError.
         """
-        call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self._run_on_host
+        call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run_on_host
         inputs = self._probe_inputs()
         y = call(*inputs)
         order = np.arange(self.batch)[::-1].copy()
@@ -184,7 +184,8 @@ class Engine(ABC):
             )
         return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 
-    def _run_on_host(self, x: Floats) -> Floats:
+    def run_on_host(self, x: Floats) -> Floats:
+        """`run` for NumPy arrays in and out on every device; NaN and infinite values are found at once."""
         with self.device.errors():
             y = self.device.asnumpy(self.run(self.device.asarray(x)))
         self.device.raise_faults()
