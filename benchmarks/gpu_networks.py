@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffsmooth_trt.exporting.classifiers import ClassifierWithPreprocessing, without_batch_norm
+from diffsmooth_trt.exporting.classifiers import without_batch_norm
 from diffsmooth_trt.exporting.denoising import OneShotDenoiser
 from diffsmooth_trt.exporting.low_precision import LowPrecision
 from diffsmooth_trt.exporting.openai import OpenAI
+from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Preprocessing
+from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.options import named_options, parse_options
-from diffsmooth_trt.nets.resnet import classifier_from_arch
 
 SIGMA, LOCAL_SIGMA = 0.25, 0.12
 HALF = (0.5, 0.5, 0.5)
@@ -104,19 +105,18 @@ def classifier(pair: Pair, *, folded: bool) -> tuple[nn.Module, int]:
     """The pair's classifier with its preprocessing, and its number of classes; Missing where it needs timm."""
     name = str(pair.classifier)
     torch.manual_seed(2)
-    if name.startswith("cifar_"):
-        arch = classifier_from_arch(name)
-        net, mean, std, size, classes = arch.module.eval(), arch.mean, arch.std, None, arch.classes
-    else:
+    if name.startswith("vit"):
         if importlib.util.find_spec("timm") is None:
             raise Missing(f"{name} needs timm")
         import timm
 
-        classes, size = (10 if pair.size == 32 else 1000), 224
-        net, mean, std = timm.create_model(name, pretrained=False, num_classes=classes).eval(), HALF, HALF
-    net = _random(net, 2)
-    net = without_batch_norm(net) if folded else net
-    return ClassifierWithPreprocessing(net, mean, std, (pair.size, pair.size), size), classes
+        classes, net, mean, std, size = 10, timm.create_model(name, pretrained=False, num_classes=10), HALF, HALF, 224
+    else:
+        arch = classifier_from_arch(name)
+        classes, net, mean, std, size = arch.classes, arch.module, arch.mean, arch.std, arch.size
+    net = _random(net.eval(), 2)
+    done = Preprocessing(mean, std, size, size)
+    return ClassifierWithPreprocessing(without_batch_norm(net) if folded else net, done, pair.size), classes
 
 
 class Inside(nn.Module):

@@ -127,16 +127,15 @@ class TensorRtEngine(Engine):
         images = self.inputs[0]
         self.input_dtype, self.result_dtype = TYPES[types[images]], TYPES[types[self.result]]
         self.input_nhwc = NHWC[layouts[images]]
-        self.output_nhwc = NHWC[layouts[self.result]] and self.facts.role != "classifier"
+        self.output_nhwc = NHWC[layouts[self.result]] and self.facts.role not in ("classifier", "detector")
         for name in self.inputs:
             tail = self.facts.input_shape if name == images else ()
             if not self.context.set_input_shape(name, (self.batch, *tail)):
                 raise self._failure(f"does not take batches of {self.batch} in {name}", InputError, again)
         found = tuple(self.context.get_tensor_shape(self.result))
-        channels, height, width = self.facts.input_shape
-        # whatever the layout, TensorRT gives shapes in the order [B, C, H, W]
-        images_out = (self.batch, channels, height, width)
-        wanted = (self.batch, int(self.facts.classes or 0)) if self.facts.role == "classifier" else images_out
+        wanted = self.output_shape
+        if len(wanted) == 4:  # whatever the layout, TensorRT gives shapes in the order [B, C, H, W]
+            wanted = (self.batch, *self.facts.denoised_shape)
         if found != wanted:
             raise InputError(f"{self.path.name} returns {found}, its record says {wanted}: {again}")
 
