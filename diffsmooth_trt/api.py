@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .certify.fitting import Fitted, fit, search
 from .certify.identity import differences, fingerprint
 from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
@@ -21,12 +22,13 @@ from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, verify_votes
 from .config import KEY_DIGITS, RunConfig, parse_key
 from .data import Images
-from .engine import choose_backend, open_engine
+from .device import CPU, Device, open_device
+from .device.selftest import check_device_noise
+from .engine import Engine, choose_backend, fixed_batch, open_engine
 from .errors import InputError
 from .methods import DIFFUSION_CLASSIFIERS, DenoisedSmoothing, DiffSmooth, DiffusionClassifier, Method, Plain
 from .methods.ndc import Settings
 from .noise import NOISE_VERSION, grid_law
-from .noise.selftest import check_noise
 from .report.tsv import write_tsv
 
 
@@ -40,20 +42,35 @@ class Silent:
         """Ignore it."""
 
 
-def build_method(config: RunConfig) -> Method:
-    """Open the engines and combine them as `config.method` asks."""
-    options: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in ("batch", "backend", "device", "precision", "threads", "allow_host_code")
-    }
+def build_method(config: RunConfig, batch: int | None = None, device: Device | None = None) -> Method:
+    """Open the engines for `batch` rows on `device`, the configuration's unless given, and combine them as it asks."""
+    opened: list[Engine] = []
+    device = open_device(config.device) if device is None else device
+    batch = int(config.batch) if batch is None else batch
+    try:
+        return _build(config, {"batch": batch, "device": device}, opened)
+    except BaseException:
+        for engine in opened:
+            engine.close()
+        device.release()
+        raise
+
+
+def _build(config: RunConfig, options: dict[str, Any], opened: list[Engine]) -> Method:
+    options |= {name: getattr(config, name) for name in ("backend", "precision", "threads", "allow_host_code")}
+
+    def engine_of(path: Path | None, role: str, sigma: float | None = None) -> Engine:
+        opened.append(open_engine(path or "", role=role, sigma=sigma, **options))
+        return opened[-1]
+
     if config.method == "rs":
-        return Plain(open_engine(config.engine, role="classifier", **options), float(config.sigma or 0))
+        return Plain(engine_of(config.engine, "classifier"), float(config.sigma or 0))
     if config.method in DIFFUSION_CLASSIFIERS:
-        engine = open_engine(config.engine, role="conditional", **options)
+        engine = engine_of(config.engine, "conditional")
         settings = Settings(**{name: getattr(config, name) for name in Settings.names()})
         return DiffusionClassifier(config.method, engine, float(config.sigma or 0), settings)
-    denoiser = open_engine(config.engine, role="denoiser", sigma=config.sigma, **options)
-    classifier = open_engine(Path(config.classifier or ""), role="classifier", **options)
+    denoiser = engine_of(config.engine, "denoiser", config.sigma)
+    classifier = engine_of(config.classifier, "classifier")
     if config.method == "dds":
         return DenoisedSmoothing(denoiser, classifier)
     return DiffSmooth(
@@ -64,6 +81,34 @@ def build_method(config: RunConfig) -> Method:
         seed=config.classifier_seed,
         fresh=config.local_noise == "fresh",
     )
+
+
+def fitted_method(config: RunConfig, device: Device) -> Fitted:
+    """The run's method at its batch size: that of the run in `config.out`, of the files, or the one that fits or is fastest."""
+    recorded = _recorded_batch(config)
+    files = [path for path in (config.engine, config.classifier) if path is not None]
+    fixed = next((rows for rows in map(fixed_batch, files) if rows), None) if config.batch == "auto" else None
+
+    def build(batch: int) -> Method:
+        return build_method(config, batch, device)
+
+    if recorded or fixed:
+        return Fitted(build(int(recorded or fixed or 0)))
+    return search(build, device) if config.batch == "auto" else fit(build, int(config.batch))
+
+
+def _recorded_batch(config: RunConfig) -> int | None:
+    """The batch size of the run to be resumed, if it was found for what is asked now."""
+    if not config.resume or not config.out.is_file() or is_empty(config.out):
+        return None
+    with open_run(config.out) as store:
+        choice = store.meta.get("batch_choice")
+        if isinstance(choice, dict) and choice.get("asked") == config.batch:
+            return int(choice["chosen"])
+        if config.batch != "auto":
+            return None
+        classifier = store.meta["classifier"]
+        return int(next(classifier[role]["batch"] for role in ("denoiser", "classifier") if role in classifier))
 
 
 def classifier_id(method: Method) -> dict[str, Any]:
@@ -77,7 +122,7 @@ def classifier_id(method: Method) -> dict[str, Any]:
     return {**parts, "id": fingerprint(parts)}
 
 
-def versions() -> dict[str, str]:
+def versions(device: Device = CPU) -> dict[str, str]:
     """What a run records of the software and the machine it ran on."""
     return {
         "diffsmooth-trt": version("diffsmooth-trt"),
@@ -85,6 +130,7 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scipy": version("scipy"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        **device.versions,
     }
 
 
@@ -117,15 +163,18 @@ def _refuse_existing(config: RunConfig) -> None:
         raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
 
 
-def open_store(config: RunConfig, described: dict[str, Any]) -> RunStore:
-    """A new store for the run, or with `config.resume` the one that is there, if it is of the same run."""
+def open_store(config: RunConfig, described: dict[str, Any], found: dict[str, Any] | None = None) -> RunStore:
+    """A new store for the run, or with `config.resume` the one that is there, if it is of the same run.
+
+    `found` is what a new store keeps beside that: of this machine, and how the batch was chosen.
+    """
     _refuse_existing(config)  # again: another run may have made the file since the first look
     if not config.out.exists() or is_empty(config.out):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
         named = {"engine": config.engine, "classifier": config.classifier, "data": config.data}
         files = {name: path if path is None else str(path) for name, path in named.items()}
-        found = {"versions": versions(), "source": config.data.name, "files": files}
+        found = {"versions": versions(), **(found or {}), "source": config.data.name, "files": files}
         return RunStore.create(config.out, {**described, **drawn, **found})
     store = RunStore.open(config.out, write=True)
     try:
@@ -179,15 +228,20 @@ def _check_images(images: Images, method: Method) -> None:
 def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     """Run `config` to its end and return the store, open for reading; nothing is written before all of it is checked."""
     _refuse_existing(config)
-    choose_backend(config.backend)
+    if config.device == "cpu":
+        choose_backend(config.backend)
     images = _open_images(config)
-    method = build_method(config)
+    device = open_device(config.device)
+    fitted = fitted_method(config, device)
+    method = fitted.method
     try:
         _check_images(images, method)
         laws = [grid_law(method.sigma)] if config.certificate == "smoothing" else []
         for law in (*laws, *([method.law] if isinstance(method, DiffSmooth | DiffusionClassifier) else [])):
-            check_noise(law)  # a method's own noise has a law of its own
-        with open_store(config, describe(config, method, images)) as store:
+            with device.errors():
+                check_device_noise(law, device)  # a method's own noise has a law of its own
+        found = {"versions": versions(device), **({"batch_choice": fitted.choice} if fitted.choice else {})}
+        with open_store(config, describe(config, method, images), found) as store:
             try:
                 if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
                     run_margins(method, store, images, progress or Silent())
@@ -225,6 +279,7 @@ def verify(
     engine: str | Path | None = None,
     classifier: str | Path | None = None,
     data: str | Path | None = None,
+    device: str | None = None,
     threads: int | None = None,
     blocks_seed: int | None = None,
     allow_host_code: bool = False,
@@ -232,19 +287,20 @@ def verify(
 ) -> Verification:
     """Draw a random `fraction` of a run's blocks again and compare their votes; derive and check the rest of the store.
 
-    The files are those that the run records unless given. `blocks_seed` repeats an earlier choice of blocks, which is
-    fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it holds. `agrees` of what it returns says
-    whether all of it is reproduced. Raises InputError for what cannot be verified: missing files, engines that are not the
-    run's.
+    The files are those that the run records unless given, the kind of device too ("cpu" or "cuda:0"). `blocks_seed` repeats
+    an earlier choice of blocks, which is fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it
+    holds. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what cannot be verified:
+    missing files, engines that are not the run's.
     """
     check_fraction(fraction)
     seed = secrets.randbits(64) if blocks_seed is None else blocks_seed
     given = {"engine": engine, "classifier": classifier, "data": data}
     with open_run(run) as store:
         paths = {name: None if path is None else Path(path) for name, path in given.items()}
-        config = replace(recorded_config(store, paths, threads), allow_host_code=allow_host_code)
+        config = replace(recorded_config(store, paths, threads, device), allow_host_code=allow_host_code)
         images = _open_images(config)
-        method = build_method(config)
+        opened = open_device(config.device)
+        method = build_method(config, device=opened)
         try:
             check_weights(store, method)
             here = describe(config, method, images)
@@ -255,7 +311,7 @@ def verify(
                 done = verify_votes(store, method, images, here, fraction=fraction, seed=seed, progress=shown)
         finally:
             method.close()
-        check_identity(store.meta, here["classifier"], versions(), done)
+        check_identity(store.meta, here["classifier"], versions(opened), done)
     return done
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .certify.sequential import FIRST_LOOK, MAX_DRAWS
+from .device import device_number
 from .errors import InputError
 from .files import check_outputs
 from .methods import DIFFUSION_CLASSIFIERS, METHODS
@@ -48,7 +49,8 @@ class RunConfig:
 
     `sigma` is in image units and may be None where the denoiser says its own; `n0` is for certify only; `key` is hex or
     None (drawn by the operating system). `radius` (ℓ2, image units; one number or several) and `tolerance` are for certify only,
-    and make `n` the most draws an image may take. Raises InputError on construction for values that cannot be.
+    and make `n` the most draws an image may take; `batch` is a number of rows or "auto", `device` "cpu" or "cuda:N".
+    Raises InputError on construction for values that cannot be.
     """
 
     command: str
@@ -82,7 +84,7 @@ class RunConfig:
     resize: int | None = None
     crop: int | None = None
     quantise: bool = False
-    batch: int = 64
+    batch: int | str = 64
     backend: str | None = None
     device: str = "cpu"
     precision: str | None = None
@@ -101,8 +103,9 @@ class RunConfig:
             raise InputError(f"command {self.command!r} is unknown: use one of {', '.join(COMMANDS)}")
         if self.method not in METHODS:
             raise InputError(f"--method {self.method!r} is unknown: use one of {', '.join(METHODS)}")
-        for name in ("n0", "n", "m", "batch", "skip"):
+        for name in ("n0", "n", "m", "skip", *(("batch",) if self.batch != "auto" else ())):
             _positive(name, getattr(self, name))
+        device_number(self.device)
         for name in ("max", "threads"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))

@@ -25,3 +25,7 @@ class StoreError(DiffsmoothError):
 
 class NoiseError(DiffsmoothError):
     """The compiled sampler, as built and on this machine, does not give the noise that certificates rest on."""
+
+
+class OutOfMemory(EngineError):
+    """A device has less free memory than a batch takes."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,49 @@ def assert_folded() -> Callable[[Path], None]:
         assert operators[-1] == "Clip"
 
     return check
+
+
+def load_module(path: Path) -> Any:
+    """A Python file beside the tests, as a module."""
+    name = f"tests_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The GPU's kernels compiled for the processor."""
+    module = load_module(Path(__file__).with_name("host_kernels.py"))
+    if module.compiler() is None:
+        pytest.skip("no C++ compiler to compile the kernels with")
+    return module.compile_kernels(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="session")
+def host_kernels(host_library: Any) -> Callable[..., Any]:
+    """`make(grid=None)`: the GPU's kernels on the processor, in a grid of (blocks, threads) where given."""
+    module = load_module(Path(__file__).with_name("host_kernels.py"))
+    return lambda grid=None: module.HostKernels(host_library, grid)
+
+
+@pytest.fixture
+def make_device(host_library: Any) -> Callable[..., Any]:
+    """`make(total=…, foreign=…)`: a device as a GPU is one, on the processor; `module` is tests/host_device.py."""
+    module = load_module(Path(__file__).with_name("host_device.py"))
+
+    def make(**options: Any) -> Any:
+        device = module.HostDevice(host_library, **options)
+        device.module = module
+        return device
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load_beside() -> Callable[[str], Any]:
+    """`load(name)`: a Python file of this folder as a module."""
+    return lambda name: load_module(Path(__file__).with_name(name))

@@ -1,4 +1,4 @@
-"""Filling a batch: rows of several images, phases and blocks, each with the noise of its own draw."""
+"""What fills a batch: rows of several images, phases and blocks."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def packed(work: Iterable[tuple[Block, NDArray[np.uint8]]], batch: int) -> Itera
         yield spans
 
 
-def fill(law: GridLaw, key: int, spans: Sequence[Span], noisy: NDArray[np.float32]) -> Rows:
-    """Noisy images into `noisy` `[batch, C, H, W]`; rows past the last span repeat its last draw, and do not count."""
-    batch = len(noisy)
-    words = np.empty((3, batch), dtype=np.uint64)
-    sources = np.empty(batch, dtype=np.int64)
+def lay_out(spans: Sequence[Span], words: NDArray[np.uint64], sources: NDArray[np.int64]) -> int:
+    """Put down each row's draw, `words` [3, batch], and span, `sources` [batch]; returns how many rows are used.
+
+    Rows past the last span repeat its last draw, and do not count.
+    """
     for number, span in enumerate(spans):
         rows = slice(span.low, span.high)
         words[0, rows], words[1, rows] = span.block.phase, span.block.image
@@ -60,6 +60,14 @@ def fill(law: GridLaw, key: int, spans: Sequence[Span], noisy: NDArray[np.float3
         sources[rows] = number
     used = spans[-1].high
     words[:, used:], sources[used:] = words[:, used - 1 : used], sources[used - 1]
+    return used
+
+
+def fill(law: GridLaw, key: int, spans: Sequence[Span], noisy: NDArray[np.float32]) -> Rows:
+    """Noisy images into `noisy` `[batch, C, H, W]` on the CPU, the rows being those that `lay_out` puts down."""
+    batch = len(noisy)
+    words, sources = np.empty((3, batch), dtype=np.uint64), np.empty(batch, dtype=np.int64)
+    lay_out(spans, words, sources)
     pixels = np.stack([span.pixels for span in spans])
     noisy_images(law, key, words[0], pixels, words[1], words[2], noisy.reshape(batch, -1), rows=sources)
     return Rows(phases=words[0], images=words[1], samples=words[2])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
-from ..engine import BACKENDS
+from ..engine import BACKENDS, CUDA_BACKENDS
 from ..errors import InputError
 from ..files import file_sha256
 from ..methods import Method
@@ -18,14 +18,15 @@ FILES = ("engine", "classifier", "data")
 RS_ROLES = {"engine": "classifier"}
 
 
-def recorded_config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
+def recorded_config(store: RunStore, given: Given, threads: int | None, device: str | None = None) -> RunConfig:
     """The run's configuration, its files being those `given` under the names in FILES, else those that it records.
 
-    Precision and batch are those that ran, so that this machine computes alike if it can. Raises InputError for files
-    that are missing or whose SHA-256 is not the recorded one, and for values that no run writes.
+    It is for `device`, by default the kind that it ran on. Precision and batch are those that ran, so that this machine
+    computes alike if it can. Raises InputError for files that are missing or whose SHA-256 is not the recorded one, and for
+    values that no run writes.
     """
     try:
-        return _config(store, given, threads)
+        return _config(store, given, threads, device)
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -35,7 +36,7 @@ def recorded_config(store: RunStore, given: Given, threads: int | None) -> RunCo
         ) from None
 
 
-def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
+def _config(store: RunStore, given: Given, threads: int | None, device: str | None) -> RunConfig:
     classifier: dict[str, Any] = store.meta["classifier"]
     if not isinstance(store.meta["versions"], dict):
         raise TypeError("versions")
@@ -45,7 +46,9 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
     for name, role in roles.items():
         _check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
-    chosen = [engine for engine in engines if engine["backend"] in BACKENDS]  # compiled engines leave no choice
+    chosen = [
+        engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}
+    ]  # compiled engines leave no choice
     own = ("local_sigma", "m", *Settings.names())
     settings = {
         **store.meta["config"],
@@ -54,14 +57,26 @@ def _config(store: RunStore, given: Given, threads: int | None) -> RunConfig:
         "method": classifier["method"],
         "sigma": classifier["sigma"] or None,
         "batch": engines[0]["batch"],
-        "backend": chosen[0]["backend"] if chosen else None,
-        # bf16 is not asked for but left to the CPU: one without it computes in fp32, and the classifier id says so
-        "precision": None if not chosen or any("bf16" in engine["precision"] for engine in chosen) else "fp32",
+        **_placed(engines, chosen, device),
         "threads": threads,
         "key": store.meta["key"],
         "out": store.path,
     }
     return RunConfig(**settings)
+
+
+def _placed(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:
+    """Device, and backend and precision of those `chosen`, that compute as the recorded engines did, as far as it can."""
+    ran_on = "cuda:0" if any("device" in engine for engine in engines) else "cpu"
+    device = device or ran_on
+    backends, precisions = ({engine[name] for engine in chosen} for name in ("backend", "precision"))
+    # bf16 is not asked for but left to the CPU: one without it computes in fp32, and the classifier id says so
+    precision = None if not chosen or any("bf16" in name for name in precisions) else "fp32"
+    if (device == "cpu") != (ran_on == "cpu"):
+        return {"device": device, "backend": None, "precision": precision}  # near, never the same bits
+    if device != "cpu":
+        precision = next((name for name in ("tf32", "fp32") if name in precisions), None)
+    return {"device": device, "backend": backends.pop() if len(backends) == 1 else None, "precision": precision}
 
 
 def _roles(classifier: dict[str, Any]) -> dict[str, str]:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from ..data import Image, Images
 from ..errors import InputError
-from ..methods import Method, Rows
+from ..methods import Method
 from ..noise import grid_law
-from .batch import Span, fill, flat_pixels
+from .batch import Span, flat_pixels
 from .outcome import Votes
 from .plan import Block
+from .step import Counts, Step
 from .store import RunStore
 
 COMMIT_SECONDS = 1.0
@@ -68,14 +69,11 @@ class _OpenBlock:
         return self.block.stop - self.block.start
 
 
-@dataclass
-class _Segment:
+@dataclass(frozen=True)
+class _Segment(Span):
     """Rows `low` … `high` − 1 of a batch belong to `open`, from sample `start` on."""
 
     open: _OpenBlock
-    low: int
-    high: int
-    start: int
 
 
 def pixel_digest(image: Image) -> str:
@@ -106,24 +104,37 @@ class Runner:
     method: Method
     store: RunStore
     progress: Progress
-    seconds: dict[str, float] = field(default_factory=lambda: {"noise": 0.0, "method": 0.0, "count": 0.0})
 
     def __post_init__(self) -> None:
-        self.law = grid_law(self.method.sigma)
-        self.key = int(self.store.meta["key"], 16)
+        self.step = Step(self.method, grid_law(self.method.sigma), int(self.store.meta["key"], 16))
         self.rule = self.store.rule
         self.plan = self.rule.plan
-        self.noisy = np.empty((self.method.batch, *self.method.input_shape), dtype=np.float32)
         self.committed = time.monotonic()
         self.active: dict[int, _Task] = {}
+        self.exhausted = False
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent on noise, method and counting."""
+        return self.step.seconds
 
     def run(self, images: Images) -> None:
         """Finish every image; what the store already holds is not drawn again."""
         most = None if self.plan.sequential else len(images) * self.plan.samples
         self.progress.start(len(images), self.store.finished(), most, self.store.drawn())
         waiting = iter(images)
-        while segments := self._pack(waiting):
-            self._batch(segments)
+        while True:
+            # What is drawn ahead of a look may be drawn for nothing: where only that is left, votes come first.
+            while self.step.flying and (self.step.full or (self.exhausted and self.plan.sequential)):
+                self._collect()
+            if segments := self._pack(waiting):
+                self.step.launch(segments)
+                if self.step.device.synchronous:
+                    self._collect()
+            elif self.step.flying:
+                self._collect()
+            else:
+                break
         self.store.commit()
 
     def _pack(self, waiting: Iterator[Image]) -> list[_Segment]:
@@ -132,7 +143,8 @@ class Runner:
         filled = 0
         for opened in self._sources(waiting):
             take = min(self.method.batch - filled, opened.size - opened.drawn)
-            segments.append(_Segment(opened, filled, filled + take, opened.block.start + opened.drawn))
+            start = opened.block.start + opened.drawn
+            segments.append(_Segment(opened.block, opened.task.pixels, filled, filled + take, start, opened))
             opened.drawn += take
             filled += take
             if filled == self.method.batch:
@@ -152,6 +164,7 @@ class Runner:
                 votes = Votes(self.plan, self.method.bins)
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
                 yield from self._drawable(task)
+        self.exhausted = True
         for task in list(self.active.values()):
             yield from self._drawable(task, ahead=True)
 
@@ -192,36 +205,29 @@ class Runner:
         self.store.add_result(task.image.index)
         return 1
 
-    def _batch(self, segments: list[_Segment]) -> None:
+    def _collect(self) -> None:
+        """Take in the votes of the oldest batch under way."""
+        segments, counts, seconds = self.step.collect()
         start = time.perf_counter()
-        rows = self._fill(segments)
-        filled = time.perf_counter()
-        labels = self.method.labels(self.noisy, rows)
-        labelled = time.perf_counter()
         used = segments[-1].high
         touched: dict[int, _Task] = {}
-        for segment in segments:
+        for segment, votes in zip(segments, counts, strict=True):
+            assert isinstance(segment, _Segment)  # as `_pack` made them
             task = segment.open.task
-            task.seconds += (labelled - start) * (segment.high - segment.low) / used
-            self._count(segment, labels[segment.low : segment.high])
+            task.seconds += seconds * (segment.high - segment.low) / used
+            self._count(segment, votes)
             touched[task.image.index] = task
-        finished = sum(self._advance(task) for task in touched.values())
+        finished = sum(self._advance(task) for task in touched.values() if not task.done)
         if time.monotonic() - self.committed > COMMIT_SECONDS:
             self._commit()
         self.progress.update(used, finished)
-        ended = time.perf_counter()
-        for name, spent in (("noise", filled - start), ("method", labelled - filled), ("count", ended - labelled)):
-            self.seconds[name] += spent
+        self.seconds["count"] += time.perf_counter() - start
 
-    def _fill(self, segments: list[_Segment]) -> Rows:
-        spans = [Span(s.open.block, s.open.task.pixels, s.low, s.high, s.start) for s in segments]
-        return fill(self.law, self.key, spans, self.noisy)
-
-    def _count(self, segment: _Segment, labels: NDArray[np.int64]) -> None:
+    def _count(self, segment: _Segment, votes: Counts) -> None:
         """Add a segment's votes."""
         opened = segment.open
-        opened.counts += np.bincount(labels, minlength=opened.counts.size)
-        opened.counted += len(labels)
+        opened.counts += votes
+        opened.counted += segment.high - segment.low
 
     def _commit(self) -> None:
         """Put all votes on disk, those of blocks in work too."""

@@ -23,10 +23,11 @@ from ..data import Images
 from ..errors import InputError, StoreError
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
-from .batch import fill, flat_pixels, packed
+from .batch import flat_pixels, packed
 from .identity import differences, fingerprint
 from .plan import Block
 from .runner import Progress, pixel_digest
+from .step import Step
 from .store import RunStore
 
 PHASES = {SELECTION: "selection", ESTIMATION: "estimation", PREDICTION: "prediction"}
@@ -226,17 +227,17 @@ def _work(
 
 def _replay(key: int, method: Method, images: Images, held: _Held, done: Verification, progress: Progress) -> None:
     """Draw the chosen blocks again, packed into full batches, and compare each with its record."""
-    law = grid_law(method.sigma)
-    noisy = np.empty((method.batch, *method.input_shape), dtype=np.float32)
+    step = Step(method, grid_law(method.sigma), key)
     recorded = {block: votes for chosen in held.chosen.values() for block, votes in chosen}
     waiting = {image: len(chosen) for image, chosen in held.chosen.items()}
     drawn: dict[Block, NDArray[np.int64]] = {}
-    for spans in packed(_work(images, held, method.input_shape, done), method.batch):
-        labels = method.labels(noisy, fill(law, key, spans, noisy))
+
+    def collect() -> None:
+        spans, counts, _ = step.collect()
         finished = 0
-        for span in spans:
+        for span, found in zip(spans, counts, strict=True):
             votes = drawn.setdefault(span.block, np.zeros(method.bins, dtype=np.int64))
-            votes += np.bincount(labels[span.low : span.high], minlength=method.bins)
+            votes += found
             if span.start + span.high - span.low < span.block.stop:
                 continue
             done.blocks += 1
@@ -245,6 +246,13 @@ def _replay(key: int, method: Method, images: Images, held: _Held, done: Verific
             waiting[span.block.image] -= 1
             finished += not waiting[span.block.image]
         progress.update(spans[-1].high, finished)
+
+    for spans in packed(_work(images, held, method.input_shape, done), method.batch):
+        if step.full:
+            collect()
+        step.launch(spans)
+    while step.flying:
+        collect()
 
 
 def _compare(block: Block, recorded: Sequence[int], replayed: Sequence[int], done: Verification) -> None:

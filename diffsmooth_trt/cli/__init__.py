@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError
-from . import export, ood, report, run
+from . import doctor, export, ood, report, run
 from .options import Commands, Parser
 
 
@@ -25,7 +25,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=version("diffsmooth-trt"))
     commands = Commands(parser)
-    for group in (report, run, ood, export):
+    for group in (report, run, ood, export, doctor):
         group.add(commands)
     return parser
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import CERTIFICATES, RunConfig, field_names
-from ..engine import BACKENDS, PRECISIONS
+from ..engine import BACKEND_NAMES, PRECISIONS
 from ..methods import METHODS
 from ..methods.ndc import SIFTS, WEIGHTS, Settings
 from .options import Commands, integers
@@ -37,6 +37,7 @@ def add(commands: Commands) -> None:
     for name in ("engine", "classifier", "data"):
         verify.add_argument(f"--{name}", type=Path, metavar="PATH", help="default: the path that the run records")
     _add_host_code(verify)
+    verify.add_argument("--device", metavar="DEVICE", help="cpu, or cuda:0; default: the kind that the run was on")
     verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
     verify.add_argument(
         "--blocks-seed", type=int, metavar="N", help="repeat an earlier choice of blocks; random otherwise"
@@ -46,6 +47,15 @@ def add(commands: Commands) -> None:
 def _add_host_code(parser: argparse.ArgumentParser) -> None:
     text = "load the host code that a version-compatible TensorRT plan holds"
     parser.add_argument("--allow-host-code", action="store_true", help=text)
+
+
+def _batch(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number of rows or auto, got {text!r}") from None
 
 
 def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
@@ -128,10 +138,13 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         help="… how far behind is too far (spread; default: %(default)s)",
     )
     add("--classes", type=integers, metavar="Y,Y,…", help="… choose among these only (default: all)")
-    add("--batch", type=int, default=64, metavar="B", help="rows an engine call; part of the classifier (default: 64)")
-    add("--backend", choices=tuple(BACKENDS), help="default: openvino where installed, else onnxruntime")
-    add("--precision", choices=PRECISIONS, help="default: bf16 where the CPU has it (OpenVINO), else fp32")
-    add("--device", default="cpu", help="default: cpu")
+    text = "rows an engine call, part of the classifier (default: 64); auto: the fastest, by a short search"
+    add("--batch", type=_batch, default=64, metavar="B|auto", help=text)
+    text = "default: for .onnx openvino where installed, else onnxruntime; on a GPU onnxruntime, for .plan tensorrt"
+    add("--backend", choices=BACKEND_NAMES, help=text)
+    text = "of an fp32 file; default: bf16 where the CPU has it (OpenVINO), tf32 on a GPU, else fp32"
+    add("--precision", choices=PRECISIONS, help=text)
+    add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     _add_host_code(parser)
     add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
@@ -160,7 +173,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..api import verify
     from ..report.progress import ProgressBar
 
-    names = ("fraction", "engine", "classifier", "data", "threads", "blocks_seed", "allow_host_code")
+    names = ("fraction", "engine", "classifier", "data", "device", "threads", "blocks_seed", "allow_host_code")
     with ProgressBar("verify") as progress:
         done = verify(arguments.run, progress=progress, **{name: getattr(arguments, name) for name in names})
     print("\n".join(done.lines()))

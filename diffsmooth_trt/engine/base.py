@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,12 +14,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import CPU, Array, Device
 from ..errors import EngineError, InputError
 from ..files import file_sha256
 from .facts import EngineFacts
 
 Floats = NDArray[np.float32]
-Inputs = tuple[NDArray[Any], ...]
+Inputs = tuple[Array, ...]
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "avx_vnni")
 
 
@@ -36,27 +36,47 @@ def instruction_set() -> str:
 
 
 class Engine(ABC):
-    """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`; engines of role
-    "conditional" have `denoise` instead.
+    """One network on one device. `run` takes float32 `[batch, C, H, W]` and returns float32 `[batch, …]`, arrays of the
+    device (NumPy's, or CuPy's on a GPU); engines of role "conditional" have `denoise` instead.
 
     `identity` is the engine's part of the classifier id: votes of engines with different identities never mix. It holds
-    the file's hash, backend and version, effective precision, instruction set and batch size, and the hash of its output
-    on a fixed batch, which covers what no setting shows. The thread count is not in it: no backend's arithmetic depends
-    on it (tests/engine checks that).
+    the file's hash, backend and version, effective precision, instruction set or GPU and batch size, and the hash of its
+    output on a fixed batch, which covers what no setting shows. The thread count is not in it: no backend's arithmetic
+    depends on it (tests/engine checks that).
+
+    On a GPU, `run` only enqueues and its result is overwritten by the next `run`; `input` is an array that it takes without
+    a copy, of `input_dtype` (float32, float16, or bfloat16 as uint16) and stored `[batch, H, W, C]` where `input_nhwc`.
     """
 
     backend: str
+    input_dtype: Any = np.dtype(np.float32)
+    input_nhwc = False
+    output_nhwc = False
+    capturable = True  # whether a run can be part of a CUDA graph
 
-    def __init__(self, path: Path, facts: EngineFacts, batch: int) -> None:
+    def __init__(self, path: Path, facts: EngineFacts, batch: int, device: Device = CPU) -> None:
         self.path = path
         self.facts = facts
         self.batch = batch
+        self.device = device
         self.identity: dict[str, Any] = {
             "sha256": file_sha256(path),
             "backend": self.backend,
-            "instruction_set": instruction_set(),
+            **(device.identity or {"instruction_set": instruction_set()}),
             "batch": batch,
         }
+
+    @cached_property
+    def input(self) -> Array:
+        """An array for `run`'s input, in the network's own type and layout."""
+        return self.device.empty(self._images_shape(self.input_nhwc), self.input_dtype)
+
+    def _stored(self, shape: tuple[int, int, int], nhwc: bool) -> tuple[int, ...]:
+        channels, height, width = shape
+        return (self.batch, height, width, channels) if nhwc else (self.batch, channels, height, width)
+
+    def _images_shape(self, nhwc: bool) -> tuple[int, ...]:
+        return self._stored(self.facts.input_shape, nhwc)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -65,34 +85,35 @@ class Engine(ABC):
             return (self.batch, int(self.facts.classes or 0))
         if self.facts.role == "detector":
             return (self.batch, 1)
-        return (self.batch, *self.facts.denoised_shape)
+        return self._stored(self.facts.denoised_shape, self.output_nhwc)
 
     @property
     def null_class(self) -> int | None:
         """The label that stands for "no class" in `denoise`; None where the network has none."""
         return self.facts.null_class
 
-    def run(self, x: Floats) -> Floats:
-        """The network's output for one full batch; raises EngineError for NaN or infinite values."""
+    def run(self, x: Array, *, nhwc: bool = False) -> Array:
+        """The network's output for one full batch; raises EngineError for NaN or infinite values.
+
+        On a GPU that error comes with `device.raise_faults()`, at the latest when votes are read. `nhwc` says that x is
+        `[batch, H, W, C]`; x may be of another type than the network's input there, and is then converted.
+        """
         if self.facts.role == "conditional":
             raise InputError(
                 f"{self.path.name} is a conditional denoiser: call denoise(x, s, labels) instead of run(x)"
             )
-        y = self._checked(x)
-        if not np.isfinite(y).all():
-            rows = np.flatnonzero(~np.isfinite(y).reshape(self.batch, -1).all(axis=1))
-            raise EngineError(
-                f"{self.path.name} returned NaN or infinity for {len(rows)} of {self.batch} rows: "
-                "run it in a wider precision (--precision fp32)"
-            )
+        y = self._checked(x, nhwc=nhwc)
+        with self.device.errors():
+            self.device.check_finite(y, self.path.name)
         return y
 
     def denoise(self, x: Floats, s: Floats, labels: NDArray[np.int64]) -> Floats:
         """D(x; s, y) of a conditional denoiser, float32 `[batch, C, H, W]`, not clamped, for one full batch.
 
         `x` float32 `[batch, C, H, W]` are images in [-1, 1] plus noise, `s` float32 `[batch]` the noise levels in the same
-        units, finite and above 0, `labels` int64 `[batch]` lie in 0…classes−1 or are the null class. NaN and infinite
-        values are returned as they are. Raises InputError for anything else and for engines of another role.
+        units, finite and above 0, `labels` int64 `[batch]` lie in 0…classes−1 or are the null class; all of them are NumPy
+        arrays on every device. NaN and infinite values are returned as they are. Raises InputError for anything else and for
+        engines of another role.
         """
         name, classes = self.path.name, int(self.facts.classes or 0)
         if self.facts.role != "conditional":
@@ -111,14 +132,24 @@ class Engine(ABC):
         if wrong.any():
             null = "it has no null class" if self.null_class is None else f"or the null class {self.null_class}"
             raise InputError(f"{name} takes labels 0…{classes - 1}, got {labels[wrong][0]} ({null})")
-        return self._checked(x, s, labels)
+        with self.device.errors():
+            x, *more = (self.device.asarray(each) for each in (x, s, labels))
+            return self.device.asnumpy(self._checked(x, *more))
 
-    def _checked(self, x: Floats, *more: NDArray[Any]) -> Floats:
+    def _checked(self, x: Array, *more: Array, nhwc: bool = False) -> Array:
         """The output, with the shapes of images and output checked."""
-        expected = (self.batch, *self.facts.input_shape)
-        if x.shape != expected or x.dtype != np.float32:
-            raise InputError(f"{self.path.name} takes float32 {expected}, got {x.dtype} {x.shape}")
-        y = self._run(tuple(np.ascontiguousarray(given) for given in (x, *more)))
+        device, expected = self.device, self._images_shape(nhwc)
+        ours = isinstance(x, device.xp.ndarray)
+        if not ours or x.shape != expected or (x.dtype != np.float32 and device.synchronous):
+            found = f"{x.dtype} {x.shape}" if ours else f"{type(x).__module__}.{type(x).__name__}"
+            array = "" if ours else f" as {device.xp.__name__} array on {device.name}"
+            raise InputError(f"{self.path.name} takes float32 {expected}{array}, got {found}")
+        with device.errors():
+            device.stage(self.path.name)
+            if (x.dtype, nhwc) != (self.input_dtype, self.input_nhwc):
+                device.converted(x, self.input, size=self.facts.input_shape, nhwc=nhwc, out_nhwc=self.input_nhwc)
+                x = self.input
+            y = self._run(tuple(device.xp.ascontiguousarray(given) for given in (x, *more)))
         if y.shape != self.output_shape:
             raise EngineError(f"{self.path.name} returned {y.shape}, expected {self.output_shape}: export it again")
         return y
@@ -141,7 +172,7 @@ class Engine(ABC):
         Also runs the batch's rows in reverse order, with one of them replaced: an engine whose rows influence each
         other, or that draws random numbers of its own, would make votes depend on packing, and raises InputError.
         """
-        call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run
+        call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run_on_host
         inputs = self._probe_inputs()
         y = call(*inputs)
         order = np.arange(self.batch)[::-1].copy()
@@ -153,8 +184,15 @@ class Engine(ABC):
             )
         return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 
+    def run_on_host(self, x: Floats) -> Floats:
+        """`run` for NumPy arrays in and out on every device; NaN and infinite values are found at once."""
+        with self.device.errors():
+            y = self.device.asnumpy(self.run(self.device.asarray(x)))
+        self.device.raise_faults()
+        return y
+
     @abstractmethod
-    def _run(self, inputs: Inputs) -> Floats:
+    def _run(self, inputs: Inputs) -> Array:
         """The output for contiguous arrays in the order of the graph's inputs, each with `batch` rows."""
 
     def close(self) -> None:  # noqa: B027  (backends that hold nothing need not override it)
@@ -167,99 +205,3 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def _onnxruntime() -> Callable[..., Engine]:
-    from .onnx import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine
-
-
-def _openvino() -> Callable[..., Engine]:
-    from .openvino import OpenVinoEngine
-
-    return OpenVinoEngine
-
-
-# In the order of the rule: the first installed one runs .onnx files on the CPU.
-BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
-PRECISIONS = ("fp32", "bf16")
-ENGINE_SUFFIXES = (".onnx", ".plan", ".pt2")
-
-
-def choose_backend(backend: str | None) -> str:
-    """The backend for `.onnx` on the CPU: `backend` if given, else OpenVINO where installed, else ONNX Runtime."""
-    if backend is not None and backend not in BACKENDS:
-        raise InputError(f"--backend {backend!r} is unknown: use one of {', '.join(BACKENDS)}")
-    for name in BACKENDS if backend is None else (backend,):
-        if _installed(name):
-            return name
-    raise InputError(f"backend {backend or 'for .onnx files'} is not installed: pip install 'diffsmooth-trt[cpu]'")
-
-
-def open_engine(
-    path: str | Path,
-    *,
-    batch: int,
-    backend: str | None = None,
-    device: str = "cpu",
-    precision: str | None = None,
-    threads: int | None = None,
-    role: str | None = None,
-    sigma: float | None = None,
-    allow_host_code: bool = False,
-) -> Engine:
-    """Open an engine file for batches of `batch` rows.
-
-    `role` and `sigma` (image units) are what the caller needs: they must agree with the file's own facts, and stand in
-    for them where an ONNX file carries none; a conditional denoiser takes any noise level. `precision` "fp32" or "bf16"
-    asks for one; by default the CPU's own choice (bf16 where it has it, under OpenVINO) is taken and recorded;
-    compiled engines (.plan, .pt2) keep the precision and backend they were compiled for, whatever is asked.
-    `allow_host_code` lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"engine {path} does not exist: make one with `diffsmooth-trt export`")
-    if path.suffix == ".pt2":
-        return _probed(_package(path, batch, device, threads, role, sigma))
-    if path.suffix != ".onnx":
-        raise InputError(f"engine {path.name} is not an .onnx file: this version runs .onnx on the CPU")
-    if device != "cpu":
-        raise InputError(f"--device {device!r} is not available: this version runs on 'cpu'")
-    if batch < 1:
-        raise InputError(f"--batch must be at least 1, got {batch}")
-    if precision not in (None, *PRECISIONS):
-        raise InputError(f"--precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-    from .graph import read_graph
-
-    graph = read_graph(path, role=role, sigma=sigma)
-    if graph.batch not in (None, batch):
-        raise InputError(
-            f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
-        )
-    engine = BACKENDS[choose_backend(backend)]()(path, graph.facts, batch, precision=precision, threads=threads)
-    if graph.weights:
-        engine.identity["weights"] = graph.weights
-    return _probed(engine)
-
-
-def _probed(engine: Engine) -> Engine:
-    """The engine with its probe in its identity; closed where that fails."""
-    try:
-        engine.identity["probe"] = engine.probe()
-    except BaseException:
-        engine.close()
-        raise
-    return engine
-
-
-def _package(path: Path, batch: int, device: str, threads: int | None, role: str | None, sigma: float | None) -> Engine:
-    if not _installed("torch"):
-        raise InputError(f"engine {path.name} needs torch, which is not installed: pip install torch")
-    from .inductor import open_package
-
-    return open_package(path, batch=batch, device=device, threads=threads, role=role, sigma=sigma)

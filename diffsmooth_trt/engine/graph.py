@@ -144,6 +144,16 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
     return GraphFile(agreed(path, facts, role, sigma), shape[0] if shape else None, external, names)
 
 
+def input_dimensions(path: Path) -> list[tuple[str, list[int | str]]]:
+    """(name, shape) of each input of an ONNX file; a dimension that is not fixed is the name it has there."""
+    graph = _load(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    values = [value for value in graph.input if value.name not in weights]
+    return [
+        (value.name, [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]) for value in values
+    ]
+
+
 def _remedy(role: str, expected: str) -> str:
     """What to do with a file of `role` where another is expected."""
     if expected == "conditional":

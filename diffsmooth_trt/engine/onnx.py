@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from ..device import CPU, Device
 from ..errors import EngineError, InputError
 from .base import Engine, Floats, Inputs
 from .facts import EngineFacts
@@ -20,13 +21,20 @@ class OnnxRuntimeEngine(Engine):
     backend = "onnxruntime"
 
     def __init__(
-        self, path: Path, facts: EngineFacts, batch: int, *, precision: str | None, threads: int | None
+        self,
+        path: Path,
+        facts: EngineFacts,
+        batch: int,
+        *,
+        device: Device = CPU,
+        precision: str | None,
+        threads: int | None,
     ) -> None:
         if precision == "bf16":
             raise InputError(
                 "--precision bf16 does not exist in ONNX Runtime on the CPU: use --backend openvino or fp32"
             )
-        super().__init__(path, facts, batch)
+        super().__init__(path, facts, batch, device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3

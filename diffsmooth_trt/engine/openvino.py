@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from ..device import CPU, Device
 from ..errors import EngineError, InputError
 from .base import Engine, Floats, Inputs
 from .facts import EngineFacts
@@ -70,9 +71,16 @@ class OpenVinoEngine(Engine):
     backend = "openvino"
 
     def __init__(
-        self, path: Path, facts: EngineFacts, batch: int, *, precision: str | None, threads: int | None
+        self,
+        path: Path,
+        facts: EngineFacts,
+        batch: int,
+        *,
+        device: Device = CPU,
+        precision: str | None,
+        threads: int | None,
     ) -> None:
-        super().__init__(path, facts, batch)
+        super().__init__(path, facts, batch, device)
         core = ov.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not bf16:

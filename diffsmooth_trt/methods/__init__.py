@@ -1,6 +1,6 @@
 """Methods: maps from noisy batches to labels (rs, dds, diffsmooth, and the diffusion classifiers dc, epndc, apndc)."""
 
-from .base import Denoised, Method, Rows
+from .base import Denoised, Method, PackedRows, Rows
 from .dds import DenoisedSmoothing
 from .diffsmooth import DiffSmooth
 from .ndc import DiffusionClassifier
@@ -17,6 +17,7 @@ __all__ = [
     "DiffSmooth",
     "DiffusionClassifier",
     "Method",
+    "PackedRows",
     "Plain",
     "Rows",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
 
@@ -20,23 +21,41 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Which draw each row of a batch is: phase, image and sample, uint64 `[batch]` each."""
+    """Which draw each row of a batch is: phase, image and sample, uint64 `[batch]` each, arrays of the device."""
 
     phases: Words
     images: Words
     samples: Words
 
+    @property
+    def words(self) -> Any:
+        """The three of them, to be indexed by 0, 1, 2."""
+        return self.phases, self.images, self.samples
 
-def winners(scores: Floats) -> Labels:
-    """The highest-scoring class of each row int64 `[batch]`; ties go to the lowest class."""
-    return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+
+@dataclass(frozen=True)
+class PackedRows(Rows):
+    """The same as views of one array `[3, batch]`, which kernels take."""
+
+    packed: Array
+
+    @classmethod
+    def of(cls, packed: Array) -> PackedRows:
+        """The rows that `packed` holds."""
+        return cls(packed[0], packed[1], packed[2], packed)
+
+    @property
+    def words(self) -> Any:
+        return self.packed
 
 
 class Method(ABC):
     """f of randomized smoothing. A row's label depends on that row's pixels and draw alone.
 
     `classes` is the number of labels, `input_shape` (C, H, W), `batch` the rows of every call, `sigma` the noise level
-    in image units; `identity` the method's part of the classifier id, without the engines'.
+    in image units; `identity` the method's part of the classifier id, without the engines'. `device` is the engines';
+    `noisy` is where `labels` takes its images from without a copy, rows in [H, W, C] order where `noisy_nhwc`. Where
+    `capturable`, `labels` only enqueues and its work may be recorded as a CUDA graph.
     """
 
     name: str
@@ -48,6 +67,7 @@ class Method(ABC):
         self.classes = int(classifier.facts.classes or 0)
         self.input_shape = input_shape
         self.batch = classifier.batch
+        self.device = classifier.device
         self.sigma = sigma
         self.identity: dict[str, Any] = {"method": self.name}
 
@@ -61,9 +81,29 @@ class Method(ABC):
         """The engines by role."""
         return {"classifier": self.classifier}
 
+    @property
+    def noisy(self) -> Array:
+        """The array for the noisy images of a batch."""
+        return self._first.input
+
+    @property
+    def noisy_nhwc(self) -> bool:
+        """Whether the rows of `noisy` are in [H, W, C] order."""
+        return self._first.input_nhwc
+
+    @property
+    def _first(self) -> Engine:
+        return next(iter(self.engines.values()))
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `labels` enqueues only, all of it on the device's stream."""
+        return all(engine.capturable for engine in self.engines.values())
+
     @abstractmethod
-    def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        """Labels int64 `[batch]` of float32 `[batch, C, H, W]` in [0, 1] units plus noise; ties go to the lowest label."""
+    def labels(self, noisy: Array, rows: Rows) -> Array:
+        """Labels int64 `[batch]` of float32 `[batch, C, H, W]` in [0, 1] units plus noise, or of `noisy` in its own type and
+        layout; arrays of the device. Ties go to the lowest label."""
 
     def close(self) -> None:
         """Close the engines."""
@@ -84,6 +124,8 @@ class Denoised(Method):
                 f"{denoiser.path.name} returns images {returned}, {classifier.path.name} takes {taken}: "
                 f"export the classifier with --image-size {returned[1]}, or the denoiser with --resize-to {taken[1]}"
             )
+        if denoiser.device is not classifier.device:
+            raise InputError(f"{denoiser.path.name} and {classifier.path.name} are on two devices: open both on one")
         super().__init__(classifier, denoiser.facts.input_shape, float(denoiser.facts.sigma or 0.0))
         self.denoiser = denoiser
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Denoised, Floats, Labels, Rows, winners
+from ..device import Array
+from .base import Denoised, Rows
 
 
 class DenoisedSmoothing(Denoised):
@@ -10,5 +11,6 @@ class DenoisedSmoothing(Denoised):
 
     name = "dds"
 
-    def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        return winners(self.classifier.run(self.denoiser.run(noisy)))
+    def labels(self, noisy: Array, rows: Rows) -> Array:
+        denoised = self.denoiser.run(noisy, nhwc=self.noisy_nhwc)
+        return self.device.winners(self.classifier.run(denoised, nhwc=self.denoiser.output_nhwc))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-import scipy
-from scipy.special import softmax
+from typing import Any
 
+import numpy as np
+
+from ..device import Array, cpu
 from ..engine import Engine
 from ..errors import InputError
 from ..noise import LOCAL, grid_law
-from ..noise.cpu import add_noise, grid_noise
-from .base import Denoised, Floats, Labels, Rows, Words, winners
-
-PHASE_BITS = 56
+from ..noise.cpu import grid_noise
+from .base import Denoised, Rows, Words
 
 
 def fresh_words(rows: Rows, copies: int, copy: int) -> Words:
     """Sample words of fresh local noise: (phase + 1)·2^56 + sample·copies + copy, so that no two draws share one."""
-    shift = np.uint64(PHASE_BITS)
-    return ((rows.phases + np.uint64(1)) << shift) + rows.samples * np.uint64(copies) + np.uint64(copy)
+    return np.asarray(cpu.fresh_words(rows.words, copies, copy))
 
 
 class DiffSmooth(Denoised):
@@ -44,25 +42,32 @@ class DiffSmooth(Denoised):
             "m": copies,
             "local_noise": "fresh" if fresh else "fixed",
             "classifier_seed": seed,
-            "softmax": f"numpy {np.__version__}, scipy {scipy.__version__}",  # a near tie may fall by their last digit
+            "softmax": self.device.softmax,
         }
         shape = denoiser.facts.denoised_shape  # the noise comes after the denoiser's resize, where it has one
         size = int(np.prod(shape))
         words = np.arange(copies, dtype=np.uint64)
         steps = grid_noise(self.law, seed, LOCAL, np.zeros_like(words), words, size)
-        self.fixed: Floats = (steps.astype(np.float32) / np.float32(255)).reshape(copies, 1, *shape)
+        self.fixed = self.device.asarray(steps.astype(np.float32) / np.float32(255))
+        self.total = self.device.empty((self.batch, self.classes))
 
-    def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        denoised = self.denoiser.run(noisy)
-        total = np.zeros((self.batch, self.classes), dtype=np.float32)
+    def labels(self, noisy: Array, rows: Rows) -> Array:
+        denoised = self.denoiser.run(noisy, nhwc=self.noisy_nhwc)
         for copy in range(self.copies):
-            total += softmax(self.classifier.run(self._with_noise(denoised, rows, copy)), axis=1)
-        return winners(total)
+            self.device.stage("local noise")
+            noised = self._with_noise(denoised, rows, copy)
+            scores = self.classifier.run(noised, nhwc=self.classifier.input_nhwc)
+            self.device.add_softmax(scores, self.total, carry=copy > 0)
+        return self.device.winners(self.total)
 
-    def _with_noise(self, denoised: Floats, rows: Rows, copy: int) -> Floats:
+    def _with_noise(self, denoised: Array, rows: Rows, copy: int) -> Array:
+        classifier = self.classifier
+        how: dict[str, Any] = {
+            "size": self.denoiser.facts.denoised_shape,
+            "nhwc": self.denoiser.output_nhwc,
+            "out_nhwc": classifier.input_nhwc,
+        }
         if not self.fresh:
-            noised: Floats = denoised + self.fixed[copy]
-            return noised
-        out = np.empty_like(denoised)
-        add_noise(self.law, self.seed, LOCAL, rows.images, fresh_words(rows, self.copies, copy), denoised, out)
-        return out
+            return self.device.with_fixed_noise(denoised, self.fixed[copy], classifier.input, **how)
+        where = (self.law, self.seed, LOCAL, rows.words, self.copies, copy)
+        return self.device.with_fresh_noise(*where, denoised, classifier.input, **how)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
 from ..noise import DIFFUSION_CLASSIFIER, grid_law
@@ -125,6 +126,7 @@ class DiffusionClassifier(Method):
         self.s_tau = s_tau
         self.law = grid_law(1.0)
         self.size = int(np.prod(self.input_shape))
+        self.images = self.device.empty((self.batch, *self.input_shape))
         self.noises = len(self.terms.levels)  # words that a sample's own noises may take, those of its sieve included
         if settings.sift == "published":
             self.noises = max(self.noises, PUBLISHED_SIEVE)
@@ -153,6 +155,18 @@ class DiffusionClassifier(Method):
     def engines(self) -> dict[str, Engine]:
         return {"denoiser": self.engine}
 
+    @property
+    def noisy(self) -> Array:
+        return self.images
+
+    @property
+    def noisy_nhwc(self) -> bool:
+        return False
+
+    @property
+    def capturable(self) -> bool:
+        return False  # which evaluations follow depends on those before
+
     def _terms(self, s_tau: float) -> Terms:
         name, chosen = self.name, self.settings
         if chosen.s_max <= s_tau:
@@ -174,7 +188,13 @@ class DiffusionClassifier(Method):
             )
         return exact_terms(s_tau, chosen.s_max, chosen.steps, drop, chosen.weights)
 
-    def labels(self, noisy: Floats, rows: Rows) -> Labels:
+    def labels(self, noisy: Array, rows: Rows) -> Array:
+        """As `Method.labels`. The losses are NumPy's on every device: a GPU evaluates the network only."""
+        device = self.device
+        rows = Rows(*(device.asnumpy(words) for words in (rows.phases, rows.images, rows.samples)))
+        return device.asarray(self._labels(device.asnumpy(noisy), rows))
+
+    def _labels(self, noisy: Floats, rows: Rows) -> Labels:
         used = _drawn(rows)  # padding would cost as many evaluations as votes do
         losses = self.losses(noisy[:used], Rows(rows.phases[:used], rows.images[:used], rows.samples[:used]))
         found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..device import Array
 from ..engine import Engine
-from .base import Floats, Labels, Method, Rows, winners
+from .base import Method, Rows
 
 
 class Plain(Method):
@@ -14,5 +15,5 @@ class Plain(Method):
     def __init__(self, classifier: Engine, sigma: float) -> None:
         super().__init__(classifier, classifier.facts.input_shape, sigma)
 
-    def labels(self, noisy: Floats, rows: Rows) -> Labels:
-        return winners(self.classifier.run(noisy))
+    def labels(self, noisy: Array, rows: Rows) -> Array:
+        return self.device.winners(self.classifier.run(noisy, nhwc=self.noisy_nhwc))

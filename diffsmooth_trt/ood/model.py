@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..certify.identity import fingerprint
+from ..device import open_device
 from ..engine import Engine, open_engine
 from ..errors import InputError
 from ..noise import NOISE_VERSION, GridLaw, grid_law
@@ -65,9 +66,8 @@ class Model:
                 )
 
     def _open(self, config: OodConfig) -> None:
-        options: dict[str, Any] = {
-            name: getattr(config, name) for name in ("batch", "backend", "device", "precision", "threads")
-        }
+        options: dict[str, Any] = {name: getattr(config, name) for name in ("batch", "backend", "precision", "threads")}
+        options["device"] = open_device(config.device)
         if config.engine is not None:
             self.opened["denoiser"] = open_engine(config.engine, role="denoiser", sigma=config.sigma, **options)
         exact = {**options, "precision": "fp32"}  # interval bounds hold for float32 arithmetic
@@ -93,11 +93,11 @@ class Model:
 
     def logits(self, noisy: Singles) -> Singles:
         """The classifier's logits of a full batch, behind the denoiser where there is one."""
-        return self.classifier.run(noisy if self.denoiser is None else self.denoiser.run(noisy))
+        return self.classifier.run_on_host(noisy if self.denoiser is None else self.denoiser.run_on_host(noisy))
 
     def distances(self, images: Singles) -> Singles | None:
         """The detector's d `[batch]` of a full batch; None without a detector."""
-        return None if self.detector is None else self.detector.run(images)[:, 0]
+        return None if self.detector is None else self.detector.run_on_host(images)[:, 0]
 
     def scores(self, images: Singles, key: int, phase: int, numbers: Words) -> Floats:
         """Scores `[N]` of images float32 `[N, C, H, W]`, any N: the mean over `draws` noises of each image's own, or of none.

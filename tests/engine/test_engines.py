@@ -130,7 +130,7 @@ def test_bad_files(tmp_path, linear_classifier, shrinking_denoiser):
         (double, {"role": "denoiser", "sigma": 0.5}, "float32"),
         (linear_classifier(W, B, batch=4), {}, "exported for batches of 4"),
         (denoiser, {"backend": "tpu"}, "use one of openvino, onnxruntime"),
-        (denoiser, {"device": "cuda:0"}, "runs on 'cpu'"),
+        (denoiser, {"device": "tpu"}, "is unknown: use cpu"),
         (denoiser, {"precision": "int3"}, "use one of fp32, bf16"),
         (denoiser, {"backend": "onnxruntime", "precision": "bf16"}, "does not exist in ONNX Runtime"),
         (denoiser, {"batch": 0}, "at least 1"),

@@ -1,0 +1,84 @@
+"""AOTInductor packages on a GPU: torch on the device's own stream, arrays handed over without copies. Not yet run on a GPU."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils.dlpack
+
+from ..device import Array
+from ..errors import EngineError, InputError, OutOfMemory
+from .base import Engine, Inputs
+from .inductor import exact_fp32, this_machine
+from .record import agreed_record, read_checked
+
+if TYPE_CHECKING:
+    from ..device.cuda import Cuda
+
+
+class CudaInductorEngine(Engine):
+    """A `.pt2` package that was compiled for this kind of GPU, for the one batch size of its record."""
+
+    backend = "inductor"
+    capturable = False  # torch's allocator hands memory of a graph that it does not know of to others
+
+    def __init__(
+        self,
+        path: Path,
+        batch: int,
+        *,
+        device: Cuda,
+        role: str | None = None,
+        sigma: float | None = None,
+    ) -> None:
+        record = agreed_record(path, "pt2", role, sigma)
+        if record.batch != batch:
+            raise InputError(
+                f"engine {path.name} was exported for batches of {record.batch}, the run asks for {batch}: "
+                f"--batch {record.batch}"
+            )
+        for name, here in this_machine(device.name).items():
+            if record.machine.get(name) != here:
+                raise InputError(
+                    f"{path.name} was compiled for {name} {record.machine.get(name)}, here it is {here}: export it again here"
+                )
+        super().__init__(path, record.facts, batch, device)
+        exact_fp32()
+        self.gpu = device
+        self.stream = torch.cuda.ExternalStream(device.stream.ptr, device=f"cuda:{device.number}")
+        content = io.BytesIO(read_checked(path, record))
+        try:
+            with torch.cuda.stream(self.stream):
+                self.model: Any = torch._inductor.aoti_load_package(content, device_index=device.number)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(error) from None
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"torch cannot load {path.name} ({reason}): export it again here") from None
+        self.identity |= {"version": torch.__version__, "precision": self.facts.precision}
+
+    def _out_of_memory(self, error: Exception) -> OutOfMemory:
+        reason = str(error).splitlines()[0]
+        return OutOfMemory(f"{self.device.name} is out of memory in {self.path.name} at batch {self.batch} ({reason})")
+
+    def _run(self, inputs: Inputs) -> Array:
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self.stream):
+                y = self.model(*(torch.utils.dlpack.from_dlpack(given) for given in inputs))
+                result = y if isinstance(y, torch.Tensor) else y[0]
+                self.kept = result.float().contiguous()  # CuPy arrays have no bfloat16 here
+                return self.gpu.xp.from_dlpack(self.kept)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(error) from None
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise EngineError(f"torch failed in {self.path.name} on {self.device.name} ({reason})") from None
+
+    def close(self) -> None:
+        """Release the package, and torch's unused memory for other libraries."""
+        for name in ("model", "kept", "input"):
+            self.__dict__.pop(name, None)
+        torch.cuda.empty_cache()

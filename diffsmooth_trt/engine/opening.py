@@ -1,0 +1,181 @@
+"""Which backend runs a file on a device, and opening it there."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..device import Device, open_device
+from ..errors import InputError
+from .base import Engine
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _onnxruntime() -> Callable[..., Engine]:
+    from .onnx import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine
+
+
+def _openvino() -> Callable[..., Engine]:
+    from .openvino import OpenVinoEngine
+
+    return OpenVinoEngine
+
+
+def _onnxruntime_cuda() -> Callable[..., Engine]:
+    from .onnx_cuda import OnnxRuntimeCudaEngine
+
+    return OnnxRuntimeCudaEngine
+
+
+def _onnxruntime_tensorrt() -> Callable[..., Engine]:
+    from .onnx_cuda import OnnxRuntimeTensorRtEngine
+
+    return OnnxRuntimeTensorRtEngine
+
+
+def _tensorrt() -> Callable[..., Engine]:
+    from .tensorrt import TensorRtEngine
+
+    return TensorRtEngine
+
+
+def _inductor_cuda() -> Callable[..., Engine]:
+    if not _installed("torch"):
+        raise InputError(".pt2 files run in torch, which is not installed: pip install torch")
+    from .cuda_inductor import CudaInductorEngine
+
+    return CudaInductorEngine
+
+
+# In the order of the rule: the first installed one runs .onnx files on the CPU.
+BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+# On a GPU: by the file, and for .onnx the first one unless another is asked for.
+CUDA_BACKENDS: dict[str, dict[str, Callable[[], Callable[..., Engine]]]] = {
+    ".onnx": {"onnxruntime": _onnxruntime_cuda, "onnxruntime-tensorrt": _onnxruntime_tensorrt},
+    ".plan": {"tensorrt": _tensorrt},
+    ".pt2": {"inductor": _inductor_cuda},
+}
+BACKEND_NAMES = tuple(dict.fromkeys([*BACKENDS, *(name for kind in CUDA_BACKENDS.values() for name in kind)]))
+COMPILED = (".plan", ".pt2")  # for one batch size and precision, with a record beside them
+PRECISIONS = ("fp32", "bf16", "tf32")
+ENGINE_SUFFIXES = (".onnx", ".plan", ".pt2")
+
+
+def choose_backend(backend: str | None) -> str:
+    """The backend for `.onnx` on the CPU: `backend` if given, else OpenVINO where installed, else ONNX Runtime."""
+    if backend is not None and backend not in BACKENDS:
+        raise InputError(f"--backend {backend!r} is unknown: use one of {', '.join(BACKENDS)}")
+    for name in BACKENDS if backend is None else (backend,):
+        if _installed(name):
+            return name
+    raise InputError(f"backend {backend or 'for .onnx files'} is not installed: pip install 'diffsmooth-trt[cpu]'")
+
+
+def _choose_cuda_backend(path: Path, backend: str | None) -> str:
+    """The backend for a file on a GPU: .plan in TensorRT, .onnx in ONNX Runtime's CUDA provider unless another is named."""
+    known = CUDA_BACKENDS.get(path.suffix)
+    if known is None:
+        raise InputError(f"engine {path.name} cannot run on a GPU: give {' or '.join(CUDA_BACKENDS)}")
+    if backend is not None and backend not in known:
+        raise InputError(f"--backend {backend!r} does not run {path.suffix} files on a GPU: use {' or '.join(known)}")
+    name = backend or next(iter(known))
+    if not _installed("onnxruntime") and path.suffix == ".onnx":
+        raise InputError(f"backend {name} is not installed: pip install 'diffsmooth-trt[cuda]'")
+    return name
+
+
+def fixed_batch(path: Path) -> int | None:
+    """The rows that an engine file takes, None where any number will do; InputError for a file that cannot be read."""
+    if path.suffix in COMPILED:
+        from .record import read_record
+
+        return int(read_record(path, path.suffix[1:]).batch)
+    if path.suffix != ".onnx" or not path.is_file():
+        return None
+    from .graph import input_dimensions
+
+    rows = next((shape[0] for _, shape in input_dimensions(path) if shape), None)
+    return rows if isinstance(rows, int) and rows else None
+
+
+def open_engine(
+    path: str | Path,
+    *,
+    batch: int,
+    backend: str | None = None,
+    device: str | Device = "cpu",
+    precision: str | None = None,
+    threads: int | None = None,
+    role: str | None = None,
+    sigma: float | None = None,
+    allow_host_code: bool = False,
+) -> Engine:
+    """Open an engine file for batches of `batch` rows.
+
+    `role` and `sigma` (image units) are what the caller needs: they must agree with the file's own facts, and stand in
+    for them where an ONNX file carries none; a conditional denoiser takes any noise level. `device` is "cpu", "cuda:N" or
+    an open device that several engines share. `precision` "fp32", "bf16" or, on a GPU, "tf32" asks for one of an fp32 file;
+    by default the device's own choice (bf16 where the CPU has it, under OpenVINO; TF32 on a GPU) is taken and recorded.
+    Compiled engines (.plan, .pt2) keep the precision and backend they were compiled for, whatever is asked; `allow_host_code`
+    lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit, OutOfMemory where a
+    GPU has too little.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"engine {path} does not exist: make one with `diffsmooth-trt export`")
+    if batch < 1:
+        raise InputError(f"--batch must be at least 1, got {batch}")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"--precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+    opened = open_device(device) if isinstance(device, str) else device
+    cuda = opened.name.startswith("cuda")
+    if path.suffix in COMPILED and cuda:
+        (compiled,) = CUDA_BACKENDS[path.suffix].values()
+        asked: dict[str, Any] = {"role": role, "sigma": sigma}
+        if path.suffix == ".plan":
+            asked["allow_host_code"] = allow_host_code
+        return _probed(compiled()(path, batch, device=opened, **asked))
+    if path.suffix == ".pt2":
+        return _probed(_package(path, batch, opened.name, threads, role, sigma))
+    if path.suffix != ".onnx":
+        remedy = "a .plan runs on a GPU: --device cuda:0" if path.suffix == ".plan" else "give .onnx, .pt2 or .plan"
+        raise InputError(f"engine {path.name} is not an .onnx file: {remedy}")
+    if precision == "tf32" and not cuda:
+        raise InputError("--precision tf32 exists on NVIDIA GPUs only: use fp32 or bf16")
+    make = CUDA_BACKENDS[".onnx"][_choose_cuda_backend(path, backend)] if cuda else BACKENDS[choose_backend(backend)]
+    from .graph import read_graph
+
+    graph = read_graph(path, role=role, sigma=sigma)
+    if graph.batch not in (None, batch):
+        raise InputError(
+            f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
+        )
+    engine = make()(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
+    if graph.weights:
+        engine.identity["weights"] = graph.weights
+    return _probed(engine)
+
+
+def _probed(engine: Engine) -> Engine:
+    """The engine with its probe in its identity; closed where that fails."""
+    try:
+        engine.identity["probe"] = engine.probe()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _package(path: Path, batch: int, device: str, threads: int | None, role: str | None, sigma: float | None) -> Engine:
+    if not _installed("torch"):
+        raise InputError(f"engine {path.name} needs torch, which is not installed: pip install torch")
+    from .inductor import open_package
+
+    return open_package(path, batch=batch, device=device, threads=threads, role=role, sigma=sigma)
