@@ -231,6 +231,43 @@ def zoo() -> str:
     return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
 
 
+def precision() -> str:
+    """The zoo in each precision on the CPU."""
+    document = json.loads((RESULTS / "precision_cpu.json").read_text())
+    rows = []
+    for name, r in document["results"].items():
+        rate, accuracy = r["samples_per_second"], r.get("certified_accuracy")
+        rows.append([
+            name, " · ".join(r["effective"]), f"{r['bytes'] / 1e6:.1f}", f"{rate['median']:.0f}",
+            f"{rate['min']:.0f} – {rate['max']:.0f}", f"{100 * r['same_labels']:.2f} %",
+            "" if accuracy is None else f"{100 * accuracy['0.25']:.1f} %",
+        ])  # fmt: skip
+    settings, machine = document["settings"], document["machine"]
+    head = ["pair", "multiplications", "MB", "samples/s (median)", "range", "labels as fp32", "certified at 0.25"]
+    note = (
+        f"{machine['processors']} cores of {machine['cpu']}, OpenVINO, batch {settings['batch']}; {settings['rounds']} rounds of "
+        f"{settings['timed']} samples, in turn; labels of {settings['samples']} noisy images; certified accuracy on "
+        f"{settings['images']} images, n = {settings['n']}, one key."
+    )
+    return markdown(head, rows) + f"\n\n{note}"
+
+
+def ways() -> str:
+    """Ways to quantise the zoo's denoiser."""
+    document = json.loads((RESULTS / "quantisation_ways.json").read_text())
+    rows = [
+        [
+            name, r["effective"], f"{r['mean_difference']:.2g}", f"{100 * r['same_labels']:.2f} %",
+            f"{r['samples_per_second']['median']:.0f}",
+            f"{r['samples_per_second']['min']:.0f} – {r['samples_per_second']['max']:.0f}",
+        ]
+        for name, r in document["results"].items()
+    ]  # fmt: skip
+    return markdown(
+        ["way", "multiplications", "mean difference", "labels as fp32", "samples/s (median)", "range"], rows
+    )
+
+
 def _accuracy_row(name: str, labels: Column, predicted: Column, radii: Column) -> list[str]:
     classes, answers = labels.astype(int), predicted.astype(int)
     accuracy = certified_accuracy(classes, answers, radii, RADII)
@@ -250,6 +287,8 @@ TABLES = {
     "ndc": ndc,
     "ood": ood,
     "zoo": zoo,
+    "precision": precision,
+    "ways": ways,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,12 @@ def _add_denoiser(kinds: Commands) -> None:
     denoiser.add_argument("--resize-to", type=int, metavar="N", help="resize the denoised images to N×N")
     denoiser.add_argument("--crop", type=int, metavar="N", help="then crop their centre")
     _add_resize_mode(denoiser, "default: bicubic, antialiased")
+    denoiser.add_argument(
+        "--verify-classifier",
+        type=Path,
+        metavar="FILE",
+        help="compare its labels of denoised images too (default: the zoo's)",
+    )
     _add_common(denoiser)
 
 
@@ -84,6 +91,9 @@ def _add_classifier(kinds: Commands) -> None:
     _add_resize_mode(classifier, own)
     classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help=own)
     classifier.add_argument("--std", type=numbers, metavar="R,G,B", help=own)
+    classifier.add_argument(
+        "--verify-denoiser", type=Path, metavar="FILE", help="calibrate and compare on what it makes of noisy images"
+    )
     _add_common(classifier, checkpoint=False)
 
 
@@ -114,7 +124,20 @@ def _add_common(parser: Parser, checkpoint: bool = True) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the engine file to write: .onnx, or .pt2 (AOTInductor)"
     )
-    parser.add_argument("--precision", default="fp32", help="default: fp32; .pt2: fp16 and bf16 too")
+    parser.add_argument(
+        "--precision", default="fp32", help="fp32 (default), fp16 or bf16; in ONNX files int8 and fp8 too, calibrated"
+    )
+    add = parser.add_argument
+    add("--calibration-data", type=Path, metavar="PATH", help="images that int8 and fp8 are calibrated on, with noise")
+    add(
+        "--verify-data",
+        type=Path,
+        metavar="PATH",
+        help="images to compare with the source on (32×32: default the zoo's)",
+    )
+    add(
+        "--verify-samples", type=int, default=2000, metavar="N", help="noisy images to compare, fewer for huge networks"
+    )
     parser.add_argument("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
     parser.add_argument("--device", default="cpu", help=".pt2: compile for cpu or cuda:N (default: cpu)")
     parser.add_argument(
@@ -144,6 +167,7 @@ def _export_denoiser(arguments: argparse.Namespace) -> None:
         "crop",
         "resize_mode",
         "antialias",
+        "verify_classifier",
     )
     show(export_denoiser(**_given(arguments, *names)))
 
@@ -151,7 +175,7 @@ def _export_denoiser(arguments: argparse.Namespace) -> None:
 def _export_classifier(arguments: argparse.Namespace) -> None:
     from ..exporting import export_classifier, export_onnx_classifier
 
-    options = _given(arguments, "input_size", "resize_to", "resize_mode", "antialias", "mean", "std")
+    options = _given(arguments, "input_size", "resize_to", "resize_mode", "antialias", "mean", "std", "verify_denoiser")
     checkpoint = options.pop("checkpoint")
     if arguments.onnx is not None:
         if arguments.arch is not None or checkpoint is not None or options.pop("store_fp16"):
@@ -160,6 +184,12 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
             raise InputError(
                 "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
             )
+        for name in ("calibration_data", "verify_data", "verify_denoiser"):
+            if options.pop(name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} does not go with --onnx, which is exported as it is: leave it out"
+                )
+        del options["verify_samples"]
         show(export_onnx_classifier(arguments.onnx, **options))
         return
     if arguments.arch is None or checkpoint is None:
@@ -177,9 +207,25 @@ def _export_detector(arguments: argparse.Namespace) -> None:
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options of both kinds and those in `names`, by name."""
     common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16", "device", "autotune")
-    return {name: getattr(arguments, name) for name in (*common, *names)}
+    verify = ("calibration_data", "verify_data", "verify_samples")
+    return {name: getattr(arguments, name) for name in (*common, *verify, *names)}
 
 
 def show(report: ExportReport) -> None:
-    """Say what was written."""
-    print(f"wrote {report.path}: maximum difference from its source {report.max_difference:.2g}")
+    """Say what was written, and how it compares with its source."""
+    from ..exporting.verification import warnings_of
+
+    fp32 = "" if report.facts.precision == "fp32" else " (before conversion)"
+    print(f"wrote {report.path}: maximum difference from its source {report.max_difference:.2g}{fp32}")
+    verification = report.facts.details.get("verification", {"backends": ()})
+    for found in verification["backends"]:
+        seen = f"{found['backend']}, {found['precision']}: maximum difference {found['max_difference']:.2g}"
+        if "mean_difference" in found:
+            seen += f", mean {found['mean_difference']:.2g}"
+        if "same_labels" in found:
+            seen += f", {100 * found['same_labels']:.2f} % identical labels"
+        print(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
+    for backend, reason in verification.get("not_run", {}).items():
+        print(f"  {backend}: not run ({reason})")
+    for warning in warnings_of(verification):
+        print(f"diffsmooth-trt: warning: {warning}", file=sys.stderr)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..noise import check_noise_level
+from .precision import PRECISIONS, VERIFY_SAMPLES, Request
 from .result import ExportReport
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ __all__ = [
     "export_onnx_classifier",
 ]
 
-PRECISIONS = ("fp32",)
 PACKAGE_PRECISIONS = ("fp32", "fp16", "bf16")
 _NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -37,10 +38,16 @@ def _is_package(out: Source) -> bool:
     return PurePath(out).suffix == ".pt2"
 
 
-def _check(precision: str, batch: int | None, out: Source, device: str) -> None:
-    known, kind = (PACKAGE_PRECISIONS, ".pt2 exports") if _is_package(out) else (PRECISIONS, "exports")
-    if precision not in known:
-        raise InputError(f"--precision {precision!r} is not available for {kind}: use one of {', '.join(known)}")
+def _check(request: Request, batch: int | None, out: Source, device: str, store_fp16: bool = False) -> None:
+    if not _is_package(out):
+        request.check(store_fp16)
+    elif request.precision not in PACKAGE_PRECISIONS:
+        known = ", ".join(PACKAGE_PRECISIONS)
+        raise InputError(f"--precision {request.precision!r} is not available for .pt2 exports: use one of {known}")
+    elif request != Request(request.precision):
+        raise InputError(
+            "--calibration-data and --verify-… are for ONNX files: leave them out, packages are compared on random images"
+        )
     if device != "cpu" and not _is_package(out):
         raise InputError(f"--device {device} is for .pt2 packages, an ONNX file runs anywhere: leave it out")
     if batch is not None and batch < 1:
@@ -63,15 +70,17 @@ def check_installed() -> None:
             )
 
 
-def _writer(checkpoint: Source, out: Source, precision: str, device: str, autotune: bool) -> dict[str, Writer]:
+def _writer(checkpoint: Source, out: Source, request: Request, device: str, autotune: bool) -> dict[str, Writer]:
     """What makes the file, as an argument: AOTInductor for .pt2."""
     if not _is_package(out):
-        return {}
+        from .onnx_file import write_checked
+
+        return {"write": partial(write_checked, request=request)}
     if Path(out).resolve() == Path(checkpoint).resolve():
         raise InputError(f"--out {out} is also --checkpoint, which it would destroy: give it another name")
     from .inductor import PackageSettings, package_writer
 
-    return {"write": package_writer(PackageSettings(precision, device, autotune))}
+    return {"write": package_writer(PackageSettings(request.precision, device, autotune))}
 
 
 def export_denoiser(
@@ -93,6 +102,10 @@ def export_denoiser(
     crop: int | None = None,
     resize_mode: str | None = None,
     antialias: bool | None = None,
+    calibration_data: Source | None = None,
+    verify_data: Source | None = None,
+    verify_classifier: Source | None = None,
+    verify_samples: int = VERIFY_SAMPLES,
 ) -> ExportReport:
     """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
 
@@ -115,11 +128,20 @@ def export_denoiser(
     noisy images. Raises InputError for unusable arguments and files and for outputs that differ by more than the
     tolerance, StoreError where writing fails.
 
+    `precision` is that of the graph: "fp16" and "bf16" keep normalisations, softmax and the final step in fp32; "int8" and
+    "fp8" are static and calibrated on images of `calibration_data` with the very noise. Inputs and outputs are float32.
+    The finished file is then compared, in each backend here that runs it, with the source on `verify_samples` noisy
+    images of `verify_data` (by default, for 32×32, the zoo's 100 images with several noises each), or fewer where the
+    network is too large (`verification.BUDGET`); with `verify_classifier` (by default, for 32×32, the zoo's) the labels
+    are compared too. What is found stands in the facts as `details["verification"]`; NaN is refused, and so is a mean
+    difference that only a broken graph has.
+
     An `out` that ends in .pt2 becomes an AOTInductor package with its record beside it instead: compiled on this machine
     for `device` ("cpu", "cuda:N") and `batch`, which it needs, in `precision` fp32, fp16 or bf16; `autotune` measures
     which kernels are fastest. It is compared with the network as above.
     """
-    _check(precision, batch, out, device)
+    request = Request(precision, calibration_data, verify_data, verify_classifier, None, verify_samples)
+    _check(request, batch, out, device, store_fp16)
     if conditional and sigma is not None:
         raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
     if conditional and fractional_timestep:
@@ -139,11 +161,11 @@ def export_denoiser(
             raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
         from .program import program_file
 
-        writer = _writer(checkpoint, out, precision, device, autotune)
+        writer = _writer(checkpoint, out, request, device, autotune)
         return program_file(checkpoint, sigma, out, batch, size, **writer)
     from .denoisers import denoiser_file
 
-    writer = _writer(checkpoint, out, precision, device, autotune)
+    writer = _writer(checkpoint, out, request, device, autotune)
     return denoiser_file(
         family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, size, **writer
     )
@@ -166,6 +188,10 @@ def export_classifier(
     precision: str = "fp32",
     device: str = "cpu",
     autotune: bool = True,
+    calibration_data: Source | None = None,
+    verify_data: Source | None = None,
+    verify_denoiser: Source | None = None,
+    verify_samples: int = VERIFY_SAMPLES,
 ) -> ExportReport:
     """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
 
@@ -175,13 +201,17 @@ def export_classifier(
     `[B, classes]`. What is None comes from the folder's preprocessor_config.json, timm's pretrained_cfg or the
     architecture's published training; `input_size` alone means no crop; images of `input_size` are not resized.
     `image_size` is by default 32 for CIFAR architectures and `input_size` for others. The rest is as in `export_denoiser`.
+
+    Labels that are compared are the classifier's own. Images to calibrate on and to compare have noise σ = 0.25, or with
+    `verify_denoiser` the noise that it is for, and pass through it: then they are what a classifier behind it sees.
     """
-    _check(precision, batch, out, device)
+    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
+    _check(request, batch, out, device, store_fp16)
     from .classifiers import classifier_file
     from .preprocessing import Overrides
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
-    writer = _writer(checkpoint, out, precision, device, autotune)
+    writer = _writer(checkpoint, out, request, device, autotune)
     return classifier_file(arch, checkpoint, out, overrides, batch, store_fp16, **writer)
 
 
@@ -208,7 +238,7 @@ def export_onnx_classifier(
     """
     if _is_package(out):
         raise InputError(f"--onnx makes an .onnx file, got --out {out}: name it FILE.onnx")
-    _check(precision, batch, out, "cpu")
+    _check(Request(precision), batch, out, "cpu")
     from .onnx_classifier import onnx_classifier_file
     from .preprocessing import Overrides
 
@@ -234,7 +264,7 @@ def export_detector(
         raise InputError(
             f"--out {out} is a .pt2 package: interval bounds read a detector's ONNX graph, name an .onnx file"
         )
-    _check(precision, batch, out, "cpu")
+    _check(Request(precision), batch, out, "cpu")
     from .detector import detector_file
 
     return detector_file(checkpoint, out, image_size, batch, store_fp16)

@@ -55,3 +55,10 @@ class ConditionalCheck(ImageCheck):
             labels = generator.integers(0, self.labels, rows)
             labels[0] = label = label - 1 if label else self.labels - 1
             yield (pixels + noise).astype(np.float32), s, labels
+
+    def draw(self, generator: np.random.Generator, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """`rows` random noise levels, log-uniform and uniform up to `sigma` in turn, and random labels."""
+        spot = generator.random(rows)
+        s = np.where(np.arange(rows) % 2, self.sigma * spot, LOWEST * (self.sigma / LOWEST) ** spot)
+        s = np.maximum(s, LOWEST).astype(np.float32)
+        return s, generator.integers(0, self.labels, rows)

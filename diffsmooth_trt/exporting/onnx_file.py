@@ -18,19 +18,25 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.facts import METADATA_KEY, EngineFacts
 from ..errors import EngineError, InputError, StoreError
 from ..files import file_sha256
 from .check import ImageCheck
+from .noised import CALIBRATION, fitting_pixels
+from .precision import QUANTISED, Request, to_half
+from .quantise import CALIBRATION_SAMPLES, quantise
 from .result import ExportReport
+from .verification import Verification, affordable
 
 OUTPUT = "output"
 OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
@@ -38,6 +44,7 @@ TOLERANCE = 1e-4  # of float32 outputs, relative to the larger of 1 and the larg
 INLINE_BYTES = 1_800_000_000  # protobuf messages end at 2 GiB
 # (module, check, facts, out, batch, store_fp16) → the file
 Writer = Callable[[nn.Module, ImageCheck, EngineFacts, Path, int | None, bool], ExportReport]
+TOOLS = {"fp16": ("onnxconverter-common",), "bf16": ("nvidia-modelopt", "openvino")}  # whose versions the facts name
 _HALF_FROM = 256  # elements; smaller tensors stay float32
 
 
@@ -158,23 +165,81 @@ def _compare(path: Path, check: ImageCheck, batch: int | None) -> tuple[float, f
     return difference, TOLERANCE * largest
 
 
-def _versions() -> dict[str, str]:
+def _versions(*tools: str) -> dict[str, str]:
     found = {}
-    for package in ("diffsmooth-trt", "torch", "onnx", "onnxscript", "onnxruntime"):
+    for package in ("diffsmooth-trt", "torch", "onnx", "onnxscript", "onnxruntime", *tools):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
 
 
+def _external_files(path: Path) -> list[Path]:
+    """The files of the model at `path`, itself last; what it refers to gets a name by content."""
+    stray = path.parent / f"{path.name}.data"
+    candidates = [file for file in (stray, path.parent / f"{path.stem}.data") if file.is_file()]
+    if not candidates:
+        return [path]
+    (data,) = candidates
+    model = onnx.load(str(path), load_external_data=False)
+    named = data.with_name(f"{path.stem}-{file_sha256(data)[:16]}.data")
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = named.name
+    onnx.save(model, str(path))
+    return [data.rename(named), path]
+
+
+def _lowered(
+    full: Path, out: Path, facts: EngineFacts, verification: Verification
+) -> tuple[list[Path], dict[str, object]]:
+    """The checked fp32 file `full` written anew to `out` in the precision asked for; its files and what stayed in fp32."""
+    request, check = verification.request, verification.check
+    kept: dict[str, Any]
+    if request.precision in QUANTISED:
+        count = affordable(check, CALIBRATION_SAMPLES)
+        with contextlib.ExitStack() as stack:
+            verification.open_companions(stack)
+            pixels = fitting_pixels(request.calibration_data or "", facts.input_shape, count)
+
+            def batches() -> Iterator[dict[str, NDArray[Any]]]:
+                for given in verification.inputs(count, CALIBRATION, pixels):
+                    yield dict(zip(check.names, given, strict=True))
+
+            kept = quantise(full, out, request.precision, facts.role != "classifier", batches)
+        kept["calibration"] = {"data": Path(request.calibration_data or "").name, "images": count}
+    else:
+        kept = {"kept_fp32": to_half(full, out, request.precision)}
+    return _external_files(out), kept
+
+
+def _verified(path: Path, facts: EngineFacts, verification: Verification) -> dict[str, Any]:
+    """The verification of `path`, which carries `facts` only meanwhile."""
+    size = path.stat().st_size
+    _append_facts(path, facts)
+    try:
+        return verification.report(path)
+    finally:
+        os.truncate(path, size)
+
+
 def write_checked(
-    module: nn.Module | ir.Model, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
+    module: nn.Module | ir.Model,
+    check: ImageCheck,
+    facts: EngineFacts,
+    out: Path,
+    batch: int | None,
+    store_fp16: bool,
+    request: Request | None = None,
 ) -> ExportReport:
     """Export `module` to `out` with `facts` in its metadata once ONNX Runtime agrees with `check.source`.
 
-    `module` may also be a graph that is made already, of the batch size `batch`.
-    Raises InputError when they differ by more than the tolerance or `out` is not writable, StoreError when writing
-    fails; neither leaves anything behind.
+    `module` may also be a graph that is made already, of the batch size `batch`. The fp32 graph is checked first; `request`
+    says which precision is made of it and how the result is verified. Raises InputError when they differ by more than the
+    tolerance or `out` is not writable, StoreError when writing fails; neither leaves anything behind.
     """
+    request = request or Request()
+    verification = Verification(check, facts, request, batch)
     start = time.perf_counter()
     if out.is_dir() or not out.name:
         raise InputError(f"--out {out} is a folder: name a file in it")
@@ -187,7 +252,8 @@ def write_checked(
         if store_fp16:
             store_as_half(model)
         opset = model.opset_imports.get("", OPSET)
-        files = _save(model, folder, out.name)
+        lower = request.precision != "fp32"
+        files = _save(model, folder, f"fp32-{out.name}" if lower else out.name)
         del model
         difference, tolerance = _compare(files[-1], check, batch)
         if difference > tolerance:
@@ -199,8 +265,20 @@ def write_checked(
             "max_difference": float(f"{difference:.2g}"),
             "tolerance": float(f"{tolerance:.2g}"),
             "opset": opset,
-            "versions": _versions(),
+            "versions": _versions(*TOOLS.get(request.precision, ())),
         }
+        if lower:
+            facts = dataclasses.replace(facts, precision=request.precision)
+            full = files
+            files, kept = _lowered(full[-1], folder / out.name, facts, verification)
+            details |= kept
+            for file in full:
+                file.unlink()
+        if lower or verification.pixels is not None:
+            details["verification"] = _verified(files[-1], facts, verification)
+        else:
+            seen = {"backend": "onnxruntime", "precision": "fp32", "max_difference": details["max_difference"]}
+            details["verification"] = {"data": "random", "images": check.rows * check.count, "backends": [seen]}
         if len(files) > 1:
             details["external_data"] = {"name": files[0].name, "sha256": file_sha256(files[0])}
         facts = dataclasses.replace(facts, details={**facts.details, **details})

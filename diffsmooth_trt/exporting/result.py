@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..engine.facts import EngineFacts
 
@@ -18,3 +19,9 @@ class ExportReport:
     tolerance: float
     seconds: float
     bytes: int
+
+    @property
+    def verification(self) -> dict[str, Any]:
+        """How the file compares with the torch source on noised images; see `exporting.verification`."""
+        found: dict[str, Any] = self.facts.details["verification"]
+        return found

@@ -117,7 +117,7 @@ def test_half_precision_overflow(tmp_path: Path) -> None:
         ({"mean": (0.5, 0.5)}, "--mean must be three numbers"),
         ({"std": (0.5, 0.5, 0.0)}, "--std must be three positive numbers"),
         ({"input_size": 2}, "--input-size must lie between"),
-        ({"precision": "fp16"}, "--precision 'fp16' is not available"),
+        ({"precision": "int4"}, "--precision 'int4' is not available"),
     ],
 )
 def test_classifier_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -1,0 +1,49 @@
+"""Real images with the noise of certification on them, for calibrating and verifying exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Images
+from ..errors import InputError
+from ..noise import cpu, grid_law
+
+Floats = NDArray[np.float32]
+# Phases of the noise, apart from those of certification; the key is public: nothing certified rests on these draws.
+CALIBRATION, VERIFICATION = 32, 33
+KEY = 0
+
+
+def fitting_pixels(path: str | PathLike[str], shape: tuple[int, int, int], limit: int) -> NDArray[np.uint8]:
+    """Up to `limit` images uint8 `[N, C, H, W]`, taken evenly from the whole data set; InputError where sizes differ."""
+    path = Path(path)
+    everything = len(Images(path))
+    images = Images(path, skip=max(1, everything // limit), limit=limit)
+    rows = []
+    for image in images:
+        pixels = image.pixels.transpose(2, 0, 1)
+        if pixels.shape != shape:
+            raise InputError(
+                f"{path.name} holds images {pixels.shape}, the engine takes {shape}: give images of that size"
+            )
+        rows.append(pixels)
+    return np.ascontiguousarray(np.stack(rows))
+
+
+def noised(pixels: NDArray[np.uint8], sigma: float, count: int, rows: int, phase: int) -> Iterator[Floats]:
+    """`count` noisy images in [0, 1] units in batches of `rows`, the last one filled with further draws.
+
+    `pixels` uint8 `[N, C, H, W]`, used in turn: draw i is image i mod N with noise ⌊i/N⌋. The same in every call.
+    """
+    law = grid_law(sigma)
+    for start in range(0, count, rows):
+        draws = np.arange(start, start + rows, dtype=np.uint64)
+        images, samples = draws % np.uint64(len(pixels)), draws // np.uint64(len(pixels))
+        out = np.empty((rows, *pixels.shape[1:]), np.float32)
+        cpu.noisy_images(law, KEY, phase, pixels, images, samples, out, rows=images.astype(np.int64))
+        yield out
