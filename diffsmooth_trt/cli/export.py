@@ -50,6 +50,11 @@ def _add_denoiser(kinds: Commands) -> None:
         "--image-size", type=int, metavar="N", help="run the network on N×N images (default: its own size)"
     )
     denoiser.add_argument(
+        "--trust-program",
+        action="store_true",
+        help="the --family program file is not a stranger's: torch runs code in it",
+    )
+    denoiser.add_argument(
         "--fractional-timestep",
         action="store_true",
         help="the timestep whose noise is exactly 2·sigma; default: the first whole one with at least that, as in the papers",
@@ -163,6 +168,7 @@ def _export_denoiser(arguments: argparse.Namespace) -> None:
         "sigma",
         "conditional",
         "fractional_timestep",
+        "trust_program",
         "resize_to",
         "crop",
         "resize_mode",

@@ -96,6 +96,7 @@ def export_denoiser(
     precision: str = "fp32",
     image_size: int | None = None,
     fractional_timestep: bool = False,
+    trust_program: bool = False,
     device: str = "cpu",
     autotune: bool = True,
     resize_to: int | None = None,
@@ -114,7 +115,7 @@ def export_denoiser(
     (0…classes−1, or the null class that follows them where the network has one) → images, not clamped.
 
     `family` is improved-diffusion, guided-diffusion, edm, diffusers, or program for a denoiser of your own: what
-    `torch.export.save` wrote (code, so from people you trust), `[B, 3, H, W]` in [0, 1] units in and out. `config` is a
+    `torch.export.save` wrote (code: only with `trust_program`), `[B, 3, H, W]` in [0, 1] units in and out. `config` is a
     JSON file of the family's options, one of their mappings, or a built-in name; None takes the built-in configuration
     named like the checkpoint. For diffusers `checkpoint` is a folder that brings its configuration along. The step is
     that of the papers' first timestep with a noise-to-signal ratio of at least 2·sigma, or of the fractional one with
@@ -162,7 +163,7 @@ def export_denoiser(
         from .program import program_file
 
         writer = _writer(checkpoint, out, request, device, autotune)
-        return program_file(checkpoint, sigma, out, batch, size, **writer)
+        return program_file(checkpoint, sigma, out, batch, size, trust_program, **writer)
     from .denoisers import denoiser_file
 
     writer = _writer(checkpoint, out, request, device, autotune)

@@ -29,11 +29,14 @@ SIGMA = 0.25  # of the noise that a classifier is compared on
 
 
 class Program(nn.Module):
-    """An exported program as a module that can be traced again; its mode was chosen when it was exported."""
+    """An exported program as a module that can be traced again; its mode was chosen when it was exported.
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    One of a fixed `batch` runs fewer rows than that with the last one repeated.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, batch: int | None) -> None:
         super().__init__()
-        self.program = program.module()
+        self.program, self.batch = program.module(), batch
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
@@ -41,8 +44,11 @@ class Program(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.program(x)
-        return result
+        if self.batch is None or len(x) == self.batch:
+            result: Tensor = self.program(x)
+            return result
+        result = self(torch.cat([x, x[-1:].expand(self.batch - len(x), -1, -1, -1)]))
+        return result[: len(x)]
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,14 @@ def _sizes(program: torch.export.ExportedProgram, name: object) -> tuple[object,
     return tuple(value.shape) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else ()
 
 
-def load_program(path: Path) -> Loaded:
-    """The program in `path`; raises InputError unless it maps one float32 image batch to one output."""
+def load_program(path: Path, trusted: bool) -> Loaded:
+    """The program in `path`; raises InputError unless it is `trusted` and maps one float32 image batch to one output."""
     if not path.is_file():
         raise InputError(f"program {path}: no such file")
+    if not trusted:
+        raise InputError(
+            f"program {path} was not opened: torch runs code that such a file holds; pass --trust-program where you trust it"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats, to torch's own authors
@@ -83,7 +93,7 @@ def load_program(path: Path) -> Loaded:
         )
     batch, *image = (size if isinstance(size, int) else None for size in sizes)
     shape = (int(image[0] or 0), int(image[1] or 0), int(image[2] or 0))
-    return Loaded(Program(program), batch, shape, _sizes(program, outputs[0]))
+    return Loaded(Program(program, batch), batch, shape, _sizes(program, outputs[0]))
 
 
 def program_file(
@@ -92,11 +102,12 @@ def program_file(
     out: str | PathLike[str],
     batch: int | None,
     output: OutputSize,
+    trusted: bool,
     write: Writer = write_checked,
 ) -> ExportReport:
     """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""
     path = Path(checkpoint)
-    loaded = load_program(path)
+    loaded = load_program(path, trusted)
     if loaded.batch is not None and batch not in (None, loaded.batch):
         raise InputError(
             f"program {path} was exported for batches of {loaded.batch}, got --batch {batch}: leave it out"
@@ -147,11 +158,7 @@ def export_program(
     if batch < 1:
         raise InputError(f"--batch must be at least 1, got {batch}")
     check_outputs({"--out": target, "its record": record_path(target)}, {"--program": path})
-    if not trusted:
-        raise InputError(
-            f"program {path} was not opened: torch runs code that such a file holds; pass --trust-program where you trust it"
-        )
-    loaded = load_program(path)
+    loaded = load_program(path, trusted)
     if loaded.batch not in (None, batch):
         raise InputError(f"program {path} was exported for batches of {loaded.batch}: pass --batch {loaded.batch}")
     classes = loaded.output[1] if len(loaded.output) == 2 else None

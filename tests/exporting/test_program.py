@@ -30,7 +30,7 @@ def save(path: Path, dynamic: bool, *inputs: Any) -> Own:
     torch.manual_seed(2)
     net = Own().eval()
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
-    given = inputs or (torch.rand(2, 3, 8, 8),)
+    given = inputs or (torch.rand(3, 3, 8, 8),)
     torch.export.save(torch.export.export(net, given, dynamic_shapes=shapes), path)
     return net
 
@@ -38,9 +38,9 @@ def save(path: Path, dynamic: bool, *inputs: Any) -> Own:
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_runs_as_the_program(dynamic: bool, tmp_path: Path) -> None:
     net = save(tmp_path / "own.pt2", dynamic)
-    report = export_denoiser("program", tmp_path / "own.pt2", None, 0.5, tmp_path / "d.onnx")
+    report = export_denoiser("program", tmp_path / "own.pt2", None, 0.5, tmp_path / "d.onnx", trust_program=True)
     assert (report.facts.sigma, report.facts.family, report.facts.input_shape) == (0.5, "program", (3, 8, 8))
-    rows = 5 if dynamic else 2
+    rows = 5 if dynamic else 3
     x = torch.rand(rows, 3, 8, 8)
     with open_engine(tmp_path / "d.onnx", batch=rows, role="denoiser", backend="onnxruntime") as engine:
         with torch.no_grad():
@@ -51,16 +51,19 @@ def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "own.pt2"
 
     def refused(message: str, **changes: Any) -> None:
-        arguments = {"checkpoint": path, "config": None, "sigma": 0.5, "out": tmp_path / "d.onnx", **changes}
+        arguments: dict[str, Any] = {"config": None, "sigma": 0.5, "trust_program": True, **changes}
         with pytest.raises(InputError, match=message) as caught:
-            export_denoiser("program", **arguments)
+            export_denoiser("program", path, out=tmp_path / "d.onnx", **arguments)
         assert "\n" not in str(caught.value) and not (tmp_path / "d.onnx").exists()
 
     refused("own.pt2: no such file")
     path.write_bytes(b"PK\x03\x04 and more")
     refused("own.pt2 is no program that torch.export.save wrote, or is damaged")
     save(path, False)
-    refused("was exported for batches of 2, got --batch 3", batch=3)
+    refused(
+        "own.pt2 was not opened: torch runs code that .* pass --trust-program where you trust it", trust_program=False
+    )
+    refused("was exported for batches of 3, got --batch 4", batch=4)
     refused("needs --sigma", sigma=None, conditional=True)
     refused("--image-size does not apply to --family program", image_size=16)
     save(path, False, torch.rand(3, 8, 8))
