@@ -234,9 +234,9 @@ def write_checked(
 ) -> ExportReport:
     """Export `module` to `out` with `facts` in its metadata once ONNX Runtime agrees with `check.source`.
 
-    `module` may also be a graph that is made already, of the batch size `batch`. The fp32 graph is checked first; `request` says which precision is made of it and how the result is verified. Raises
-    InputError when they differ by more than the tolerance or `out` is not writable, StoreError when writing
-    fails; neither leaves anything behind.
+    `module` may also be a graph that is made already, of the batch size `batch`. The fp32 graph is checked first; `request`
+    says which precision is made of it and how the result is verified. Raises InputError when they differ by more than the
+    tolerance or `out` is not writable, StoreError when writing fails; neither leaves anything behind.
     """
     request = request or Request()
     verification = Verification(check, facts, request, batch)
