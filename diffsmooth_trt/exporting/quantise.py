@@ -1,7 +1,7 @@
 """Static quantisation by ONNX Runtime's tool: Q/DQ pairs around multiplications, calibrated on noised images.
 
-int8: activations unsigned with a zero point, weights signed, one scale a channel. Symmetric activations lose a bit where SiLU
-and ReLU are mostly positive, and OpenVINO 2026.4 computes them wrongly; `benchmarks/bench_precision.py --ways` compares these
+int8: activations unsigned with a zero point, as CPUs multiply them, weights signed with one scale a channel. Symmetric activations,
+which TensorRT wants, lose a bit where SiLU and ReLU are mostly positive; `benchmarks/bench_precision.py --ways` compares the two
 and other ways.
 fp8: E4M3 with one scale a tensor, the form that TensorRT multiplies natively from Hopper on. Outputs stay in floating point, so
 that what follows a convolution (bias, normalisation, residual sum) fuses into it as it does without quantisation.

@@ -24,7 +24,7 @@ from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
 from diffsmooth_trt.exporting.noised import fitting_pixels, noised  # noqa: E402
 from diffsmooth_trt.exporting.precision import PACKAGES, Request, kept_in_fp32  # noqa: E402
 from diffsmooth_trt.exporting.verification import multiply_adds, warnings_of  # noqa: E402
-from diffsmooth_trt.nets.resnet import classifier_from_arch  # noqa: E402
+from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 
 STATES = Path(__file__).parent.parent.parent / "export" / "zoo"
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
@@ -39,8 +39,9 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def budget() -> None:
-    """The real one, in place of that of the other tests."""
+def budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, in place of that of the other tests; what takes long is calibrated on fewer images than usual."""
+    monkeypatch.setattr(onnx_file, "CALIBRATION_SAMPLES", 32)
 
 
 def missing(precision: str) -> bool:
@@ -57,7 +58,7 @@ def zoo_denoiser(out: Path, precision: str, **more: Any) -> Any:
     if precision in ("int8", "fp8"):
         more.setdefault("calibration_data", zoo.IMAGES)
     return export_denoiser(
-        "guided-diffusion", STATES / "unet.pt", "zoo", 0.25, out, precision=precision, verify_samples=64, **more
+        "guided-diffusion", STATES / "unet.pt", "zoo", 0.25, out, precision=precision, verify_samples=32, **more
     )
 
 
@@ -118,7 +119,7 @@ def test_facts_say_how_the_file_compares_with_its_source(made: Any, precision: s
     facts = EngineFacts.from_json(text)
     assert facts.precision == precision
     assert (facts.details["verification"]["images"], facts.details["verification"]["classifier"]) == (
-        64,
+        32,
         "classifier-dds.onnx",
     )
     bound = {"fp16": 5e-4, "bf16": 2e-3, "int8": 3e-3, "fp8": 2e-2}[precision]
@@ -138,7 +139,7 @@ def test_int8_leaves_first_last_and_pointwise_convolutions(made: Any) -> None:
     assert convolutions[0].name in kept and convolutions[-1].name in kept
     assert not {"DynamicQuantizeLinear", "ConvInteger"} & {node.op_type for node in graph.node}
     assert report.bytes < 0.4 * made("fp32").bytes
-    assert report.facts.details["calibration"] == {"data": zoo.IMAGES.name, "images": 256}
+    assert report.facts.details["calibration"] == {"data": zoo.IMAGES.name, "images": 32}
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -171,10 +172,10 @@ def test_bf16_graphs_are_refused_where_there_are_no_kernels(made: Any) -> None:
 def test_classifiers_in_int8_see_what_a_denoiser_makes(tmp_path: Path) -> None:
     report = export_classifier(
         "resnet56", STATES / "classifier-dds.pt", tmp_path / "c.onnx", precision="int8", calibration_data=zoo.IMAGES,
-        verify_samples=64, verify_denoiser=zoo.DENOISER,
+        verify_samples=32, verify_denoiser=zoo.DENOISER,
     )  # fmt: skip
     found = report.verification
-    assert (found["classifier"], found["denoiser"], found["images"]) == ("itself", "denoiser-0.25.onnx", 64)
+    assert (found["classifier"], found["denoiser"], found["images"]) == ("itself", "denoiser-0.25.onnx", 32)
     assert report.facts.details["quantised"] == 54  # all but the first convolution and the last layer
     assert min(backend["same_labels"] for backend in found["backends"]) >= 0.9
 
