@@ -252,6 +252,22 @@ def precision() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def export() -> str:
+    """Exports of published configurations with random weights."""
+    document = json.loads((RESULTS / "export_cpu.json").read_text())
+    rows = [
+        [
+            f"`{name}` {' '.join(r['options'])}", f"{r['parameters'] / 1e6:.1f} M", f"{r['max_difference']:.2g}",
+            f"{r['seconds'] / 60:.1f}", f"{r['peak_bytes'] / 1e9:.2f} GB", f"{r['peak_over_weights']:.2f}",
+            f"{sum(r['file_bytes'].values()) / 1e6:.0f} MB",
+        ]
+        for name, r in sorted(document.items(), key=lambda entry: entry[1]["parameters"])
+    ]  # fmt: skip
+    head = ["configuration", "parameters", "difference", "minutes", "peak memory", "over fp32 weights", "file"]
+    machines = ", ".join(sorted({r["machine"] for r in document.values()}))
+    return markdown(head, rows) + f"\n\n2 cores of {machines}, other work beside; memory of the whole process, PyTorch included."
+
+
 def ways() -> str:
     """Ways to quantise the zoo's denoiser."""
     document = json.loads((RESULTS / "quantisation_ways.json").read_text())
@@ -287,6 +303,7 @@ TABLES = {
     "ndc": ndc,
     "ood": ood,
     "zoo": zoo,
+    "export": export,
     "precision": precision,
     "ways": ways,
 }
