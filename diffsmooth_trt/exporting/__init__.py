@@ -39,15 +39,10 @@ def _is_package(out: Source) -> bool:
 
 
 def _check(request: Request, batch: int | None, out: Source, device: str, store_fp16: bool = False) -> None:
-    if not _is_package(out):
-        request.check(store_fp16)
-    elif request.precision not in PACKAGE_PRECISIONS:
+    if _is_package(out) and request.precision not in PACKAGE_PRECISIONS:
         known = ", ".join(PACKAGE_PRECISIONS)
         raise InputError(f"--precision {request.precision!r} is not available for .pt2 exports: use one of {known}")
-    elif request != Request(request.precision):
-        raise InputError(
-            "--calibration-data and --verify-… are for ONNX files: leave them out, packages are compared on random images"
-        )
+    request.check(store_fp16, tools=not _is_package(out))
     if device != "cpu" and not _is_package(out):
         raise InputError(f"--device {device} is for .pt2 packages, an ONNX file runs anywhere: leave it out")
     if batch is not None and batch < 1:
@@ -80,7 +75,7 @@ def _writer(checkpoint: Source, out: Source, request: Request, device: str, auto
         raise InputError(f"--out {out} is also --checkpoint, which it would destroy: give it another name")
     from .inductor import PackageSettings, package_writer
 
-    return {"write": package_writer(PackageSettings(request.precision, device, autotune))}
+    return {"write": package_writer(PackageSettings(request.precision, device, autotune), request)}
 
 
 def export_denoiser(

@@ -26,7 +26,9 @@ from ..files import file_sha256
 from .check import ImageCheck
 from .low_precision import DTYPES, LowPrecision
 from .onnx_file import TOLERANCE, Writer, quiet
+from .precision import Request
 from .result import ExportReport
+from .verification import Verification, on_random
 
 # Roughly the rounding error of each type; whether labels agree is what counts, see `compare`.
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}
@@ -96,10 +98,10 @@ class _OnDevice(nn.Module):
         return y.contiguous()
 
 
-def compare(engine: InductorEngine, check: ImageCheck) -> tuple[float, float, float]:
-    """Largest difference, mean difference and largest value of `engine` and `check.source` over noisy random batches."""
+def compare(engine: InductorEngine, check: ImageCheck) -> tuple[float, float]:
+    """Largest difference and largest value of `engine` and `check.source` over noisy random batches."""
     call = engine.denoise if engine.facts.role == "conditional" else engine.run
-    largest, maximum, means = 1.0, 0.0, []
+    largest, maximum = 1.0, 0.0
     for inputs in check.batches(engine.batch):
         with torch.no_grad():
             want = check.source(*(torch.from_numpy(given[: check.rows]) for given in inputs)).numpy()
@@ -110,16 +112,22 @@ def compare(engine: InductorEngine, check: ImageCheck) -> tuple[float, float, fl
             raise InputError("the package returns NaN or infinity on noisy images: export it in a wider precision")
         if got.shape != want.shape:
             raise InputError(f"the compiled network returns {got.shape} where the network returns {want.shape}")
-        difference = np.abs(got - want)
-        largest, maximum = max(largest, float(np.abs(want).max())), max(maximum, float(difference.max()))
-        means.append(float(difference.mean()))
-    return maximum, float(np.mean(means)), largest
+        largest, maximum = max(largest, float(np.abs(want).max())), max(maximum, float(np.abs(got - want).max()))
+    return maximum, largest
 
 
 def write_package(
-    module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, settings: PackageSettings
+    module: nn.Module,
+    check: ImageCheck,
+    facts: EngineFacts,
+    out: Path,
+    batch: int | None,
+    settings: PackageSettings,
+    request: Request | None = None,
 ) -> ExportReport:
     """Compile `module` to `out` with its record beside it, once its outputs agree with those of `check.source`.
+
+    `request` says on which images it is verified after that.
 
     Raises InputError for what cannot be used or differs by more than the tolerance, EngineError where torch cannot
     compile the network, StoreError when writing fails; `out` then is what it was.
@@ -132,6 +140,8 @@ def write_package(
     if settings.device != "cpu":
         exact_fp32()
     facts = dataclasses.replace(facts, precision=settings.precision)
+    verification = Verification(check, facts, request or Request(settings.precision), batch)
+    verification.check_companions()
     source = {"name": str(facts.details.get("checkpoint", "")), "sha256": facts.source_sha256}
     given = dataclasses.asdict(settings)
     with draft_folder(out) as folder:
@@ -146,25 +156,28 @@ def write_package(
         record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given)
         record_path(draft).write_text(record.to_json(), encoding="utf-8")
         with InductorEngine(draft, record, settings.device, None) as engine:
-            maximum, mean, largest = compare(engine, check)
-        allowed = TOLERANCES[settings.precision] * largest
-        if maximum > allowed:
-            raise InputError(
-                f"{out.name} differs from its source by {maximum:.2g} where {allowed:.2g} is allowed: nothing was written; "
-                "try a wider precision or another version of torch"
-            )
-        details = {
-            "max_difference": float(f"{maximum:.2g}"),
-            "mean_difference": float(f"{mean:.2g}"),
-            "tolerance": float(f"{allowed:.2g}"),
-        }
+            maximum, largest = compare(engine, check)
+            allowed = TOLERANCES[settings.precision] * largest
+            if maximum > allowed:
+                raise InputError(
+                    f"{out.name} differs from its source by {maximum:.2g} where {allowed:.2g} is allowed: nothing was "
+                    "written; try a wider precision or another version of torch"
+                )
+            details: dict[str, object] = {
+                "max_difference": float(f"{maximum:.2g}"),
+                "tolerance": float(f"{allowed:.2g}"),
+            }
+            if verification.pixels is None:
+                details["verification"] = on_random(check, engine.backend, facts.precision, details["max_difference"])
+            else:
+                details["verification"] = verification.report({engine.backend: lambda _: engine})
         facts = dataclasses.replace(facts, details={**facts.details, **details})
         size = draft.stat().st_size
         publish(draft, dataclasses.replace(record, facts=facts), out)
     return ExportReport(out, facts, maximum, allowed, time.perf_counter() - start, size)
 
 
-def package_writer(settings: PackageSettings) -> Writer:
+def package_writer(settings: PackageSettings, request: Request) -> Writer:
     """`write_package` with these settings, in the form of `write_checked`."""
 
     def write(
@@ -172,6 +185,6 @@ def package_writer(settings: PackageSettings) -> Writer:
     ) -> ExportReport:
         if store_fp16:
             raise InputError("--fp16-weights is for .onnx files: leave it out, or take --precision fp16 for .pt2")
-        return write_package(module, check, facts, out, batch, settings)
+        return write_package(module, check, facts, out, batch, settings, request)
 
     return write

@@ -36,7 +36,7 @@ from .noised import CALIBRATION, fitting_pixels
 from .precision import QUANTISED, Request, to_half
 from .quantise import CALIBRATION_SAMPLES, quantise
 from .result import ExportReport
-from .verification import Verification, affordable
+from .verification import Verification, affordable, on_random, onnx_backends
 
 OUTPUT = "output"
 OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
@@ -231,7 +231,7 @@ def _verified(path: Path, facts: EngineFacts, verification: Verification) -> dic
     size = path.stat().st_size
     _append_facts(path, facts)
     try:
-        return verification.report(path)
+        return verification.report(onnx_backends(path))
     finally:
         os.truncate(path, size)
 
@@ -256,6 +256,7 @@ def write_checked(
     start = time.perf_counter()
     if out.is_dir() or not out.name:
         raise InputError(f"--out {out} is a folder: name a file in it")
+    verification.check_companions()
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
@@ -290,8 +291,7 @@ def write_checked(
         if lower or verification.pixels is not None:
             details["verification"] = _verified(files[-1], facts, verification)
         else:
-            seen = {"backend": "onnxruntime", "precision": "fp32", "max_difference": details["max_difference"]}
-            details["verification"] = {"data": "random", "images": check.rows * check.count, "backends": [seen]}
+            details["verification"] = on_random(check, "onnxruntime", "fp32", details["max_difference"])
         if len(files) > 1:
             details["external_data"] = {"name": files[0].name, "sha256": file_sha256(files[0])}
         facts = dataclasses.replace(facts, details={**facts.details, **details})

@@ -51,8 +51,8 @@ class Request:
     verify_denoiser: Source | None = None
     verify_samples: int = VERIFY_SAMPLES
 
-    def check(self, store_fp16: bool = False) -> None:
-        """InputError for what cannot be: before the checkpoint is read."""
+    def check(self, store_fp16: bool = False, tools: bool = True) -> None:
+        """InputError for what cannot be, missing `tools` of graphs in the precision included: before the checkpoint is read."""
         known, precision = ", ".join(PRECISIONS), self.precision
         if precision == "dynamic" or (precision not in PRECISIONS and "dyn" in precision):
             raise InputError(
@@ -74,7 +74,7 @@ class Request:
             path = getattr(self, name)
             if path is not None and not Path(path).exists():
                 raise InputError(f"--{name.replace('_', '-')} {path} does not exist: give an existing file or folder")
-        for package in PACKAGES.get(precision, ()):
+        for package in PACKAGES.get(precision, ()) if tools else ():
             if importlib.util.find_spec(package) is None:
                 raise InputError(
                     f"--precision {precision} needs {package}, which is not installed: "

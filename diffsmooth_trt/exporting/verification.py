@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ Floats = NDArray[np.float32]
 BUDGET = 2 * 10**13
 ABSURD = 0.1  # of the mean magnitude of the source's outputs: a mean difference beyond it is a broken graph
 LARGE = 1_800_000_000  # bytes; larger files are verified in one backend, without its copies of the weights
+SLICE = 32  # images that the source takes at once, however many the file takes: its feature maps are the most memory
+Openers = dict[str, Callable[[int], Engine]]  # by backend: opens the file for so many rows
 
 
 def multiply_adds(check: ImageCheck) -> int:
@@ -81,6 +84,13 @@ class Verification:
             self.pixels = fitting_pixels(source, shape, self.request.verify_samples)
             self.data = Path(source).name
 
+    def check_companions(self) -> None:
+        """Refuse what was asked for and does not fit, before the long work."""
+        if self.request.verify_classifier is not None or self.request.verify_denoiser is not None:
+            with contextlib.ExitStack() as stack:
+                self.open_companions(stack)
+        self.before = self.after = None
+
     def open_companions(self, stack: contextlib.ExitStack) -> None:
         """Open the classifier behind a denoiser, or the denoiser in front of a classifier, where there is one."""
         role, shape = self.facts.role, self.facts.input_shape
@@ -133,8 +143,8 @@ class Verification:
             for noisy in noised(pixels, self.check.sigma, count, self.rows, phase):
                 yield (noisy if self.before is None else self.before.run(noisy),)
 
-    def report(self, path: Path) -> dict[str, Any]:
-        """Compare `path`, a file with its facts, with the source; returns what goes into `details["verification"]`.
+    def report(self, openers: Openers) -> dict[str, Any]:
+        """Compare the file in each backend with the source; returns what goes into `details["verification"]`.
 
         Raises InputError for NaN and infinity and for differences that only a broken graph makes.
         """
@@ -145,9 +155,9 @@ class Verification:
             # One after the other: threads of PyTorch and of the backends hinder each other.
             expected = self._expected()
             trials, failed = [], {}
-            for backend in self._backends(path):
+            for backend, opened in openers.items():
                 try:
-                    with open_engine(path, batch=len(expected[0].given[0]), backend=backend) as engine:
+                    with opened(len(expected[0].given[0])) as engine:
                         trials.append(self._trial(engine, expected))
                 except (Unfit, EngineError) as error:
                     said = str(error).split(":")[0]
@@ -171,21 +181,23 @@ class Verification:
         """Whether there are labels to compare."""
         return self.pixels is not None and (self.facts.role == "classifier" or self.after is not None)
 
-    def _backends(self, path: Path) -> list[str]:
-        size = sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.stem))
-        backends = ("onnxruntime",) if size > LARGE else ("onnxruntime", "openvino")
-        return [backend for backend in backends if importlib.util.find_spec(backend) is not None]
-
     def _expected(self) -> list[Expected]:
         """Every batch of inputs, and what the source makes of it."""
         count = affordable(self.check, self.request.verify_samples) if self.pixels is not None else 0
         expected: list[Expected] = []
         for given in self.inputs(count, pixels=self.pixels):
             rows = len(given[0]) if self.pixels is None else min(self.rows, count - len(expected) * self.rows)
-            with torch.no_grad():
-                want = self.check.source(*(torch.from_numpy(part[:rows]) for part in given)).numpy()
+            want = self._source(tuple(part[:rows] for part in given))
             expected.append(Expected(given, want, self._labels(want) if self.labelled else None))
         return expected
+
+    def _source(self, given: Inputs) -> Floats:
+        with torch.no_grad():
+            parts = [
+                self.check.source(*(torch.from_numpy(part[at : at + SLICE]) for part in given)).numpy()
+                for at in range(0, len(given[0]), SLICE)
+            ]
+        return np.concatenate(parts)
 
     def _trial(self, engine: Engine, expected: list[Expected]) -> dict[str, Any]:
         """What goes into the facts about one backend; raises Unfit, or EngineError for NaN."""
@@ -223,6 +235,27 @@ class Verification:
         missing = self.after.batch - len(outputs)
         full = np.concatenate([outputs, np.repeat(outputs[-1:], missing, axis=0)]) if missing else outputs
         return np.asarray(self.after.run(np.ascontiguousarray(full))[: len(outputs)].argmax(1), np.int64)
+
+
+def on_random(check: ImageCheck, backend: str, precision: str, difference: object) -> dict[str, Any]:
+    """What goes into `details["verification"]` where only random images were compared."""
+    seen = {"backend": backend, "precision": precision, "max_difference": difference}
+    return {"data": "random", "images": check.rows * check.count, "backends": [seen]}
+
+
+def onnx_backends(path: Path) -> Openers:
+    """The backends here that run .onnx files."""
+    size = sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.stem))
+    backends = ("onnxruntime",) if size > LARGE else ("onnxruntime", "openvino")
+    return {
+        backend: partial(_open_in, path, backend)
+        for backend in backends
+        if importlib.util.find_spec(backend) is not None
+    }
+
+
+def _open_in(path: Path, backend: str, rows: int) -> Engine:
+    return open_engine(path, batch=rows, backend=backend)
 
 
 def _conditional_inputs(

@@ -46,12 +46,21 @@ def pixels(rows: int = BATCH) -> Any:
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Any) -> tuple[Path, Any]:
+def package(
+    tmp_path_factory: pytest.TempPathFactory,
+    random_checkpoint: Any,
+    linear_classifier: Callable[..., Path],
+) -> tuple[Path, Any]:
     """A package of a small random UNet, as the command line writes it, and the network it stands for."""
     folder = tmp_path_factory.mktemp("package")
     options, net = random_checkpoint(folder / "net.pt", "improved-diffusion", OPTIONS)
     (folder / "net.json").write_text(json.dumps(OPTIONS), encoding="utf-8")
     arguments = f"--checkpoint {folder}/net.pt --config {folder}/net.json --sigma 0.25 --batch {BATCH}".split()
+    weights = np.random.default_rng(0).normal(size=(2, 192))
+    images = tmp_path_factory.mktemp("images") / "images.npz"
+    np.savez(images, images=np.zeros((3, 8, 8, 3), np.uint8), labels=np.zeros(3, int))
+    arguments += ["--verify-data", str(images), "--verify-samples", "10"]
+    arguments += ["--verify-classifier", str(linear_classifier(weights, np.zeros(2), shape=SHAPE))]
     kind = ["export", "denoiser", "--family", "improved-diffusion"]
     assert main([*kind, *arguments, "--no-autotune", "--out", str(folder / "d.pt2")]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["d.pt2", "d.pt2.json", "net.json", "net.pt"]
@@ -83,6 +92,10 @@ def test_its_record(package: tuple[Path, Any]) -> None:
     assert record.machine == this_machine("cpu")
     assert record.settings == {"precision": "fp32", "device": "cpu", "autotune": False}
     assert record.facts.details["max_difference"] <= 1e-5
+    verification = record.facts.details["verification"]
+    (found,) = verification["backends"]
+    assert (verification["images"], found["backend"], found["precision"]) == (10, "inductor", "fp32")
+    assert found["same_labels"] == 1 and 0 < found["max_difference"] <= 1e-5
 
 
 def test_a_run_with_it_is_certified_and_verified(

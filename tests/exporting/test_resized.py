@@ -116,5 +116,7 @@ def test_a_program_of_ones_own_is_resized_too(tmp_path: Path) -> None:
             return x * 0.5
 
     torch.export.save(torch.export.export(Half(), (torch.rand(2, 3, 4, 4),)), tmp_path / "d.pt2")
-    report = export_denoiser("program", tmp_path / "d.pt2", None, 0.25, tmp_path / "d.onnx", resize_to=6)
+    report = export_denoiser(
+        "program", tmp_path / "d.pt2", None, 0.25, tmp_path / "d.onnx", resize_to=6, trust_program=True
+    )
     assert report.facts.output_shape == (3, 6, 6)

@@ -64,7 +64,7 @@ def joint_checkpoint(path):
 
 def test_both_halves_of_a_joint_checkpoint_are_exported(tmp_path):
     base, detector = joint_checkpoint(tmp_path / "joint.pt")
-    export_classifier("resnet18_ood", tmp_path / "joint.pt", tmp_path / "c.onnx")
+    export_classifier("resnet18_ood", tmp_path / "joint.pt", tmp_path / "c.onnx", verify_samples=32)
     report = export_detector(tmp_path / "joint.pt", tmp_path / "d.onnx")
     assert report.facts.role == "detector" and report.facts.details["widths"] == [8, 16, 16, 12]
     x = torch.rand(4, 3, 32, 32)
