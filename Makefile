@@ -8,8 +8,9 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 demo: .venv/.run
 	$(BIN)/diffsmooth-trt demo
 
+# Two processes of one thread each, a file at a time; `pytest` alone runs the same tests in one process.
 test: .venv/.test .venv/.tensorrt
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.lint
 	$(BIN)/ruff check .
