@@ -15,9 +15,8 @@ from ..errors import EngineError, InputError
 from .bounds import Floats, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
 from .metrics import Metrics, metrics
+from .sets import AVERAGE
 from .store import OodStore
-
-AVERAGE = "average"
 
 
 @dataclass(frozen=True)

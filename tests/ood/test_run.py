@@ -10,6 +10,7 @@ import pytest
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.errors import EngineError, InputError
+from diffsmooth_trt.ood import sets
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.linf import BallRunner
 from diffsmooth_trt.ood.report import versions_of
@@ -170,6 +171,25 @@ def test_overlapping_sets_are_warned_of(files, image_set, tmp_path, capsys):
     assert call(files, tmp_path / "r.jsonl", data=[other]) == 0
     said = capsys.readouterr()
     assert "3 of 15 images of other.npz are also in inside.npz" in said.err and "warning" in said.out
+
+
+def test_sets_of_one_file_name_stay_apart(files, image_set, tmp_path):
+    """Three files called inside.npz, one of them in-distribution, and one called average."""
+    others = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        others.append(folder / ("average" if number == 2 else "inside.npz"))
+        others[-1].write_bytes(image_set(f"other{number}", 5 + number, 10 * number).read_bytes())
+    others[2] = others[2].rename(tmp_path / "2" / "average.npz")
+    assert sets._distinct(["a", "a", "a (2)", "average", "a"]) == ["a", "a (2)", "a (2) (2)", "average (2)", "a (3)"]
+    out, table = tmp_path / "r.jsonl", tmp_path / "r.json"
+    assert call(files, out, "--kind", "certified", "--n", "50", "--json", str(table), data=others) == 0
+    found = json.loads(table.read_text())
+    names = ["inside.npz", "inside.npz (2)", "inside.npz (3)", "average.npz"]
+    assert [entry["name"] for entry in found["sets"]] == names
+    assert set(found["mean_draws"]) == set(names)
+    assert set(found["metrics"][0]["sets"]) == {*names[1:], "average"}
 
 
 def test_images_of_another_size_are_refused(files, image_set, tmp_path, capsys):
