@@ -15,6 +15,7 @@ from ..errors import EngineError, InputError
 from .bounds import Floats, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
 from .metrics import Metrics, metrics
+from .scores import Score
 from .sets import AVERAGE
 from .store import OodStore
 
@@ -89,11 +90,13 @@ def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
 
 
 def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
-    """The published score at each radius: mean confidence + √(2/π)·R where R reaches the radius, else 0, on both sides."""
+    """The published score at each radius: mean probability + √(2/π)·R where R reaches the radius, else 0, on both sides."""
+    score = Score(store.meta["config"]["score"])
 
     def pairs(rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
         radius = np.array([radius_of(record, store.meta) for record in rows])
-        return radius, np.array([estimate_of(record) for record in rows]) + math.sqrt(2 / math.pi) * radius
+        mean = score.stretch(np.array([estimate_of(record) for record in rows]), store.meta["classes"])
+        return radius, mean + math.sqrt(2 / math.pi) * radius
 
     inside, outside = pairs(store.of_set(0)), {name: pairs(rows) for name, rows in _outside(store).items()}
     return [

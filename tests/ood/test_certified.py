@@ -6,14 +6,17 @@ pixel is a finite sum. Joint models multiply it by p_in.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from diffsmooth_trt.noise import grid_law
-from diffsmooth_trt.ood.bounds import EDGES, shifted_lower, shifted_upper
+from diffsmooth_trt.ood.bounds import BINS, EDGES, bin_values, shifted_lower, shifted_upper
 from diffsmooth_trt.ood.certified import bound_of, dense, estimate_of, radius_of
 from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.report import versions_of
 from diffsmooth_trt.ood.run import run
 
 SIGMA, GAIN = 0.25, 6.0
@@ -131,6 +134,30 @@ def test_distro_score_counts_votes_of_both_phases(known, image_set, tmp_path):
         for record in store.of_set(0) + store.of_set(1):
             assert sum(record["votes"][0]) == 20 and sum(record["votes"][1]) == 100 == record["n"]
             assert 0 <= radius_of(record, store.meta) <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
+
+
+def test_distro_score_is_the_published_one(known, image_set, tmp_path):
+    """Mean of the highest probability over the noise, to 1/512 of rounding and the draws' spread, plus √(2/π)·R."""
+    inside, outside = image_set("inside", 5), image_set("outside", 5)
+    with run(config(known, inside, outside, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=1000)) as store:
+        (version,) = versions_of(store, (0.0,))
+        for number, path, scores in ((0, inside, version.inside), (1, outside, version.outside["outside.npz"])):
+            radii = np.array([radius_of(record, store.meta) for record in store.of_set(number)])
+            highest = [(1 + smoothed(image[0, 0, 0])) / 2 for image in np.load(path)["images"]]
+            assert scores == pytest.approx(highest + math.sqrt(2 / math.pi) * radii, abs=0.05)
+
+
+def test_estimates_of_both_sides_are_rounded_alike():
+    """The same draws counted as those of either side give the same mean, also where nearly all are 0 or 1."""
+    rng = np.random.default_rng(0)
+    for values in (rng.random(1000), rng.random(1000) ** 40, 1 - rng.random(1000) ** 40, np.zeros(9), np.ones(9)):
+        means = []
+        for number, turned in ((0, 1 - values), (1, values)):
+            counts = np.bincount(bin_values(turned), minlength=BINS)
+            used = np.flatnonzero(counts)
+            record = {"set": number, "n": len(values), "bins": used.tolist(), "counts": counts[used].tolist()}
+            means.append(estimate_of(record))
+        assert means[0] == means[1] == pytest.approx(values.mean(), abs=1 / 512)
 
 
 def test_family_wise_is_bonferroni(known, image_set, tmp_path):
