@@ -178,11 +178,13 @@ class IntervalGraph:
     @property
     def last_weight(self) -> Floats:
         """The effective weight of the last linear layer, `[inputs, outputs]`; InputError where the graph does not end in one."""
-        node = self.nodes[-1]
-        if node.op_type == "Add" and len(self.nodes) > 1:  # MatMul and its bias
-            node = self.nodes[-2]
-        if node.op_type not in ("Gemm", "MatMul"):
-            raise InputError(f"{self.path.name} ends in {node.op_type}, expected a linear layer: export it again")
+        makers = {name: node for node in self.nodes for name in node.output}
+        node = makers.get(self.output)
+        if node is not None and node.op_type == "Add":  # MatMul and its bias
+            node = next((makers[name] for name in node.input if name in makers), node)
+        if node is None or node.op_type not in ("Gemm", "MatMul"):
+            ends = "its input" if node is None else node.op_type
+            raise InputError(f"{self.path.name} ends in {ends}, expected a linear layer: export it again")
         return self._gemm_weight(node)
 
     def _gemm_weight(self, node: onnx.NodeProto) -> Floats:

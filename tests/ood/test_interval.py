@@ -131,6 +131,22 @@ def test_detectors_need_non_positive_last_weights(small_detector):
         check_detector(IntervalGraph(small_detector(1.0)))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_last_layer_is_the_one_whose_result_is_given_out(write_graph, tmp_path, bias):
+    """A node of negative weights that comes last in the file, and that nothing reads, does not hide the positive ones."""
+    values = {"w": np.full((48, 1), 0.1), "c": np.array([1.0]), "decoy": np.full((48, 1), -1.0)}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m" if bias else "y"]),
+        *([helper.make_node("Add", ["c", "m"], ["y"])] if bias else []),
+        helper.make_node("MatMul", ["f", "decoy"], ["unread"]),
+    ]
+    values = {name: value.astype(np.float32) for name, value in values.items()}
+    path = write_graph(tmp_path / "d.onnx", nodes, values, [1], None, SHAPE, "B")
+    with pytest.raises(InputError, match=r"a weight 0\.1 above 0"):
+        check_detector(IntervalGraph(path))
+
+
 def test_empty_boxes_are_refused(small_detector):
     graph = IntervalGraph(small_detector())
     low, high = linf_box(IMAGES, 0.1)
