@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent
 SETS = ("generated:smooth", "generated:uniform", "generated:lowfreq", "generated:permuted")
 SIGMA = 0.12
 KEY = "0d15"  # public, so that the numbers can be made again
-RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
+RADII = (0.0, 0.05, 0.1, 0.15, 0.2, *(0.25 * step for step in range(1, 9)))
 
 
 class Clock:
