@@ -244,8 +244,10 @@ class IntervalGraph:
 
 
 def linf_box(images: NDArray[np.float32], epsilon: float) -> tuple[Floats, Floats]:
-    """The images in [0, 1] within ℓ∞ distance `epsilon` of each of `images` float32 `[N, …]`, one float32 step wider."""
-    low = np.maximum(images.astype(np.float64) - epsilon, 0.0)
-    high = np.minimum(images.astype(np.float64) + epsilon, 1.0)
-    step = 2.0**-23
-    return low - step * np.abs(low), high + step * np.abs(high)
+    """The images in [0, 1] within ℓ∞ distance `epsilon` + 2^-23 of each of `images` float32 `[N, …]` in [0, 1].
+
+    That is the ball around the exact k/255 and what float32 makes of it: rounding k/255, epsilon, their sum and the point moves
+    a value in [0, 1] by at most 2^-25 each, and 0 and 1 are exact.
+    """
+    centre, reach = images.astype(np.float64), epsilon + 2.0**-23
+    return np.maximum(centre - reach, 0.0), np.minimum(centre + reach, 1.0)

@@ -34,6 +34,20 @@ def test_bounds_contain_100000_perturbed_outputs(small_detector):
                 assert ((d >= least) & (d <= most)).all()
 
 
+def test_the_box_holds_the_ball_in_float32():
+    """Every pixel value, moved by epsilon in float32 up and down as attacks do it, and the exact ball around k/255."""
+    pixels = np.arange(256)
+    x = pixels.astype(np.float32) / np.float32(255)
+    for epsilon in (0.0, 1e-4, 2 / 255, 0.01, 8 / 255, 0.3):
+        low, high = linf_box(x, epsilon)
+        assert (low <= np.maximum(x - np.float32(epsilon), 0)).all() and low.min() == 0
+        assert (high >= np.minimum(x + np.float32(epsilon), 1)).all() and high.max() == 1
+        for step in (-epsilon, epsilon):
+            exact = np.clip(pixels / 255 + step, 0, 1)
+            for point in (exact, exact.astype(np.float32)):
+                assert ((low <= point) & (point <= high)).all()
+
+
 def test_zoo_detector_stays_in_its_bounds():
     images = scaled(list(Images(zoo.IMAGES, limit=4)))
     low, high = IntervalGraph(zoo.DETECTOR).bounds(*linf_box(images, 0.01), roundoff=SINGLE)

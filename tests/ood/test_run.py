@@ -13,6 +13,7 @@ from diffsmooth_trt.errors import EngineError, InputError
 from diffsmooth_trt.ood import sets
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.linf import BallRunner
+from diffsmooth_trt.ood.model import Model
 from diffsmooth_trt.ood.report import versions_of
 from diffsmooth_trt.ood.run import run
 from diffsmooth_trt.ood.store import OodStore
@@ -115,6 +116,36 @@ def test_a_bound_below_the_score_stops_the_run(files, tmp_path, monkeypatch):
     )  # fmt: skip
     with pytest.raises(EngineError, match="above its guaranteed bound"):
         run(config)
+
+
+def test_recorded_bounds_are_the_interval_bounds(files, tmp_path, monkeypatch):
+    """Nothing raises them to what was found: a score above its bound by the last digit stops the run."""
+    from diffsmooth_trt.ood import linf
+
+    config = OodConfig(
+        files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+        detector=files["detector"], kind="guaranteed", batch=8,
+    )  # fmt: skip
+    with run(config) as store:
+        scores = np.array([record["score"] for record in store.of_set(1)])
+    monkeypatch.setattr(linf, "upper_bounds", lambda model, graph, x, epsilon: np.nextafter(scores[: len(x)], 0))
+    config.out.unlink()
+    with pytest.raises(EngineError, match="above its guaranteed bound"):
+        run(config)
+
+
+def test_averages_of_equal_scores_are_not_raised_by_rounding(files, tmp_path):
+    config = OodConfig(
+        files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+        engine=files["engine"], draws=30, batch=4,
+    )  # fmt: skip
+    model = Model(config)
+    try:
+        model.logits = lambda x: np.tile(np.float32([2, 0, 0.3, 0, -1]), (4, 1))
+        words = np.arange(4, dtype=np.uint64)
+        assert (model.scores(np.zeros((4, *SHAPE), np.float32), 0, 0, words) <= model.score.of(model.logits(0))).all()
+    finally:
+        model.close()
 
 
 @pytest.mark.parametrize("kind", ["guaranteed", "certified"])
