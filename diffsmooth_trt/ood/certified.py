@@ -64,9 +64,18 @@ def level(meta: Record) -> float:
 
 
 def dense(record: Record) -> NDArray[np.int64]:
-    """A record's counts int64 `[BINS]`."""
+    """A record's counts int64 `[BINS]`. Raises InputError for a damaged one: bins that do not exist, counts that are not n."""
+    try:
+        bins, drawn, n = np.array(record["bins"]), np.array(record["counts"]), record["n"]
+        whole = bins.dtype.kind == drawn.dtype.kind == "i" and bins.shape == drawn.shape == (len(np.unique(bins)),)
+        sound = whole and bins.min() >= 0 and bins.max() < BINS and drawn.min() >= 0 and drawn.sum() == n > 0
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        where = f"set {record.get('set')}, row {record.get('row')}"
+        raise InputError(f"the record of {where} is damaged (bins, counts, n): take its line out, then --resume")
     counts = np.zeros(BINS, np.int64)
-    counts[np.array(record["bins"], dtype=np.int64)] = record["counts"]
+    counts[bins] = drawn
     return counts
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.ood.bounds import BINS, EDGES, bin_values, shifted_lower, shifted_upper
 from diffsmooth_trt.ood.certified import bound_of, dense, estimate_of, radius_of
@@ -158,6 +159,21 @@ def test_estimates_of_both_sides_are_rounded_alike():
             record = {"set": number, "n": len(values), "bins": used.tolist(), "counts": counts[used].tolist()}
             means.append(estimate_of(record))
         assert means[0] == means[1] == pytest.approx(values.mean(), abs=1 / 512)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"bins": [1, BINS]}, {"bins": [-1, 2]}, {"bins": [1, 1]}, {"bins": [1]}, {"counts": None}, {"counts": [11, -1]},
+        {"counts": [4, 5]}, {"n": 0, "counts": [0, 0]}, {"bins": [0.5, 1.5]}, {"bins": [], "counts": []}, {"n": None},
+    ],
+)  # fmt: skip
+def test_damaged_records_are_refused(damage):
+    sound = {"set": 1, "row": 3, "n": 10, "bins": [1, 7], "counts": [4, 6]}
+    assert dense(sound).sum() == 10
+    for record in ({**sound, **damage}, {key: value for key, value in sound.items() if key not in damage}):
+        with pytest.raises(InputError, match="set 1, row 3 is damaged"):
+            dense(record)
 
 
 def test_family_wise_is_bonferroni(known, image_set, tmp_path):
