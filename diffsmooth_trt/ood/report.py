@@ -139,9 +139,10 @@ def guarantee(store: OodStore) -> str:
 
 
 def shown(value: float, upward: bool) -> str:
-    """A percentage to 2 digits, rounded down or up; what is below 10^-9 counts as rounding of the share itself."""
-    direction, slack = (ROUND_CEILING, -1e-9) if upward else (ROUND_FLOOR, 1e-9)
-    return f"{abs(Decimal(100 * value + slack).quantize(Decimal('0.01'), direction)):f}"
+    """A percentage to 2 digits, rounded down or up. Shares are ratios of counts: the shortest decimal of the float is rounded,
+    so that 0.07 is 7.00, not the 6.99 or 7.01 that its binary digits give.
+    """
+    return f"{(100 * Decimal(repr(value))).quantize(Decimal('0.01'), ROUND_CEILING if upward else ROUND_FLOOR):f}"
 
 
 def _grid(rows: list[list[str]]) -> str:
