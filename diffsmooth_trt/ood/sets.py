@@ -35,9 +35,11 @@ def _checked(name: str, option: str, images: Images | GeneratedImages, shape: tu
     digests = []
     for image in images:
         if image.pixels.shape != (height, width, channels):
+            size = f"pass --resize {min(height, width)} --crop {min(height, width)}, or give another data set"
+            remedy = size if image.pixels.shape[2] == channels else "give a data set with that many channels"
             raise InputError(
                 f"{option} {name}: image {image.index} is {image.pixels.shape}, the engines take {(height, width, channels)}: "
-                f"pass --resize {min(height, width)} --crop {min(height, width)}, or another data set"
+                f"{remedy}"
             )
         digests.append(pixel_digest(image))
     return DataSet(name, images, tuple(digests))
