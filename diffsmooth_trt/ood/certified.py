@@ -99,7 +99,9 @@ def radius_of(record: Record, meta: Record) -> float:
 
 
 class Certifier:
-    """Draws what each image needs, and records the counts. Noise, counts and when to stop depend on key and image alone."""
+    """Draws what each image needs, and records the counts. Noise depends on key, set and row alone; when to stop on the draws and
+    the configuration, for out-of-distribution images also on the in-distribution records; neither on how rows are packed.
+    """
 
     def __init__(self, model: Model, config: OodConfig) -> None:
         if model.law is None:
