@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ..errors import InputError
+from .graph_file import load_graph
 
 Floats = NDArray[np.float64]
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24
@@ -124,29 +125,27 @@ def _affine(kind: str, box: Box, constant: Floats, first: bool, u: float) -> Box
     return _widened(low, high, size, 2, u)
 
 
-class IntervalGraph:
-    """A network whose interval bounds are computed from its ONNX file. Raises InputError, naming the node, for any other."""
+class ReadGraph:
+    """A network of one input and one output as its ONNX file has it, and its last layer; its other nodes may be any."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        model = onnx.load_model(str(path))
+        model = load_graph(path, "the check of a detector's signs and interval bounds")
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         if len(inputs) != 1 or len(model.graph.output) != 1:
             raise InputError(f"{path.name} has {len(inputs)} inputs, expected one batch of images in and one output")
         self.input, self.output = inputs[0], model.graph.output[0].name
-        computed = {self.input}
+        self.computed = {self.input}
         self.nodes: list[onnx.NodeProto] = []
         for node in model.graph.node:
-            if not self._fold(node, computed):
-                computed.update(node.output)
+            if not self._fold(node):
+                self.computed.update(node.output)
                 self.nodes.append(node)
-        for node in self.nodes:
-            self._check(node, computed)
 
-    def _fold(self, node: onnx.NodeProto, computed: set[str]) -> bool:
-        """Evaluate a node of constants alone; whether it was one."""
-        if any(name in computed for name in node.input):
+    def _fold(self, node: onnx.NodeProto) -> bool:
+        """Evaluate a node of constants alone; whether it was one that can be."""
+        if any(name in self.computed for name in node.input):
             return False
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             value = numpy_helper.to_array(node.attribute[0].t)
@@ -156,24 +155,9 @@ class IntervalGraph:
         elif node.op_type == "Identity":
             value = self.constants[node.input[0]]
         else:
-            raise self._unsupported(node)
+            return False
         self.constants[node.output[0]] = value
         return True
-
-    def _unsupported(self, node: onnx.NodeProto) -> InputError:
-        return InputError(
-            f"{self.path.name} has a node {node.name or node.output[0]} ({node.op_type}) that interval bounds do not cover: "
-            f"expected {', '.join(SUPPORTED)} with constants"
-        )
-
-    def _check(self, node: onnx.NodeProto, computed: set[str]) -> None:
-        given = [name for name in node.input if name in computed]
-        first_only = node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] not in computed
-        if node.op_type not in (*SUPPORTED, *_SILENT) or len(given) != 1 or first_only:
-            raise self._unsupported(node)
-        unknown = [name for name in node.input if name and name not in computed and name not in self.constants]
-        if unknown:
-            raise InputError(f"{self.path.name} uses {unknown[0]}, which it does not define: export it again")
 
     @property
     def last_weight(self) -> Floats:
@@ -185,12 +169,40 @@ class IntervalGraph:
         if node is None or node.op_type not in ("Gemm", "MatMul"):
             ends = "its input" if node is None else node.op_type
             raise InputError(f"{self.path.name} ends in {ends}, expected a linear layer: export it again")
+        if node.input[1] not in self.constants:
+            raise InputError(
+                f"{self.path.name} computes its last layer's weight, expected a constant one: export it again"
+            )
         return self._gemm_weight(node)
 
     def _gemm_weight(self, node: onnx.NodeProto) -> Floats:
         weight = self.constants[node.input[1]].astype(np.float64)
         options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         return (weight.T if options.get("transB", 0) else weight) * float(options.get("alpha", 1.0))
+
+
+class IntervalGraph(ReadGraph):
+    """A network whose interval bounds are computed from its ONNX file. Raises InputError, naming the node, for any other."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for node in self.nodes:
+            self._check(node)
+
+    def _unsupported(self, node: onnx.NodeProto) -> InputError:
+        return InputError(
+            f"{self.path.name} has a node {node.name or node.output[0]} ({node.op_type}) that interval bounds do not cover: "
+            f"expected {', '.join(SUPPORTED)} with constants"
+        )
+
+    def _check(self, node: onnx.NodeProto) -> None:
+        given = [name for name in node.input if name in self.computed]
+        first_only = node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] not in self.computed
+        if node.op_type not in (*SUPPORTED, *_SILENT) or len(given) != 1 or first_only:
+            raise self._unsupported(node)
+        unknown = [name for name in node.input if name and name not in self.computed and name not in self.constants]
+        if unknown:
+            raise InputError(f"{self.path.name} uses {unknown[0]}, which it does not define: export it again")
 
     def bounds(self, low: Floats, high: Floats, roundoff: float = DOUBLE) -> tuple[Floats, Floats]:
         """(low, high) of the output over every input between `low` and `high`, float64 `[N, …]` each, rounded outward.

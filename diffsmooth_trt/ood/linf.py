@@ -36,8 +36,8 @@ def bounding_graph(model: Model, config: OodConfig) -> IntervalGraph | None:
 
     Raises InputError for a classifier that interval bounds do not cover, where the kind needs them.
     """
-    if model.detector_graph is not None:
-        return model.detector_graph
+    if config.detector is not None:
+        return IntervalGraph(config.detector)
     if config.kind != "guaranteed":
         return None
     if model.denoiser is not None:
@@ -52,7 +52,7 @@ def upper_bounds(
 ) -> Floats:
     """The highest score `[N]` within ℓ∞ distance `epsilon` of each image, rounded up, whatever the rest of a joint model does."""
     low, high = graph.bounds(*linf_box(images, epsilon), roundoff=max(roundoff, DOUBLE))
-    if model.detector_graph is not None:
+    if model.detector is not None:
         return upper_from_detector(high.reshape(-1), model.classes)
     return upper_from_logits(model.score, low, high)
 
