@@ -23,7 +23,7 @@ from bench_noise import cpu_model
 from diffsmooth_trt import zoo
 from diffsmooth_trt.exporting import export_denoiser
 from diffsmooth_trt.ood.config import OodConfig
-from diffsmooth_trt.ood.report import as_json
+from diffsmooth_trt.ood.report import as_json, versions_of
 from diffsmooth_trt.ood.run import run
 
 ROOT = Path(__file__).resolve().parent
@@ -62,7 +62,7 @@ def one(config: OodConfig, images: int) -> dict[str, Any]:
     fresh = not config.out.exists()
     clock = Clock([images] * (1 + len(config.out_data)))
     with run(config, clock) as store:
-        found = as_json(store, config.radii)
+        found = as_json(store, versions_of(store, config.radii))
     kept = {name: found[name] for name in ("config", "metrics", "mean_draws", "guarantee")}
     times = config.out.with_suffix(".seconds.json")
     if fresh:

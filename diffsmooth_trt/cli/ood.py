@@ -65,7 +65,7 @@ def _add_kinds(parser: Parser) -> None:
         "--score",
         choices=SCORES,
         default=OodConfig.score,
-        help="default: softmax; distro-l2: published, bounds nothing",
+        help="default: softmax; distro-l2: published, bounds nothing, takes --n draws (--tolerance 0)",
     )
     add("--temperature", type=float, default=OodConfig.temperature, metavar="T", help="of energy (default: 1)")
     add(
@@ -76,7 +76,7 @@ def _add_kinds(parser: Parser) -> None:
         help="ℓ∞ radius of guaranteed and adversarial (default: 0.01)",
     )
     add("--budget", choices=BUDGETS, default=OodConfig.budget, help="of the attacks (default: small, for CPUs)")
-    text = "noises in front of the denoiser that a score is averaged over, 0 for none; not for certified (default: 1)"
+    text = "noises before --engine (without one: nothing) that a score is averaged over, 0 for none; not for certified (default: 1)"
     add("--draws", type=int, default=OodConfig.draws, metavar="N", help=text)
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
 
@@ -122,18 +122,19 @@ def _add_machine(parser: Parser) -> None:
 def _ood(arguments: argparse.Namespace) -> None:
     from ..files import write_atomically
     from ..ood.figures import write_figure
-    from ..ood.report import as_json, text_report
+    from ..ood.report import as_json, text_report, versions_of
     from ..ood.run import run
     from ..report.progress import ProgressBar
 
     config = OodConfig(**{name: value for name, value in vars(arguments).items() if name in ood_field_names()})
     with ProgressBar(f"ood {config.kind}") as progress, run(config, progress) as store:
         _warn(store)
-        print(text_report(store, config.radii))
+        found = versions_of(store, config.radii)
+        print(text_report(store, found))
         if config.json is not None:
-            write_atomically(config.json, json.dumps(as_json(store, config.radii), indent=1, sort_keys=True) + "\n")
+            write_atomically(config.json, json.dumps(as_json(store, found), indent=1, sort_keys=True) + "\n")
         if config.figure is not None:
-            write_figure(config.figure, store, config.radii)
+            write_figure(config.figure, store, found)
 
 
 def _warn(store: OodStore) -> None:

@@ -150,9 +150,8 @@ def _grid(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def text_report(store: OodStore, radii: Sequence[float]) -> str:
-    """The tables of a run, in percent, as text: a row a version, three columns a set."""
-    found = versions_of(store, radii)
+def text_report(store: OodStore, found: Sequence[Version]) -> str:
+    """The tables of a run and its `versions_of`, in percent, as text: a row a version, three columns a set."""
     names = [*found[0].outside, AVERAGE]
     head = ["scores", "radius", *(f"{name} AUROC/AUPR/FPR" for name in names)]
     rows = [head]
@@ -176,14 +175,14 @@ def text_report(store: OodStore, radii: Sequence[float]) -> str:
     return "\n".join([*lines, *(f"warning: {note}" for note in store.meta.get("notes", ()))])
 
 
-def as_json(store: OodStore, radii: Sequence[float]) -> dict[str, Any]:
-    """All numbers of the tables, with what they were made from."""
+def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
+    """All numbers of the tables of a run and its `versions_of`, with what they were made from."""
     meta = {
         name: store.meta[name] for name in ("config", "classifier", "key", "key_source", "sets", "versions", "notes")
     }
     tables = [
         {"scores": v.name, "radius": v.radius, "sets": {name: asdict(m) for name, m in v.measured().items()}}
-        for v in versions_of(store, radii)
+        for v in found
     ]
     draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
