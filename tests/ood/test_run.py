@@ -6,12 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import EngineError, InputError
+from diffsmooth_trt.ood import model as model_module
 from diffsmooth_trt.ood import sets
 from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.graph_file import load_graph
+from diffsmooth_trt.ood.interval import IntervalGraph
 from diffsmooth_trt.ood.linf import BallRunner
 from diffsmooth_trt.ood.model import Model
 from diffsmooth_trt.ood.report import versions_of
@@ -256,6 +261,77 @@ def test_bad_arguments_are_refused(files, small_detector, tmp_path, capsys, imag
     refused(capsys, {**files, "detector": zoo.DETECTOR}, out, "export them for images of one size")
     refused(capsys, files, out, "needs --detector", "--kind", "guaranteed", drop=("detector",))
     refused(capsys, files, out, "--sigma is needed", "--kind", "certified", drop=("engine", "detector"))
+
+
+@pytest.mark.parametrize("kind", ["clean", "certified"])
+def test_finished_runs_are_reported_again_without_their_files(files, tmp_path, capsys, kind):
+    out, figure = tmp_path / "r.jsonl", tmp_path / "f.svg"
+    assert call(files, out, "--kind", kind, "--n", "50", "--radii", "0,0.5") == 0
+    printed = capsys.readouterr().out
+    assert main(["report", str(out), "--radii", "0.5,0", "--figure", str(figure)]) == 0
+    assert capsys.readouterr().out == printed and figure.exists()
+    for more, words in ((("--tsv", "t.tsv"), "--tsv is for runs of certify"), ((str(out),), "reported alone"),
+                        (("--radii", "-1"), "0 or more"), (("--figure", str(out)), "destroy")):  # fmt: skip
+        assert main(["report", str(out), *more]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
+
+
+def test_graphs_that_are_not_there_are_refused_in_one_line(tmp_path):
+    """Compiled engines and damaged files, where signs, bounds and gradients need a graph."""
+    compiled = tmp_path / "d.pt2"
+    compiled.write_bytes(b"PK not a graph")
+    damaged = tmp_path / "d.onnx"
+    damaged.write_bytes(b"not a graph")
+    for path, words in ((compiled, "need the graph of d.pt2"), (damaged, "is not a readable ONNX file")):
+        with pytest.raises(InputError, match=words):
+            load_graph(path, "bounds")
+        with pytest.raises(InputError, match=words):
+            IntervalGraph(path)
+
+
+def test_only_bounds_need_a_graph_that_they_cover(files, write_graph, tmp_path, capsys):
+    """A detector with a batch norm: its signs are checked, and the kinds that bound nothing through it run."""
+    values = {name: np.ones(3, np.float32) for name in ("scale", "shift", "mean", "var")}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *values], ["n"], "norm"),
+        helper.make_node("Flatten", ["n"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["y"]),
+    ]
+    for sign in (-1, 1):
+        weights = {**values, "w": np.full((48, 1), 0.01 * sign, np.float32)}
+        path = write_graph(tmp_path / f"{sign}.onnx", nodes, weights, [1], EngineFacts("detector", SHAPE), SHAPE, "B")
+        given, out = {**files, "detector": path}, tmp_path / f"{sign}.jsonl"
+        if sign > 0:
+            refused(capsys, given, out, "above 0 in its last layer")
+        else:
+            assert call(given, out) == 0
+            refused(capsys, given, tmp_path / "g.jsonl", "norm (BatchNormalization)", "--kind", "guaranteed")
+
+
+def test_bounded_engines_run_on_the_cpu(files, tmp_path, monkeypatch):
+    """Whatever --device says: the detector of guaranteed and adversarial runs, and a classifier that is bounded itself."""
+    monkeypatch.setattr(model_module, "open_device", lambda name: name)
+    for kind, drop, where in (
+        ("guaranteed", (), {"denoiser": "cuda:0", "classifier": "cuda:0", "detector": "cpu"}),
+        ("adversarial", (), {"denoiser": "cuda:0", "classifier": "cuda:0", "detector": "cpu"}),
+        ("guaranteed", ("engine", "detector"), {"classifier": "cpu"}),
+        ("clean", (), {"denoiser": "cuda:0", "classifier": "cuda:0", "detector": "cuda:0"}),
+    ):
+        seen = {}
+
+        def opened(path, *, role, device, seen=seen, **options):
+            seen[role] = device
+            return open_engine(path, role=role, device="cpu", **options)
+
+        monkeypatch.setattr(model_module, "open_engine", opened)
+        used = {name: files[name] for name in ("engine", "detector") if name not in drop}
+        config = OodConfig(
+            files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+            kind=kind, device="cuda:0", batch=4, **used,
+        )  # fmt: skip
+        Model(config).close()
+        assert seen == where
 
 
 def test_other_files_are_refused_as_runs(files, tmp_path, capsys):
