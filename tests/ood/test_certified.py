@@ -85,6 +85,46 @@ def test_bounds_hold_for_everything_within_the_radius(known, image_set, tmp_path
                         assert min(reached) >= shifted_lower(bound, radius, SIGMA)
 
 
+def test_an_attack_stays_below_the_bound(linear_classifier, small_detector, image_set, tmp_path):
+    """ℓ2 PGD on the mean confidence over 64 fixed draws; at the point that it finds, the mean of 4,000 fresh ones less Hoeffding's
+    slack is at most the bound over the ball. Four images, α = 1e-6 for bounds and slack: fails by chance with less than 1e-5.
+    """
+    torch = pytest.importorskip("torch")
+    from diffsmooth_trt.ood.torch_graph import TorchGraph
+
+    classifier = linear_classifier(np.random.default_rng(3).normal(0, 1, (5, 48)), np.zeros(5))
+    detector, inside, outside = small_detector(), image_set("inside", 4), image_set("outside", 4, 90, 166)
+    head, gate = TorchGraph(classifier), TorchGraph(detector)
+
+    def mean(x, draws, generator):
+        noise = torch.from_numpy(generator.normal(0, SIGMA, (draws, *x.shape)).astype(np.float32))
+        seen = torch.round(255 * (x + noise)) / 255 - (x + noise).detach() + (x + noise)  # rounds, passes gradients on
+        p = torch.softmax(head(seen), 1).amax(1)
+        return (torch.sigmoid(gate(seen)[:, 0]) * (5 * p - 1) / 4).mean()
+
+    made = config(
+        classifier, inside, outside, tmp_path / "r.jsonl", detector=detector, alpha=1e-6, tolerance=0.0, n=2000
+    )
+    rises = []
+    with run(made) as store:
+        for record, image in zip(store.of_set(1), np.load(outside)["images"], strict=True):
+            start = torch.from_numpy((image.transpose(2, 0, 1) / 255).astype(np.float32))
+            for radius in (0.1, 0.5):
+                x = start.clone()
+                for _ in range(15):
+                    x.requires_grad_(True)
+                    (gradient,) = torch.autograd.grad(mean(x, 64, np.random.default_rng(1)), x)
+                    moved = x.detach() + radius / 4 * gradient / gradient.norm().clamp_min(1e-12) - start
+                    x = start + moved * min(1.0, radius / float(moved.norm()))
+                with torch.no_grad():
+                    before, found = (float(mean(point, 4000, np.random.default_rng(2))) for point in (start, x))
+                assert float((x - start).norm()) <= radius * (1 + 1e-5)
+                slack = math.sqrt(math.log(1e6) / (2 * 4000))
+                assert found - slack <= shifted_upper(bound_of(record, store.meta), radius * (1 + 1e-5), SIGMA)
+                rises.append(found - before)
+    assert min(rises[1::2]) > 0.02  # the attack works
+
+
 def test_counts_are_those_of_the_reference_noise(known, image_set, tmp_path):
     """Anybody can compute a record again: reference noise of (key, phase, row, sample), the model, the bins."""
     from diffsmooth_trt.noise import OOD, reference
