@@ -7,6 +7,7 @@ import sys
 import types
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -50,6 +51,21 @@ def test_other_nodes_are_refused_by_name(write_graph, tmp_path):
     path = write_graph(tmp_path / "g.onnx", nodes, {}, [48], None, SHAPE, "B")
     with pytest.raises(InputError, match="jump \\(Ceil\\)"):
         TorchGraph(path)
+
+
+def test_dilated_pools_are_refused(write_graph, tmp_path):
+    pool = {"kernel_shape": [2, 2], "dilations": [2, 2]}
+    nodes = [helper.make_node("AveragePool", ["x"], ["p"], "wide", **pool), helper.make_node("Flatten", ["p"], ["y"])]
+    model = onnx.helper.make_model(
+        helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", 1, ["B", *SHAPE])],
+            [helper.make_tensor_value_info("y", 1, ["B", 12])],
+        ),
+        opset_imports=[helper.make_opsetid("", 19)],
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(InputError, match="wide \\(AveragePool\\): an average pool is dilated"):
+        TorchGraph(tmp_path / "g.onnx")(torch.zeros(1, *SHAPE))
 
 
 def test_attacks_find_the_corner_of_a_linear_function():
