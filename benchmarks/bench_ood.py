@@ -23,14 +23,14 @@ from bench_noise import cpu_model
 from diffsmooth_trt import zoo
 from diffsmooth_trt.exporting import export_denoiser
 from diffsmooth_trt.ood.config import OodConfig
-from diffsmooth_trt.ood.report import as_json
+from diffsmooth_trt.ood.report import as_json, versions_of
 from diffsmooth_trt.ood.run import run
 
 ROOT = Path(__file__).resolve().parent
 SETS = ("generated:smooth", "generated:uniform", "generated:lowfreq", "generated:permuted")
 SIGMA = 0.12
 KEY = "0d15"  # public, so that the numbers can be made again
-RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
+RADII = (0.0, 0.05, 0.1, 0.15, 0.2, *(0.25 * step for step in range(1, 9)))
 
 
 class Clock:
@@ -62,7 +62,7 @@ def one(config: OodConfig, images: int) -> dict[str, Any]:
     fresh = not config.out.exists()
     clock = Clock([images] * (1 + len(config.out_data)))
     with run(config, clock) as store:
-        found = as_json(store, config.radii)
+        found = as_json(store, versions_of(store, config.radii))
     kept = {name: found[name] for name in ("config", "metrics", "mean_draws", "guarantee")}
     times = config.out.with_suffix(".seconds.json")
     if fresh:

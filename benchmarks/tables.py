@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from diffsmooth_trt.certify.bounds import truncate
 from diffsmooth_trt.certify.store import open_run
+from diffsmooth_trt.ood.report import shown
 from diffsmooth_trt.report.curves import average_certified_radius, certified_accuracy
 from diffsmooth_trt.report.tables import summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RADII = (0.0, 0.25, 0.5, 0.75)
+OOD_RADII = (0.0, 0.1, 0.25, 0.5, 1.0)
+SMOOTHED = ("certified", "fixed", "distro-l2")
 
 Column = NDArray[Any]
 
@@ -193,10 +196,13 @@ def ood() -> str:
         for measured in r["metrics"]:
             if kind in ("guaranteed", "adversarial") and measured["scores"] == "clean":
                 continue
+            if kind in SMOOTHED and measured["radius"] not in OOD_RADII:
+                continue
             label = kind if kind == measured["scores"] else f"{kind}, {measured['scores']}"
-            found = [measured["sets"].get(name) for name in order]
+            whole = all(name in measured["sets"] for name in names)  # an average over fewer sets is another number
+            found = [measured["sets"].get(name) if whole or name != "average" else None for name in order]
             cells = [
-                "" if m is None else f"{100 * m['auroc']:.1f} / {100 * m['aupr']:.1f} / {100 * m['fpr']:.1f}"
+                "" if m is None else " / ".join(shown(m[name], name == "fpr") for name in ("auroc", "aupr", "fpr"))
                 for m in found
             ]
             rows.append([label, f"{measured['radius']:g}", str(r["images"]), *cells])
@@ -210,6 +216,12 @@ def ood() -> str:
         f"AUROC / AUPR / FPR at 95 % TPR, %. {document['processors']} cores of {document['cpu']}, σ = {document['sigma']:g}; "
         f"minutes for the in-distribution set, then each other one: {'; '.join(times)}."
     )
+    certified = document["runs"].get("certified", {})
+    if certified.get("seconds"):
+        note += (
+            f" {certified['images']:,} in-distribution and {certified['images']:,} `smooth` images certified: "
+            f"{sum(certified['seconds'][:2]) / 60:.0f} minutes."
+        )
     heads = [name.removeprefix("generated:") for name in order]
     return markdown(["scores", "radius", "images a set", *heads], rows) + f"\n\n{note}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +67,7 @@ def _add_kinds(parser: Parser) -> None:
         "--score",
         choices=SCORES,
         default=OodConfig.score,
-        help="default: softmax; distro-l2: published, bounds nothing",
+        help="default: softmax; distro-l2: published, bounds nothing, takes --n draws (--tolerance 0)",
     )
     add("--temperature", type=float, default=OodConfig.temperature, metavar="T", help="of energy (default: 1)")
     add(
@@ -76,9 +78,21 @@ def _add_kinds(parser: Parser) -> None:
         help="ℓ∞ radius of guaranteed and adversarial (default: 0.01)",
     )
     add("--budget", choices=BUDGETS, default=OodConfig.budget, help="of the attacks (default: small, for CPUs)")
-    text = "noises in front of the denoiser that a score is averaged over, 0 for none; not for certified (default: 1)"
+    text = "noises before --engine (without one: nothing) that a score is averaged over, 0 for none; not for certified (default: 1)"
     add("--draws", type=int, default=OodConfig.draws, metavar="N", help=text)
+    text = (
+        "also the in-distribution accuracy under AutoAttack at each ℓ∞ radius, like 2/255,8/255; needs torchattacks "
+        "(certified accuracy: see certify)"
+    )
+    add("--accuracy", type=_shares, default=(), metavar="E,E,…", help=text)
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(Fraction(part)) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected numbers like 2/255 separated by commas, got {text!r}") from None
 
 
 def _add_smoothing(parser: Parser) -> None:
@@ -121,19 +135,30 @@ def _add_machine(parser: Parser) -> None:
 
 def _ood(arguments: argparse.Namespace) -> None:
     from ..files import write_atomically
+    from ..ood.accuracy import check_library, of_run
     from ..ood.figures import write_figure
-    from ..ood.report import as_json, text_report
+    from ..ood.report import as_json, text_report, versions_of
     from ..ood.run import run
     from ..report.progress import ProgressBar
 
     config = OodConfig(**{name: value for name, value in vars(arguments).items() if name in ood_field_names()})
+    if config.accuracy:
+        check_library()
     with ProgressBar(f"ood {config.kind}") as progress, run(config, progress) as store:
         _warn(store)
-        print(text_report(store, config.radii))
+        found = versions_of(store, config.radii)
+        print(text_report(store, found))
+        made = of_run(config, int(store.meta["key"], 16)) if config.accuracy else []
+        for each in made:
+            print(
+                f"in-distribution accuracy of {each.images} images: clean {100 * each.clean:.2f} %, "
+                f"under AutoAttack at ℓ∞ {each.epsilon:.4g} {100 * each.adversarial:.2f} %"
+            )
         if config.json is not None:
-            write_atomically(config.json, json.dumps(as_json(store, config.radii), indent=1, sort_keys=True) + "\n")
+            tables = {**as_json(store, found), "accuracy": [asdict(each) for each in made]}
+            write_atomically(config.json, json.dumps(tables, indent=1, sort_keys=True) + "\n")
         if config.figure is not None:
-            write_figure(config.figure, store, config.radii)
+            write_figure(config.figure, store, found)
 
 
 def _warn(store: OodStore) -> None:

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     demo.add_argument("--figure", type=Path, default=Path("demo.png"), metavar="FILE", help="default: demo.png")
     example = "report run.sqlite --figure curve.png"
     report = commands.add("report", "tables and figures of run stores", example, _report)
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run stores")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run stores, or one file of `ood`")
     report.add_argument(
         "--radii", type=numbers, metavar="R,R,…", help="default: the runs' preset radii, else 0,0.25,0.5,0.75,1"
     )
@@ -34,12 +34,16 @@ def add(commands: Commands) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from ..certify.store import open_run
     from ..files import check_outputs, write_atomically
+    from ..ood.store import is_ood_file
     from ..report.figures import write_figure
     from ..report.html import page
     from ..report.tables import summarise, text_table
     from ..report.tsv import write_tsv
 
     radii, enveloped = arguments.radii, arguments.envelope
+    if any(is_ood_file(path) for path in arguments.runs):
+        _report_ood(arguments)
+        return
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
     outputs = {"--tsv": arguments.tsv, "--html": arguments.html, "--figure": arguments.figure}
@@ -56,6 +60,30 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.figure:
         write_figure(arguments.figure, summaries)
     print(text)
+
+
+def _report_ood(arguments: argparse.Namespace) -> None:
+    """The tables of an out-of-distribution run, and its figure."""
+    from ..files import check_outputs
+    from ..ood.config import RADII
+    from ..ood.figures import write_figure
+    from ..ood.report import text_report, versions_of
+    from ..ood.store import OodStore
+
+    for option in ("tsv", "html", "envelope"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option} is for runs of certify: leave it out for one of `ood`")
+    if len(arguments.runs) != 1:
+        raise InputError(f"a run of `ood` is reported alone, got {len(arguments.runs)} runs: call it once a run")
+    check_outputs({"--figure": arguments.figure}, {"run": arguments.runs[0]})
+    radii = arguments.radii or RADII
+    if min(radii) < 0:
+        raise InputError(f"--radii must be 0 or more, got {min(radii)}: ℓ2 radii in image units")
+    with OodStore.open(arguments.runs[0]) as store:
+        found = versions_of(store, sorted(set(radii)))
+        print(text_report(store, found))
+        if arguments.figure:
+            write_figure(arguments.figure, store, found)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """Adversarial accuracy of in-distribution images, as robustness papers report it: AutoAttack (Croce & Hein 2020) at an ℓ∞ radius.
 
-The attack is a library's: torchattacks or the Adversarial Robustness Toolbox, whichever is installed, on the engines' graphs in
-torch. Certified accuracy is what `certify` reports.
+The attack is that of torchattacks, on the engines' graphs in torch. Certified accuracy is what `certify` reports.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ import numpy as np
 from ..data import Images
 from ..errors import InputError
 from ..noise import OOD
+from .config import OodConfig
 from .linf import scaled
 from .model import Model, Singles, Words
 
-LIBRARIES = {"torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
+LIBRARY = "torchattacks"
 Labels = Any
 Attack = Callable[[Singles, Labels], Singles]
 
@@ -33,18 +33,14 @@ class Accuracy:
     epsilon: float
     clean: float
     adversarial: float
-    library: str
 
 
-def choose_library(name: str | None = None) -> str:
-    """The attack library to use: `name`, else the first installed one. Raises InputError where there is none."""
-    for candidate in LIBRARIES if name is None else (name,):
-        if candidate not in LIBRARIES:
-            raise InputError(f"attack library {candidate!r} is unknown: use one of {', '.join(LIBRARIES)}")
-        if importlib.util.find_spec(candidate) is not None:
-            return candidate
-    wanted = " or ".join(LIBRARIES.values()) if name is None else LIBRARIES[name]
-    raise InputError(f'AutoAttack needs {wanted}, which is not installed: pip install "diffsmooth-trt[cpu,attacks]"')
+def check_library() -> None:
+    """InputError where the attack library is not installed."""
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise InputError(
+            f'--accuracy needs {LIBRARY}, which is not installed: pip install "diffsmooth-trt[cpu,attacks]"'
+        )
 
 
 def _torch_model(model: Model) -> Any:
@@ -70,30 +66,18 @@ def _torch_model(model: Model) -> Any:
     return Differentiable().eval()
 
 
-def _attack(model: Model, epsilon: float, version: str, library: str, seed: int) -> Attack:
+def _attack(model: Model, epsilon: float, version: str, seed: int) -> Attack:
+    attack = importlib.import_module(LIBRARY).AutoAttack(
+        _torch_model(model), norm="Linf", eps=epsilon, version=version, n_classes=model.classes, seed=seed
+    )
+    return lambda x, y: np.asarray(attack(_tensor(x), _tensor(y)).detach().numpy(), dtype=np.float32)
+
+
+def _tensor(values: Any) -> Any:
+    """A torch tensor of an array."""
     import torch
 
-    network = _torch_model(model)
-    torch.manual_seed(seed)
-    if library == "torchattacks":
-        attack = importlib.import_module("torchattacks").AutoAttack(
-            network, norm="Linf", eps=epsilon, version=version, n_classes=model.classes, seed=seed
-        )
-        return lambda x, y: np.asarray(
-            attack(torch.from_numpy(x), torch.from_numpy(y)).detach().numpy(), dtype=np.float32
-        )
-    estimators = importlib.import_module("art.estimators.classification")
-    estimator = estimators.PyTorchClassifier(
-        network,
-        torch.nn.CrossEntropyLoss(),
-        model.input_shape,
-        model.classes,
-        clip_values=(0.0, 1.0),
-        device_type="cpu",
-    )
-    evasion = importlib.import_module("art.attacks.evasion")
-    made = evasion.AutoAttack(estimator, eps=epsilon, eps_step=epsilon / 4, batch_size=model.batch)
-    return lambda x, y: np.asarray(made.generate(x, np.eye(model.classes, dtype=np.float32)[y]), dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _right(model: Model, x: Singles, labels: Labels, words: Words, key: int) -> Any:
@@ -115,21 +99,22 @@ def adversarial_accuracy(
     data: Images,
     epsilons: Sequence[float] = (2 / 255, 8 / 255),
     *,
-    library: str | None = None,
     seed: int = 0,
     key: int = 0,
 ) -> list[Accuracy]:
     """Clean and adversarial accuracy at each ℓ∞ radius: AutoAttack `standard`, or `rand` for models with noise in front of a
     denoiser.
 
-    `rand` is torchattacks' only; ART has its own four attacks. Attacked images are classified by the engines. The classifier of
-    a joint model is what is attacked: the detector does not change which class is the most probable. Raises InputError for ε
-    that is not in (0, 1), data of another size and a missing library.
+    seed: of the attacks; its low 63 bits count. key: of the noise that engines classify by. Attacked images are classified by
+    the engines. The classifier of a joint model is what is attacked: the detector does not change which class is the most
+    probable. Raises InputError for ε that is not in (0, 1), data of another size and a missing library.
     """
     wrong = [e for e in epsilons if not 0 < e < 1]
     if wrong:
-        raise InputError(f"epsilon is {wrong[0]}, expected above 0 and below 1: ℓ∞ distance in [0, 1] image units")
-    chosen = choose_library(library)
+        raise InputError(
+            f"--accuracy: epsilon is {wrong[0]}, expected above 0 and below 1: ℓ∞ distance in [0, 1] image units"
+        )
+    check_library()
     channels, height, width = model.input_shape
     images = list(data)
     if any(image.pixels.shape != (height, width, channels) for image in images):
@@ -138,7 +123,7 @@ def adversarial_accuracy(
     words = np.array([image.index for image in images], np.uint64)
     clean, found = _right(model, x, labels, words, key), []
     for epsilon in epsilons:
-        attack = _attack(model, epsilon, "rand" if model.draws else "standard", chosen, seed)
+        attack = _attack(model, epsilon, "rand" if model.draws else "standard", seed % 2**63)
         right = clean.copy()
         if clean.any():
             low, high = x[clean] - np.float32(epsilon), x[clean] + np.float32(epsilon)
@@ -146,5 +131,22 @@ def adversarial_accuracy(
                 np.float32
             )
             right[clean] = _right(model, points, labels[clean], words[clean], key)
-        found.append(Accuracy(len(images), epsilon, float(clean.mean()), float(right.mean()), chosen))
+        found.append(Accuracy(len(images), epsilon, float(clean.mean()), float(right.mean())))
     return found
+
+
+def of_run(config: OodConfig, key: int) -> list[Accuracy]:
+    """The accuracies that a run's configuration asks for, of its in-distribution images, with the noise of its key."""
+    data = Images(
+        config.in_data,
+        skip=config.skip,
+        resize=config.resize,
+        crop=config.crop,
+        quantise=config.quantise,
+        limit=config.max,
+    )
+    model = Model(config)
+    try:
+        return adversarial_accuracy(model, data, config.accuracy, seed=config.seed, key=key)
+    finally:
+        model.close()

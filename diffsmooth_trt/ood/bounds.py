@@ -43,6 +43,8 @@ def edges() -> Floats:
 
 
 EDGES = edges()
+# The middle of the 1/256 that each bin lies in: the same partition for a value and for 1 minus it, and exact in float64.
+MIDDLES = (np.ceil(256 * EDGES) - 0.5) / 256
 
 
 def bin_values(values: ArrayLike) -> NDArray[np.int64]:

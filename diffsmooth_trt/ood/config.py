@@ -75,6 +75,7 @@ class OodConfig:
     radius: float = 0.25
     gate: float = GATE
     radii: tuple[float, ...] = RADII
+    accuracy: tuple[float, ...] = ()
     seed: int = 0
     skip: int = 1
     max: int | None = None
@@ -157,6 +158,9 @@ class OodConfig:
         if wrong or not radii:
             raise InputError(f"--radii must be 0 or more, got {wrong[0] if wrong else 'none'}: ℓ2 radii in image units")
         object.__setattr__(self, "radii", tuple(sorted(set(radii))))
+        object.__setattr__(self, "accuracy", tuple(self.accuracy))
+        for epsilon in self.accuracy:
+            _number("accuracy", epsilon, 0, 1, "ℓ∞ distances in [0, 1] image units, 2/255,8/255 is usual")
 
     def _check_sets(self) -> None:
         if not self.out_data:

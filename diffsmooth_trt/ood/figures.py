@@ -12,13 +12,13 @@ import numpy as np
 
 from ..files import write_atomically
 from .metrics import curve
-from .report import Version, versions_of
+from .report import Version
 from .store import OodStore
 
 
 def _histograms(axes: Any, version: Version) -> None:
     values = np.concatenate([version.inside, *version.outside.values()])
-    finite = values[np.isfinite(values)]
+    finite = values[np.abs(values) < 1e300]  # histograms of larger ones overflow
     bins = np.linspace(finite.min(), finite.max() + 1e-9, 41) if finite.size else np.linspace(0, 1, 41)
     axes.hist(version.inside, bins, density=True, histtype="stepfilled", alpha=0.35, label="in-distribution")
     for name, scores in version.outside.items():
@@ -51,12 +51,11 @@ def _against_radius(axes: Any, versions: Sequence[Version]) -> None:
     axes.legend(fontsize=7)
 
 
-def draw(store: OodStore, radii: Sequence[float], kind: str) -> bytes:
-    """The figure as a picture file of `kind` ("png", "svg", "pdf")."""
+def draw(store: OodStore, found: Sequence[Version], kind: str) -> bytes:
+    """The figure of a run and its `versions_of` as a picture file of `kind` ("png", "svg", "pdf")."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = versions_of(store, radii)
     smoothed = store.meta["config"]["kind"] == "certified"
     figure = Figure(figsize=(4.6 * (3 if smoothed else 2), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -72,6 +71,6 @@ def draw(store: OodStore, radii: Sequence[float], kind: str) -> bytes:
     return picture.getvalue()
 
 
-def write_figure(path: Path, store: OodStore, radii: Sequence[float]) -> None:
+def write_figure(path: Path, store: OodStore, found: Sequence[Version]) -> None:
     """Write the figure to `path`, whose suffix chooses the format: .png, .svg or .pdf."""
-    write_atomically(path, draw(store, radii, path.suffix[1:]))
+    write_atomically(path, draw(store, found, path.suffix[1:]))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ..errors import InputError
+from .graph_file import load_graph
 
 Floats = NDArray[np.float64]
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24
@@ -124,29 +125,27 @@ def _affine(kind: str, box: Box, constant: Floats, first: bool, u: float) -> Box
     return _widened(low, high, size, 2, u)
 
 
-class IntervalGraph:
-    """A network whose interval bounds are computed from its ONNX file. Raises InputError, naming the node, for any other."""
+class ReadGraph:
+    """A network of one input and one output as its ONNX file has it, and its last layer; its other nodes may be any."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        model = onnx.load_model(str(path))
+        model = load_graph(path, "the check of a detector's signs and interval bounds")
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         if len(inputs) != 1 or len(model.graph.output) != 1:
             raise InputError(f"{path.name} has {len(inputs)} inputs, expected one batch of images in and one output")
         self.input, self.output = inputs[0], model.graph.output[0].name
-        computed = {self.input}
+        self.computed = {self.input}
         self.nodes: list[onnx.NodeProto] = []
         for node in model.graph.node:
-            if not self._fold(node, computed):
-                computed.update(node.output)
+            if not self._fold(node):
+                self.computed.update(node.output)
                 self.nodes.append(node)
-        for node in self.nodes:
-            self._check(node, computed)
 
-    def _fold(self, node: onnx.NodeProto, computed: set[str]) -> bool:
-        """Evaluate a node of constants alone; whether it was one."""
-        if any(name in computed for name in node.input):
+    def _fold(self, node: onnx.NodeProto) -> bool:
+        """Evaluate a node of constants alone; whether it was one that can be."""
+        if any(name in self.computed for name in node.input):
             return False
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             value = numpy_helper.to_array(node.attribute[0].t)
@@ -156,9 +155,39 @@ class IntervalGraph:
         elif node.op_type == "Identity":
             value = self.constants[node.input[0]]
         else:
-            raise self._unsupported(node)
+            return False
         self.constants[node.output[0]] = value
         return True
+
+    @property
+    def last_weight(self) -> Floats:
+        """The effective weight of the last linear layer, `[inputs, outputs]`; InputError where the graph does not end in one."""
+        makers = {name: node for node in self.nodes for name in node.output}
+        node = makers.get(self.output)
+        if node is not None and node.op_type == "Add":  # MatMul and its bias
+            node = next((makers[name] for name in node.input if name in makers), node)
+        if node is None or node.op_type not in ("Gemm", "MatMul"):
+            ends = "its input" if node is None else node.op_type
+            raise InputError(f"{self.path.name} ends in {ends}, expected a linear layer: export it again")
+        if node.input[1] not in self.constants:
+            raise InputError(
+                f"{self.path.name} computes its last layer's weight, expected a constant one: export it again"
+            )
+        return self._gemm_weight(node)
+
+    def _gemm_weight(self, node: onnx.NodeProto) -> Floats:
+        weight = self.constants[node.input[1]].astype(np.float64)
+        options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        return (weight.T if options.get("transB", 0) else weight) * float(options.get("alpha", 1.0))
+
+
+class IntervalGraph(ReadGraph):
+    """A network whose interval bounds are computed from its ONNX file. Raises InputError, naming the node, for any other."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for node in self.nodes:
+            self._check(node)
 
     def _unsupported(self, node: onnx.NodeProto) -> InputError:
         return InputError(
@@ -166,29 +195,14 @@ class IntervalGraph:
             f"expected {', '.join(SUPPORTED)} with constants"
         )
 
-    def _check(self, node: onnx.NodeProto, computed: set[str]) -> None:
-        given = [name for name in node.input if name in computed]
-        first_only = node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] not in computed
+    def _check(self, node: onnx.NodeProto) -> None:
+        given = [name for name in node.input if name in self.computed]
+        first_only = node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] not in self.computed
         if node.op_type not in (*SUPPORTED, *_SILENT) or len(given) != 1 or first_only:
             raise self._unsupported(node)
-        unknown = [name for name in node.input if name and name not in computed and name not in self.constants]
+        unknown = [name for name in node.input if name and name not in self.computed and name not in self.constants]
         if unknown:
             raise InputError(f"{self.path.name} uses {unknown[0]}, which it does not define: export it again")
-
-    @property
-    def last_weight(self) -> Floats:
-        """The effective weight of the last linear layer, `[inputs, outputs]`; InputError where the graph does not end in one."""
-        node = self.nodes[-1]
-        if node.op_type == "Add" and len(self.nodes) > 1:  # MatMul and its bias
-            node = self.nodes[-2]
-        if node.op_type not in ("Gemm", "MatMul"):
-            raise InputError(f"{self.path.name} ends in {node.op_type}, expected a linear layer: export it again")
-        return self._gemm_weight(node)
-
-    def _gemm_weight(self, node: onnx.NodeProto) -> Floats:
-        weight = self.constants[node.input[1]].astype(np.float64)
-        options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        return (weight.T if options.get("transB", 0) else weight) * float(options.get("alpha", 1.0))
 
     def bounds(self, low: Floats, high: Floats, roundoff: float = DOUBLE) -> tuple[Floats, Floats]:
         """(low, high) of the output over every input between `low` and `high`, float64 `[N, …]` each, rounded outward.
@@ -242,8 +256,10 @@ class IntervalGraph:
 
 
 def linf_box(images: NDArray[np.float32], epsilon: float) -> tuple[Floats, Floats]:
-    """The images in [0, 1] within ℓ∞ distance `epsilon` of each of `images` float32 `[N, …]`, one float32 step wider."""
-    low = np.maximum(images.astype(np.float64) - epsilon, 0.0)
-    high = np.minimum(images.astype(np.float64) + epsilon, 1.0)
-    step = 2.0**-23
-    return low - step * np.abs(low), high + step * np.abs(high)
+    """The images in [0, 1] within ℓ∞ distance `epsilon` + 2^-23 of each of `images` float32 `[N, …]` in [0, 1].
+
+    That is the ball around the exact k/255 and what float32 makes of it: rounding k/255, epsilon, their sum and the point moves
+    a value in [0, 1] by at most 2^-25 each, and 0 and 1 are exact.
+    """
+    centre, reach = images.astype(np.float64), epsilon + 2.0**-23
+    return np.maximum(centre - reach, 0.0), np.minimum(centre + reach, 1.0)

@@ -15,9 +15,9 @@ from ..errors import EngineError, InputError
 from .bounds import Floats, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
 from .metrics import Metrics, metrics
+from .scores import Score
+from .sets import AVERAGE
 from .store import OodStore
-
-AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,13 @@ def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
 
 
 def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
-    """The published score at each radius: mean confidence + √(2/π)·R where R reaches the radius, else 0, on both sides."""
+    """The published score at each radius: mean probability + √(2/π)·R where R reaches the radius, else 0, on both sides."""
+    score = Score(store.meta["config"]["score"])
 
     def pairs(rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
         radius = np.array([radius_of(record, store.meta) for record in rows])
-        return radius, np.array([estimate_of(record) for record in rows]) + math.sqrt(2 / math.pi) * radius
+        mean = score.stretch(np.array([estimate_of(record) for record in rows]), store.meta["classes"])
+        return radius, mean + math.sqrt(2 / math.pi) * radius
 
     inside, outside = pairs(store.of_set(0)), {name: pairs(rows) for name, rows in _outside(store).items()}
     return [
@@ -137,9 +139,10 @@ def guarantee(store: OodStore) -> str:
 
 
 def shown(value: float, upward: bool) -> str:
-    """A percentage to 2 digits, rounded down or up; what is below 10^-9 counts as rounding of the share itself."""
-    direction, slack = (ROUND_CEILING, -1e-9) if upward else (ROUND_FLOOR, 1e-9)
-    return f"{abs(Decimal(100 * value + slack).quantize(Decimal('0.01'), direction)):f}"
+    """A percentage to 2 digits, rounded down or up. Shares are ratios of counts: the shortest decimal of the float is rounded,
+    so that 0.07 is 7.00, not the 6.99 or 7.01 that its binary digits give.
+    """
+    return f"{(100 * Decimal(repr(value))).quantize(Decimal('0.01'), ROUND_CEILING if upward else ROUND_FLOOR):f}"
 
 
 def _grid(rows: list[list[str]]) -> str:
@@ -147,9 +150,8 @@ def _grid(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def text_report(store: OodStore, radii: Sequence[float]) -> str:
-    """The tables of a run, in percent, as text: a row a version, three columns a set."""
-    found = versions_of(store, radii)
+def text_report(store: OodStore, found: Sequence[Version]) -> str:
+    """The tables of a run and its `versions_of`, in percent, as text: a row a version, three columns a set."""
     names = [*found[0].outside, AVERAGE]
     head = ["scores", "radius", *(f"{name} AUROC/AUPR/FPR" for name in names)]
     rows = [head]
@@ -173,14 +175,14 @@ def text_report(store: OodStore, radii: Sequence[float]) -> str:
     return "\n".join([*lines, *(f"warning: {note}" for note in store.meta.get("notes", ()))])
 
 
-def as_json(store: OodStore, radii: Sequence[float]) -> dict[str, Any]:
-    """All numbers of the tables, with what they were made from."""
+def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
+    """All numbers of the tables of a run and its `versions_of`, with what they were made from."""
     meta = {
         name: store.meta[name] for name in ("config", "classifier", "key", "key_source", "sets", "versions", "notes")
     }
     tables = [
         {"scores": v.name, "radius": v.radius, "sets": {name: asdict(m) for name, m in v.measured().items()}}
-        for v in versions_of(store, radii)
+        for v in found
     ]
     draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}

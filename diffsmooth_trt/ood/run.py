@@ -49,7 +49,6 @@ def _refuse_existing(config: OodConfig) -> None:
 
 
 def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) -> OodStore:
-    _refuse_existing(config)
     if not config.out.exists() or _is_empty(config):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}

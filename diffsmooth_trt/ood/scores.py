@@ -29,9 +29,10 @@ def joint_log_probabilities(logits: Floats, d: Floats) -> Floats:
 class Score:
     """One of KINDS.
 
-    softmax: the highest probability, over real classes. energy: T·logsumexp(logits/T), T = `temperature` (Liu et al. 2020; the
-    published DISTRO code has its sign inverted). reject: the last logit is that of "out of distribution" (ATOM, Chen et al.
-    2021); the score is −log of its probability. distro-l2: DISTRO's, made from the softmax score, see certified.py.
+    softmax: the highest probability of any column, a reject class included. energy: T·logsumexp(logits/T), T = `temperature`
+    (Liu et al. 2020; the published DISTRO code has its sign inverted). reject: the last logit is that of "out of
+    distribution" (ATOM, Chen et al. 2021); the score is −log of its probability. distro-l2: DISTRO's, made from the softmax
+    score, see certified.py.
     """
 
     kind: str = "softmax"

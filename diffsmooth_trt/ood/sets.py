@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from ..certify.runner import pixel_digest
@@ -13,6 +14,8 @@ from ..data import Images
 from ..errors import InputError
 from .config import OodConfig
 from .generated import PREFIX, GeneratedImages
+
+AVERAGE = "average"  # a column of the tables: no set's name
 
 
 @dataclass(frozen=True)
@@ -32,29 +35,44 @@ def _checked(name: str, option: str, images: Images | GeneratedImages, shape: tu
     digests = []
     for image in images:
         if image.pixels.shape != (height, width, channels):
+            size = f"pass --resize {min(height, width)} --crop {min(height, width)}, or give another data set"
+            remedy = size if image.pixels.shape[2] == channels else "give a data set with that many channels"
             raise InputError(
                 f"{option} {name}: image {image.index} is {image.pixels.shape}, the engines take {(height, width, channels)}: "
-                f"pass --resize {min(height, width)} --crop {min(height, width)}, or another data set"
+                f"{remedy}"
             )
         digests.append(pixel_digest(image))
     return DataSet(name, images, tuple(digests))
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """`names` with " (2)", " (3)", … where one is taken by an earlier one or by the tables."""
+    found = [AVERAGE]
+    for name in names:
+        free = (name if number == 1 else f"{name} ({number})" for number in count(1))
+        found.append(next(each for each in free if each not in found))
+    return found[1:]
+
+
 def open_sets(config: OodConfig, shape: tuple[int, int, int]) -> list[DataSet]:
-    """The in-distribution set, then the others. Raises InputError for images of another size than `shape` (C, H, W)."""
+    """The in-distribution set, then the others, each with a name of its own: files of one name get " (2)", " (3)", … appended.
+
+    Raises InputError for images of another size than `shape` (C, H, W).
+    """
     options = {"resize": config.resize, "crop": config.crop, "quantise": config.quantise, "limit": config.max}
     inside = Images(config.in_data, skip=config.skip, **options)  # type: ignore[arg-type]
-    sets = [_checked(config.in_data.name, "--in-data", inside, shape)]
+    names = _distinct([config.in_data.name, *(n if n.startswith(PREFIX) else Path(n).name for n in config.out_data)])
+    sets = [_checked(names[0], "--in-data", inside, shape)]
     channels, height, width = shape
-    for name in config.out_data:
+    for name, shown in zip(config.out_data, names[1:], strict=True):
         if name.startswith(PREFIX):
             made = GeneratedImages(
                 name.removeprefix(PREFIX), len(inside), (height, width, channels), config.seed, inside
             )
-            sets.append(_checked(name, "--out-data", made, shape))
+            sets.append(_checked(shown, "--out-data", made, shape))
         else:
             given = Images(name, skip=config.skip, **options)  # type: ignore[arg-type]
-            sets.append(_checked(Path(name).name, "--out-data", given, shape))
+            sets.append(_checked(shown, "--out-data", given, shape))
     return sets
 
 

@@ -22,6 +22,16 @@ SYNC_SECONDS = 1.0
 Record = dict[str, Any]
 
 
+def is_ood_file(path: Path) -> bool:
+    """Whether the file's first line says that it is a run of `diffsmooth-trt ood`."""
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and first.get("file") == KIND
+
+
 class OodStore:
     """`meta` is the first line, `records` the others by (set, row). Use as a context manager."""
 

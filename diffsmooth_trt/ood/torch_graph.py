@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .graph_file import load_graph
 
 Attributes = dict[str, Any]
 Given = list[Any]  # Tensor, or None for an input that is left out
@@ -53,6 +54,8 @@ def _gemm(given: Given, a: Attributes) -> Tensor:
 
 def _average_pool(given: Given, a: Attributes) -> Tensor:
     pads = _pads(a, 2)
+    if any(step != 1 for step in a.get("dilations", [])):
+        raise InputError("an average pool is dilated: attacks cover plain ones")
     if any(pads) and not a.get("count_include_pad", 0):
         raise InputError("an average pool leaves out its padding: attacks cover those that count it or have none")
     return F.avg_pool2d(
@@ -205,7 +208,7 @@ class TorchGraph(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.name = path.name
-        model = onnx.load_model(str(path))
+        model = load_graph(path, "attacks")
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = [value.name for value in model.graph.input if value.name not in weights]
         if len(inputs) != 1 or len(model.graph.output) != 1:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import types
+
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
 from diffsmooth_trt import zoo
+from diffsmooth_trt.cli import main
 from diffsmooth_trt.data import Images
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.ood.accuracy import adversarial_accuracy, choose_library
+from diffsmooth_trt.ood.accuracy import adversarial_accuracy
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.model import Model
 
@@ -45,6 +51,21 @@ def test_other_nodes_are_refused_by_name(write_graph, tmp_path):
     path = write_graph(tmp_path / "g.onnx", nodes, {}, [48], None, SHAPE, "B")
     with pytest.raises(InputError, match="jump \\(Ceil\\)"):
         TorchGraph(path)
+
+
+def test_dilated_pools_are_refused(write_graph, tmp_path):
+    pool = {"kernel_shape": [2, 2], "dilations": [2, 2]}
+    nodes = [helper.make_node("AveragePool", ["x"], ["p"], "wide", **pool), helper.make_node("Flatten", ["p"], ["y"])]
+    model = onnx.helper.make_model(
+        helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", 1, ["B", *SHAPE])],
+            [helper.make_tensor_value_info("y", 1, ["B", 12])],
+        ),
+        opset_imports=[helper.make_opsetid("", 19)],
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(InputError, match="wide \\(AveragePool\\): an average pool is dilated"):
+        TorchGraph(tmp_path / "g.onnx")(torch.zeros(1, *SHAPE))
 
 
 def test_attacks_find_the_corner_of_a_linear_function():
@@ -86,15 +107,52 @@ def test_published_budget_and_checkpoints():
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]  # Croce & Hein 2020, section 3.1
 
 
-def test_missing_libraries_are_named(monkeypatch):
+def test_a_missing_library_is_named(linear_classifier, image_set, tmp_path, monkeypatch, capsys):
     import importlib.util
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for name in (None, "art"):
-        with pytest.raises(InputError, match="adversarial-robustness-toolbox"):
-            choose_library(name)
-    with pytest.raises(InputError, match="unknown"):
-        choose_library("foolbox")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchattacks" else found(name))
+    path, out = linear_classifier(np.ones((5, 48)), np.zeros(5)), tmp_path / "r.jsonl"
+    given = ["ood", "--classifier", str(path), "--in-data", str(image_set("inside")), "--out-data", "generated:uniform"]
+    for epsilons, words in (
+        ("2/255,8/255", "pip install"),
+        ("2", "between 0 and 1"),
+        ("x", "like 2/255"),
+        ("1/0", "like"),
+    ):
+        assert main([*given, "--out", str(out), "--accuracy", epsilons]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1 and not out.exists()
+
+
+def test_accuracy_of_the_command_with_a_stand_in_library(linear_classifier, image_set, tmp_path, monkeypatch, capsys):
+    """A library whose attack is one gradient step: what it leaves is printed and in the JSON, the seed is handed on."""
+    seeds = []
+
+    class AutoAttack:
+        def __init__(self, model, *, norm, eps, version, n_classes, seed):
+            assert (norm, version, n_classes) == ("Linf", "standard", 5)
+            self.model, self.eps = model, eps
+            seeds.append(seed)
+
+        def __call__(self, x, y):
+            x = x.clone().requires_grad_(True)
+            torch.nn.functional.cross_entropy(self.model(x), y).backward()
+            return (x + self.eps * x.grad.sign()).clamp(0, 1)
+
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "torchattacks" or found(name))
+    monkeypatch.setitem(sys.modules, "torchattacks", types.SimpleNamespace(AutoAttack=AutoAttack))
+    path, table = linear_classifier(np.random.default_rng(0).normal(0, 1, (5, 48)), np.zeros(5)), tmp_path / "t.json"
+    given = ["--classifier", str(path), "--in-data", str(image_set("inside", 20)), "--out-data", "generated:uniform"]
+    more = ["--out", str(tmp_path / "r.jsonl"), "--batch", "8", "--seed", str(2**64 + 7), "--json", str(table)]
+    assert main(["ood", *given, *more, "--accuracy", "1/1000,0.3"]) == 0
+    assert "in-distribution accuracy of 20 images" in capsys.readouterr().out
+    small, large = json.loads(table.read_text())["accuracy"]
+    assert small["epsilon"] == 0.001 and small["clean"] >= small["adversarial"] >= large["adversarial"] == 0
+    assert seeds and set(seeds) == {7}
 
 
 def test_adversarial_accuracy_is_below_the_clean_one(linear_classifier, image_set, tmp_path):
@@ -103,7 +161,7 @@ def test_adversarial_accuracy_is_below_the_clean_one(linear_classifier, image_se
     config = OodConfig(path, image_set("inside", 20), ("generated:uniform",), tmp_path / "r.jsonl", batch=8)
     model = Model(config)
     try:
-        found = adversarial_accuracy(model, Images(config.in_data), (0.001, 0.3), library="torchattacks")
+        found = adversarial_accuracy(model, Images(config.in_data), (0.001, 0.3))
         with pytest.raises(InputError, match="expected above 0"):
             adversarial_accuracy(model, Images(config.in_data), (0.0,))
     finally:

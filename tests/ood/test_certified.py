@@ -6,14 +6,18 @@ pixel is a finite sum. Joint models multiply it by p_in.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.noise import grid_law
-from diffsmooth_trt.ood.bounds import EDGES, shifted_lower, shifted_upper
+from diffsmooth_trt.ood.bounds import BINS, EDGES, bin_values, shifted_lower, shifted_upper
 from diffsmooth_trt.ood.certified import bound_of, dense, estimate_of, radius_of
 from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.report import versions_of
 from diffsmooth_trt.ood.run import run
 
 SIGMA, GAIN = 0.25, 6.0
@@ -81,6 +85,46 @@ def test_bounds_hold_for_everything_within_the_radius(known, image_set, tmp_path
                         assert min(reached) >= shifted_lower(bound, radius, SIGMA)
 
 
+def test_an_attack_stays_below_the_bound(linear_classifier, small_detector, image_set, tmp_path):
+    """ℓ2 PGD on the mean confidence over 64 fixed draws; at the point that it finds, the mean of 4,000 fresh ones less Hoeffding's
+    slack is at most the bound over the ball. Four images, α = 1e-6 for bounds and slack: fails by chance with less than 1e-5.
+    """
+    torch = pytest.importorskip("torch")
+    from diffsmooth_trt.ood.torch_graph import TorchGraph
+
+    classifier = linear_classifier(np.random.default_rng(3).normal(0, 1, (5, 48)), np.zeros(5))
+    detector, inside, outside = small_detector(), image_set("inside", 4), image_set("outside", 4, 90, 166)
+    head, gate = TorchGraph(classifier), TorchGraph(detector)
+
+    def mean(x, draws, generator):
+        noise = torch.from_numpy(generator.normal(0, SIGMA, (draws, *x.shape)).astype(np.float32))
+        seen = torch.round(255 * (x + noise)) / 255 - (x + noise).detach() + (x + noise)  # rounds, passes gradients on
+        p = torch.softmax(head(seen), 1).amax(1)
+        return (torch.sigmoid(gate(seen)[:, 0]) * (5 * p - 1) / 4).mean()
+
+    made = config(
+        classifier, inside, outside, tmp_path / "r.jsonl", detector=detector, alpha=1e-6, tolerance=0.0, n=2000
+    )
+    rises = []
+    with run(made) as store:
+        for record, image in zip(store.of_set(1), np.load(outside)["images"], strict=True):
+            start = torch.from_numpy((image.transpose(2, 0, 1) / 255).astype(np.float32))
+            for radius in (0.1, 0.5):
+                x = start.clone()
+                for _ in range(15):
+                    x.requires_grad_(True)
+                    (gradient,) = torch.autograd.grad(mean(x, 64, np.random.default_rng(1)), x)
+                    moved = x.detach() + radius / 4 * gradient / gradient.norm().clamp_min(1e-12) - start
+                    x = start + moved * min(1.0, radius / float(moved.norm()))
+                with torch.no_grad():
+                    before, found = (float(mean(point, 4000, np.random.default_rng(2))) for point in (start, x))
+                assert float((x - start).norm()) <= radius * (1 + 1e-5)
+                slack = math.sqrt(math.log(1e6) / (2 * 4000))
+                assert found - slack <= shifted_upper(bound_of(record, store.meta), radius * (1 + 1e-5), SIGMA)
+                rises.append(found - before)
+    assert min(rises[1::2]) > 0.02  # the attack works
+
+
 def test_counts_are_those_of_the_reference_noise(known, image_set, tmp_path):
     """Anybody can compute a record again: reference noise of (key, phase, row, sample), the model, the bins."""
     from diffsmooth_trt.noise import OOD, reference
@@ -131,6 +175,45 @@ def test_distro_score_counts_votes_of_both_phases(known, image_set, tmp_path):
         for record in store.of_set(0) + store.of_set(1):
             assert sum(record["votes"][0]) == 20 and sum(record["votes"][1]) == 100 == record["n"]
             assert 0 <= radius_of(record, store.meta) <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
+
+
+def test_distro_score_is_the_published_one(known, image_set, tmp_path):
+    """Mean of the highest probability over the noise, to 1/512 of rounding and the draws' spread, plus √(2/π)·R."""
+    inside, outside = image_set("inside", 5), image_set("outside", 5)
+    with run(config(known, inside, outside, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=1000)) as store:
+        (version,) = versions_of(store, (0.0,))
+        for number, path, scores in ((0, inside, version.inside), (1, outside, version.outside["outside.npz"])):
+            radii = np.array([radius_of(record, store.meta) for record in store.of_set(number)])
+            highest = [(1 + smoothed(image[0, 0, 0])) / 2 for image in np.load(path)["images"]]
+            assert scores == pytest.approx(highest + math.sqrt(2 / math.pi) * radii, abs=0.05)
+
+
+def test_estimates_of_both_sides_are_rounded_alike():
+    """The same draws counted as those of either side give the same mean, also where nearly all are 0 or 1."""
+    rng = np.random.default_rng(0)
+    for values in (rng.random(1000), rng.random(1000) ** 40, 1 - rng.random(1000) ** 40, np.zeros(9), np.ones(9)):
+        means = []
+        for number, turned in ((0, 1 - values), (1, values)):
+            counts = np.bincount(bin_values(turned), minlength=BINS)
+            used = np.flatnonzero(counts)
+            record = {"set": number, "n": len(values), "bins": used.tolist(), "counts": counts[used].tolist()}
+            means.append(estimate_of(record))
+        assert means[0] == means[1] == pytest.approx(values.mean(), abs=1 / 512)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"bins": [1, BINS]}, {"bins": [-1, 2]}, {"bins": [1, 1]}, {"bins": [1]}, {"counts": None}, {"counts": [11, -1]},
+        {"counts": [4, 5]}, {"n": 0, "counts": [0, 0]}, {"bins": [0.5, 1.5]}, {"bins": [], "counts": []}, {"n": None},
+    ],
+)  # fmt: skip
+def test_damaged_records_are_refused(damage):
+    sound = {"set": 1, "row": 3, "n": 10, "bins": [1, 7], "counts": [4, 6]}
+    assert dense(sound).sum() == 10
+    for record in ({**sound, **damage}, {key: value for key, value in sound.items() if key not in damage}):
+        with pytest.raises(InputError, match="set 1, row 3 is damaged"):
+            dense(record)
 
 
 def test_family_wise_is_bonferroni(known, image_set, tmp_path):

@@ -34,6 +34,20 @@ def test_bounds_contain_100000_perturbed_outputs(small_detector):
                 assert ((d >= least) & (d <= most)).all()
 
 
+def test_the_box_holds_the_ball_in_float32():
+    """Every pixel value, moved by epsilon in float32 up and down as attacks do it, and the exact ball around k/255."""
+    pixels = np.arange(256)
+    x = pixels.astype(np.float32) / np.float32(255)
+    for epsilon in (0.0, 1e-4, 2 / 255, 0.01, 8 / 255, 0.3):
+        low, high = linf_box(x, epsilon)
+        assert (low <= np.maximum(x - np.float32(epsilon), 0)).all() and low.min() == 0
+        assert (high >= np.minimum(x + np.float32(epsilon), 1)).all() and high.max() == 1
+        for step in (-epsilon, epsilon):
+            exact = np.clip(pixels / 255 + step, 0, 1)
+            for point in (exact, exact.astype(np.float32)):
+                assert ((low <= point) & (point <= high)).all()
+
+
 def test_zoo_detector_stays_in_its_bounds():
     images = scaled(list(Images(zoo.IMAGES, limit=4)))
     low, high = IntervalGraph(zoo.DETECTOR).bounds(*linf_box(images, 0.01), roundoff=SINGLE)
@@ -129,6 +143,22 @@ def test_detectors_need_non_positive_last_weights(small_detector):
     check_detector(IntervalGraph(zoo.DETECTOR))
     with pytest.raises(InputError, match="above 0 in its last layer"):
         check_detector(IntervalGraph(small_detector(1.0)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_last_layer_is_the_one_whose_result_is_given_out(write_graph, tmp_path, bias):
+    """A node of negative weights that comes last in the file, and that nothing reads, does not hide the positive ones."""
+    values = {"w": np.full((48, 1), 0.1), "c": np.array([1.0]), "decoy": np.full((48, 1), -1.0)}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m" if bias else "y"]),
+        *([helper.make_node("Add", ["c", "m"], ["y"])] if bias else []),
+        helper.make_node("MatMul", ["f", "decoy"], ["unread"]),
+    ]
+    values = {name: value.astype(np.float32) for name, value in values.items()}
+    path = write_graph(tmp_path / "d.onnx", nodes, values, [1], None, SHAPE, "B")
+    with pytest.raises(InputError, match=r"a weight 0\.1 above 0"):
+        check_detector(IntervalGraph(path))
 
 
 def test_empty_boxes_are_refused(small_detector):

@@ -7,6 +7,7 @@ import pytest
 
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.ood.metrics import auroc, labelled, metrics
+from diffsmooth_trt.ood.report import shown
 
 CASES = {
     "apart": lambda rng: (rng.normal(3, 1, 200), rng.normal(0, 1, 150)),
@@ -69,3 +70,11 @@ def test_bad_input():
         metrics([0.1, np.nan], [0.2])
     with pytest.raises(InputError, match="expected \\[N\\]"):
         metrics([], [0.2])
+
+
+def test_percentages_are_rounded_against_us():
+    for value, down, up in (
+        (0.123499999999999, "12.34", "12.35"), (0.1235, "12.35", "12.35"), (0.07, "7.00", "7.00"), (1.0, "100.00", "100.00"),
+        (0.0, "0.00", "0.00"), (0.99999999999, "99.99", "100.00"), (1e-12, "0.00", "0.01"), (2 / 3, "66.66", "66.67"),
+    ):  # fmt: skip
+        assert (shown(value, False), shown(value, True)) == (down, up)

@@ -6,12 +6,19 @@ import json
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import EngineError, InputError
+from diffsmooth_trt.ood import model as model_module
+from diffsmooth_trt.ood import sets
 from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.graph_file import load_graph
+from diffsmooth_trt.ood.interval import IntervalGraph
 from diffsmooth_trt.ood.linf import BallRunner
+from diffsmooth_trt.ood.model import Model
 from diffsmooth_trt.ood.report import versions_of
 from diffsmooth_trt.ood.run import run
 from diffsmooth_trt.ood.store import OodStore
@@ -116,6 +123,36 @@ def test_a_bound_below_the_score_stops_the_run(files, tmp_path, monkeypatch):
         run(config)
 
 
+def test_recorded_bounds_are_the_interval_bounds(files, tmp_path, monkeypatch):
+    """Nothing raises them to what was found: a score above its bound by the last digit stops the run."""
+    from diffsmooth_trt.ood import linf
+
+    config = OodConfig(
+        files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+        detector=files["detector"], kind="guaranteed", batch=8,
+    )  # fmt: skip
+    with run(config) as store:
+        scores = np.array([record["score"] for record in store.of_set(1)])
+    monkeypatch.setattr(linf, "upper_bounds", lambda model, graph, x, epsilon: np.nextafter(scores[: len(x)], 0))
+    config.out.unlink()
+    with pytest.raises(EngineError, match="above its guaranteed bound"):
+        run(config)
+
+
+def test_averages_of_equal_scores_are_not_raised_by_rounding(files, tmp_path):
+    config = OodConfig(
+        files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+        engine=files["engine"], draws=30, batch=4,
+    )  # fmt: skip
+    model = Model(config)
+    try:
+        model.logits = lambda x: np.tile(np.float32([2, 0, 0.3, 0, -1]), (4, 1))
+        words = np.arange(4, dtype=np.uint64)
+        assert (model.scores(np.zeros((4, *SHAPE), np.float32), 0, 0, words) <= model.score.of(model.logits(0))).all()
+    finally:
+        model.close()
+
+
 @pytest.mark.parametrize("kind", ["guaranteed", "certified"])
 def test_a_cut_off_run_goes_on_to_the_same_records(files, tmp_path, capsys, kind):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
@@ -172,10 +209,32 @@ def test_overlapping_sets_are_warned_of(files, image_set, tmp_path, capsys):
     assert "3 of 15 images of other.npz are also in inside.npz" in said.err and "warning" in said.out
 
 
+def test_sets_of_one_file_name_stay_apart(files, image_set, tmp_path):
+    """Three files called inside.npz, one of them in-distribution, and one called average."""
+    others = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        others.append(folder / ("average" if number == 2 else "inside.npz"))
+        others[-1].write_bytes(image_set(f"other{number}", 5 + number, 10 * number).read_bytes())
+    others[2] = others[2].rename(tmp_path / "2" / "average.npz")
+    assert sets._distinct(["a", "a", "a (2)", "average", "a"]) == ["a", "a (2)", "a (2) (2)", "average (2)", "a (3)"]
+    out, table = tmp_path / "r.jsonl", tmp_path / "r.json"
+    assert call(files, out, "--kind", "certified", "--n", "50", "--json", str(table), data=others) == 0
+    found = json.loads(table.read_text())
+    names = ["inside.npz", "inside.npz (2)", "inside.npz (3)", "average.npz"]
+    assert [entry["name"] for entry in found["sets"]] == names
+    assert set(found["mean_draws"]) == set(names)
+    assert set(found["metrics"][0]["sets"]) == {*names[1:], "average"}
+
+
 def test_images_of_another_size_are_refused(files, image_set, tmp_path, capsys):
     large = image_set("large", 4, shape=(3, 8, 6))
     refused(capsys, files, tmp_path / "r.jsonl", "pass --resize 4 --crop 4", data=[large])
     assert call(files, tmp_path / "r.jsonl", "--resize", "4", "--crop", "4", data=[large]) == 0
+    refused(
+        capsys, files, tmp_path / "g.jsonl", "with that many channels", data=[image_set("grey", 4, shape=(1, 4, 4))]
+    )
 
 
 def test_bad_arguments_are_refused(files, small_detector, tmp_path, capsys, image_set):
@@ -205,6 +264,77 @@ def test_bad_arguments_are_refused(files, small_detector, tmp_path, capsys, imag
     refused(capsys, {**files, "detector": zoo.DETECTOR}, out, "export them for images of one size")
     refused(capsys, files, out, "needs --detector", "--kind", "guaranteed", drop=("detector",))
     refused(capsys, files, out, "--sigma is needed", "--kind", "certified", drop=("engine", "detector"))
+
+
+@pytest.mark.parametrize("kind", ["clean", "certified"])
+def test_finished_runs_are_reported_again_without_their_files(files, tmp_path, capsys, kind):
+    out, figure = tmp_path / "r.jsonl", tmp_path / "f.svg"
+    assert call(files, out, "--kind", kind, "--n", "50", "--radii", "0,0.5") == 0
+    printed = capsys.readouterr().out
+    assert main(["report", str(out), "--radii", "0.5,0", "--figure", str(figure)]) == 0
+    assert capsys.readouterr().out == printed and figure.exists()
+    for more, words in ((("--tsv", "t.tsv"), "--tsv is for runs of certify"), ((str(out),), "reported alone"),
+                        (("--radii", "-1"), "0 or more"), (("--figure", str(out)), "destroy")):  # fmt: skip
+        assert main(["report", str(out), *more]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
+
+
+def test_graphs_that_are_not_there_are_refused_in_one_line(tmp_path):
+    """Compiled engines and damaged files, where signs, bounds and gradients need a graph."""
+    compiled = tmp_path / "d.pt2"
+    compiled.write_bytes(b"PK not a graph")
+    damaged = tmp_path / "d.onnx"
+    damaged.write_bytes(b"not a graph")
+    for path, words in ((compiled, "need the graph of d.pt2"), (damaged, "is not a readable ONNX file")):
+        with pytest.raises(InputError, match=words):
+            load_graph(path, "bounds")
+        with pytest.raises(InputError, match=words):
+            IntervalGraph(path)
+
+
+def test_only_bounds_need_a_graph_that_they_cover(files, write_graph, tmp_path, capsys):
+    """A detector with a batch norm: its signs are checked, and the kinds that bound nothing through it run."""
+    values = {name: np.ones(3, np.float32) for name in ("scale", "shift", "mean", "var")}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *values], ["n"], "norm"),
+        helper.make_node("Flatten", ["n"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["y"]),
+    ]
+    for sign in (-1, 1):
+        weights = {**values, "w": np.full((48, 1), 0.01 * sign, np.float32)}
+        path = write_graph(tmp_path / f"{sign}.onnx", nodes, weights, [1], EngineFacts("detector", SHAPE), SHAPE, "B")
+        given, out = {**files, "detector": path}, tmp_path / f"{sign}.jsonl"
+        if sign > 0:
+            refused(capsys, given, out, "above 0 in its last layer")
+        else:
+            assert call(given, out) == 0
+            refused(capsys, given, tmp_path / "g.jsonl", "norm (BatchNormalization)", "--kind", "guaranteed")
+
+
+def test_bounded_engines_run_on_the_cpu(files, tmp_path, monkeypatch):
+    """Whatever --device says: the detector of guaranteed and adversarial runs, and a classifier that is bounded itself."""
+    monkeypatch.setattr(model_module, "open_device", lambda name: name)
+    for kind, drop, where in (
+        ("guaranteed", (), {"denoiser": "cuda:0", "classifier": "cuda:0", "detector": "cpu"}),
+        ("adversarial", (), {"denoiser": "cuda:0", "classifier": "cuda:0", "detector": "cpu"}),
+        ("guaranteed", ("engine", "detector"), {"classifier": "cpu"}),
+        ("clean", (), {"denoiser": "cuda:0", "classifier": "cuda:0", "detector": "cuda:0"}),
+    ):
+        seen = {}
+
+        def opened(path, *, role, device, seen=seen, **options):
+            seen[role] = device
+            return open_engine(path, role=role, device="cpu", **options)
+
+        monkeypatch.setattr(model_module, "open_engine", opened)
+        used = {name: files[name] for name in ("engine", "detector") if name not in drop}
+        config = OodConfig(
+            files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+            kind=kind, device="cuda:0", batch=4, **used,
+        )  # fmt: skip
+        Model(config).close()
+        assert seen == where
 
 
 def test_other_files_are_refused_as_runs(files, tmp_path, capsys):
