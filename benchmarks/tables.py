@@ -220,7 +220,7 @@ def ood() -> str:
     if certified.get("seconds"):
         note += (
             f" {certified['images']:,} in-distribution and {certified['images']:,} `smooth` images certified: "
-            f"{sum(certified['seconds'][:2]) / 60:.0f} minutes."
+            f"{sum(certified['seconds'][:2]) / 60:.0f} minutes (target: 30)."
         )
     heads = [name.removeprefix("generated:") for name in order]
     return markdown(["scores", "radius", "images a set", *heads], rows) + f"\n\n{note}"
