@@ -265,7 +265,10 @@ def export() -> str:
     ]  # fmt: skip
     head = ["configuration", "parameters", "difference", "minutes", "peak memory", "over fp32 weights", "file"]
     machines = ", ".join(sorted({r["machine"] for r in document.values()}))
-    return markdown(head, rows) + f"\n\n2 cores of {machines}, other work beside; memory of the whole process, PyTorch included."
+    return (
+        markdown(head, rows)
+        + f"\n\n2 cores of {machines}, other work beside; memory of the whole process, PyTorch included."
+    )
 
 
 def ways() -> str:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,16 @@ import pytest
 import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import run
+from diffsmooth_trt.certify.batch import Span
+from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device import open_device
+from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import EngineError, InputError, OutOfMemory
+from diffsmooth_trt.methods import DiffSmooth
+from diffsmooth_trt.noise import grid_law
 
 KEY = "0123456789abcdef0123456789abcdef"
 RNG = np.random.default_rng(1)
@@ -190,6 +197,34 @@ def test_a_changed_plan_never_reaches_tensorrt(machine: Any, plans: Any) -> None
     with pytest.raises(InputError, match="not the file its record was written for"):
         open_engine(path, batch=4, device="cuda:0")
     assert not machine.trt.plans
+
+
+def test_two_devices_at_work_and_other_threads_keep_to_their_streams(machine: Any, pair: Any) -> None:
+    """The stand-in refuses an array on another stream than its own; another thread begins with none of ours."""
+    machine.gpus = 2
+    x = RNG.random((2, 3, 4, 4), dtype=np.float32)
+    law = grid_law(0.5)
+    devices = [open_device(name) for name in ("cuda:0", "cuda:1", "cuda:0")]
+    methods = []
+    for device in devices:
+        denoiser, classifier = (open_engine(pair[each], batch=2, device=device) for each in ("engine", "classifier"))
+        methods.append(DiffSmooth(denoiser, classifier, local_sigma=0.25, copies=2, seed=1))
+    expected = [engine.run_on_host(x) for engine in methods[-1].engines.values()]
+
+    def work(method: DiffSmooth) -> list[Any]:
+        check_device_noise(law, method.device)
+        assert method.device.memory()
+        step = Step(method, law, 1)
+        step.launch([Span(Block(0, 1, 0, 2), np.zeros(48, np.uint8), 0, 2, 0)])
+        step.collect()
+        return [engine.run_on_host(x) for engine in method.engines.values()]
+
+    found = [work(method) for method in methods]
+    with ThreadPoolExecutor(1) as other:
+        found += other.map(work, methods)
+    for each in found:
+        np.testing.assert_array_equal(each[0], expected[0])
+        np.testing.assert_array_equal(each[1], expected[1])
 
 
 # What may be missing
