@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -271,6 +272,26 @@ def test_onnxruntime_without_cuda(machine: Any, pair: Any, monkeypatch: pytest.M
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(InputError, match="has no CUDAExecutionProvider: pip uninstall onnxruntime"):
         open_engine(pair["engine"], batch=2, device="cuda:0")
+
+
+def test_libraries_are_loaded_from_their_wheels(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first session, without a word; an ONNX Runtime that cannot do so is used as it is."""
+    import onnxruntime as ort
+
+    signature, asked = inspect.signature(ort.preload_dlls), []
+
+    def preload(*arguments: Any, **options: Any) -> None:
+        asked.append(signature.bind(*arguments, **options).arguments)
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(ort, "preload_dlls", preload)
+    importlib.import_module("diffsmooth_trt.engine.onnx_cuda")
+    assert asked == [{"directory": ""}]
+    assert not capsys.readouterr().out
+    monkeypatch.delattr(ort, "preload_dlls")
+    importlib.reload(sys.modules["diffsmooth_trt.engine.onnx_cuda"])
 
 
 def test_options_that_do_not_fit(machine: Any, pair: Any) -> None:
