@@ -81,9 +81,10 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
         if not onnx.exists():
             _onnx(in_precision(net, precision).eval(), facts, onnx)
         if engine == "tensorrt":
-            from diffsmooth_trt.exporting.plan import export_plan
+            from diffsmooth_trt.exporting.plan import build_uncompared
+            from diffsmooth_trt.exporting.plan_settings import PlanSettings
 
-            export_plan(onnx, out, batch=batch, timing_cache=out.parent / "timing.cache")
+            build_uncompared(onnx, out, batch, PlanSettings(), out.parent / "timing.cache")
 
 
 def _onnx(module: nn.Module, facts: EngineFacts, out: Path) -> None:
