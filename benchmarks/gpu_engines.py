@@ -84,7 +84,7 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
             from diffsmooth_trt.exporting.plan import build_uncompared
             from diffsmooth_trt.exporting.plan_settings import PlanSettings
 
-            build_uncompared(onnx, out, batch, PlanSettings(), out.parent / "timing.cache")
+            build_uncompared(onnx, out, batch, PlanSettings(tf32=precision == "tf32"), out.parent / "timing.cache")
 
 
 def _onnx(module: nn.Module, facts: EngineFacts, out: Path) -> None:
