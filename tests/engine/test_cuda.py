@@ -29,7 +29,7 @@ from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device import open_device
 from diffsmooth_trt.device.selftest import check_device_noise
-from diffsmooth_trt.engine import open_engine
+from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import EngineError, InputError, OutOfMemory
 from diffsmooth_trt.methods import DiffSmooth
 from diffsmooth_trt.noise import grid_law
@@ -361,6 +361,31 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is(machine: Any, standin: Any
     assert device.graph.startswith("none: cudaErrorStreamCaptureUnsupported")
 
 
+ROWS = 64
+
+
+def votes_of_kernels(device: Any) -> list[Any]:
+    """Votes of three steps that need no network: each row's label is its brightest pixel."""
+    shape = (ROWS, 3, 4, 4)
+    with device.errors():
+        method: Any = SimpleNamespace(
+            **{"device": device, "batch": ROWS, "input_shape": shape[1:], "bins": 48, "capturable": True},
+            **{"noisy": device.empty(shape), "noisy_nhwc": False},
+            labels=lambda noisy, rows: device.winners(noisy.reshape(ROWS, 48)),
+        )
+    step, counts = Step(method, grid_law(0.5), 7), []
+    pixels = np.full(48, 127, np.uint8)
+    for start in (0, ROWS, 2 * ROWS):
+        step.launch([Span(Block(0, 1, 0, 3 * ROWS), pixels, 0, ROWS, start)])
+        counts.append(step.collect()[1])
+    return counts
+
+
+def test_a_recorded_step_votes_as_the_cpu(machine: Any) -> None:
+    np.testing.assert_array_equal(votes_of_kernels(open_device("cuda:0")), votes_of_kernels(open_device("cpu")))
+    assert machine.captured == 1
+
+
 # The names
 
 
@@ -429,15 +454,23 @@ def test_cupy_has_every_name_that_is_used() -> None:
 # On a GPU
 
 
-@pytest.mark.cuda
-@pytest.mark.parametrize("method", ["dds", "diffsmooth"])
-def test_gpu_and_cpu_agree_on_the_zoo(tmp_path: Path, method: str) -> None:
-    """fp32 without TF32: counts within 0.2 % of n on every image."""
+@pytest.fixture
+def gpu() -> Any:
     pytest.importorskip("cupy", reason="CuPy is not installed")
     try:
-        open_device("cuda:0")
+        return open_device("cuda:0")
     except InputError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", ["dds", "diffsmooth"])
+def test_gpu_and_cpu_agree_on_the_zoo(gpu: Any, tmp_path: Path, method: str) -> None:
+    """fp32 without TF32: counts within 0.2 % of n on every image."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("the installed ONNX Runtime has no CUDA provider")
     classifier = zoo.CLASSIFIER_DDS if method == "dds" else zoo.CLASSIFIER_DIFFSMOOTH
     options = {"engine": zoo.DENOISER, "classifier": classifier, "data": zoo.IMAGES, "max": 2, "method": method}
     options |= {"n": 1000, "n0": 100, "precision": "fp32"}
@@ -446,3 +479,31 @@ def test_gpu_and_cpu_agree_on_the_zoo(tmp_path: Path, method: str) -> None:
         with run(config(tmp_path / f"{device[:4]}.sqlite", device, **options)) as store:
             counts.append(np.array([store.counts(image)[1] for image in range(2)]))
     assert np.abs(counts[0] - counts[1]).max() <= 0.002 * 1000
+
+
+@pytest.mark.cuda
+def test_gpu_replays_a_step_with_the_votes_of_the_cpu(gpu: Any) -> None:
+    """Noise, labels and counts by the kernels alone, as one graph: the same bits."""
+    np.testing.assert_array_equal(votes_of_kernels(gpu), votes_of_kernels(open_device("cpu")))
+    assert gpu.graph == "captured"
+
+
+@pytest.mark.cuda
+def test_gpu_runs_a_package_as_its_source(gpu: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="packages are torch's")
+    exporting = pytest.importorskip("diffsmooth_trt.exporting.inductor", reason="exports need onnxscript")
+    from diffsmooth_trt.exporting.check import ImageCheck
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    torch.manual_seed(0)
+    first, last = (torch.nn.Conv2d(*channels, 3, padding=1) for channels in ((3, 8), (8, 3)))
+    net = torch.nn.Sequential(first, torch.nn.SiLU(), last, torch.nn.Sigmoid()).eval().requires_grad_(False)
+    path, facts = tmp_path / "d.pt2", EngineFacts("denoiser", (3, 8, 8), sigma=0.25)
+    settings = exporting.PackageSettings(device="cuda:0", autotune=False)
+    exporting.write_package(net, ImageCheck(net, facts.input_shape, 0.25), facts, path, 4, settings)
+    x = RNG.random((4, 3, 8, 8), dtype=np.float32)
+    with open_engine(path, batch=4, device=gpu) as engine:
+        found = [engine.run_on_host(x) for _ in range(3)]
+    for each in found:
+        np.testing.assert_allclose(each, net(torch.from_numpy(x)).numpy(), atol=1e-5)
