@@ -13,6 +13,7 @@ import inspect
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device import open_device
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import EngineFacts, open_engine
+from diffsmooth_trt.engine.record import Record, record_path
 from diffsmooth_trt.errors import EngineError, InputError, OutOfMemory
 from diffsmooth_trt.methods import DiffSmooth
 from diffsmooth_trt.noise import grid_law
@@ -384,6 +386,34 @@ def votes_of_kernels(device: Any) -> list[Any]:
 def test_a_recorded_step_votes_as_the_cpu(machine: Any) -> None:
     np.testing.assert_array_equal(votes_of_kernels(open_device("cuda:0")), votes_of_kernels(open_device("cpu")))
     assert machine.captured == 1
+
+
+def test_packages_do_not_wait_for_their_last_run(machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stream keeps the order of runs; the package's own lock would have the host wait for each."""
+    torch = pytest.importorskip("torch", reason="packages are torch's")
+    module = importlib.import_module("diffsmooth_trt.engine.cuda_inductor")
+    signature, asked = inspect.signature(torch._inductor.aoti_load_package), []
+
+    def load(*arguments: Any, **options: Any) -> None:
+        asked.append(signature.bind(*arguments, **options).arguments)
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: (pointer, device))
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(module, "exact_fp32", lambda: None)
+    monkeypatch.setattr(module, "this_machine", lambda name: {"device": "cuda"})
+    path = tmp_path / "d.pt2"
+    path.write_bytes(b"code")
+    facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
+    record = Record("pt2", hashlib.sha256(b"code").hexdigest(), 2, facts, {}, {"device": "cuda"}, {})
+    record_path(path).write_text(record.to_json(), encoding="utf-8")
+    machine.gpus = 2
+    with module.CudaInductorEngine(path, 2, device=open_device("cuda:1")) as engine:
+        assert engine.stream == (4243, "cuda:1")
+    (given,) = asked
+    assert given.pop("path").getvalue() == b"code"
+    assert given == {"run_single_threaded": True, "device_index": 1}
 
 
 # The names
