@@ -182,6 +182,8 @@ class EagerLoop:
         """Counts of `batches` batches of one image."""
         counts = [0] * self.classes
         for _ in range(batches):
+            # Else each compiled network begins a step of its own, and the graph's memory that holds `denoised` is taken again.
+            torch.compiler.cudagraph_mark_step_begin()
             rows = self.image.repeat((batch, 1, 1, 1))
             denoised = self.unet(rows + SIGMA * torch.randn_like(rows))
             if self.classifier is None:
