@@ -187,10 +187,11 @@ def check(bench: Bench) -> None:
         found["copy_tb_per_s"] = 2 * values.nbytes / torch_seconds(lambda: target.copy_(values)) / 1e12
         return found
 
-    def networks() -> dict[str, Any]:
-        return {pair.name: pair_multiply_adds(pair) for pair in bench.pairs.values()}
+    def network(pair: Pair) -> dict[str, Any]:
+        return {"multiply_adds": pair_multiply_adds(pair)}
 
-    bench.each(iter([("noise", noise), ("ceilings", ceilings), ("multiply-adds", networks)]))
+    networks = [(f"multiply-adds {pair.name}", partial(network, pair)) for pair in bench.pairs.values()]
+    bench.each(iter([("noise", noise), ("ceilings", ceilings), *networks]))
 
 
 def torch_seconds(work: Callable[[], Any], repeats: int = 10) -> float:
@@ -294,7 +295,7 @@ def report(bench: Bench) -> str:
 def _cells(bench: Bench, name: str) -> list[str]:
     results, found = bench.document["results"], bench.document["results"][name]
     kind, pair, _, precision, size = name.split()
-    rate, of = found["samples_per_second"], results.get("multiply-adds", {}).get(pair)
+    rate, of = found["samples_per_second"], results.get(f"multiply-adds {pair}", {}).get("multiply_adds")
     tflops = 2 * of * rate / 1e12 if of else None
     top = results.get("ceilings", {}).get(f"{'fp32' if precision == 'exact' else precision}_tflops")
     base = results.get(f"{kind} {pair} eager fp32 {size}", {}).get("samples_per_second")
