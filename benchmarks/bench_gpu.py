@@ -14,6 +14,7 @@ the kernels being those of csrc/kernels.cu: to try this script, not to time anyt
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import platform
@@ -86,7 +87,9 @@ class Bench:
             if time.monotonic() > self.end:
                 print("time is over: the same command again goes on from here")
                 return
-            self.keep(name, attempt(work))
+            found = attempt(work)
+            give_memory_back()
+            self.keep(name, found)
 
 
 def machine(rehearse: bool) -> dict[str, Any]:
@@ -213,6 +216,16 @@ def torch_seconds(work: Callable[[], Any], repeats: int = 10) -> float:
     return sorted(found)[3]
 
 
+def give_memory_back() -> None:
+    """All that nobody holds any more: call it where no exception is under way, as its traceback holds what has failed."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if "cupy" in sys.modules:
+        sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+
+
 def torch_rate(pair: Pair, kind: str, precision: str, batch: int, seconds: float, rehearse: bool) -> dict[str, Any]:
     """Samples a second of the eager or the compiled loop."""
     device = torch.device("cpu" if rehearse else "cuda")
@@ -236,10 +249,6 @@ def torch_rate(pair: Pair, kind: str, precision: str, batch: int, seconds: float
         part = time.perf_counter()
         loop.votes(batch, 1)
         rates.append(batch / (time.perf_counter() - part))
-    del loop
-    if not rehearse:
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
     return {"samples_per_second": float(np.median(rates)), "lowest": min(rates), "highest": max(rates)}
 
 
