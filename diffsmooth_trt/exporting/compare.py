@@ -98,7 +98,7 @@ def _answer(engine: Engine, inputs: Inputs) -> NDArray[np.float32]:
     """The engine's output for rows that are as many as its batch or fewer; the rest of the batch repeats them."""
     rows = len(inputs[0])
     inputs = tuple(np.resize(each, (engine.batch, *each.shape[1:])) for each in inputs)
-    y = engine.denoise(*inputs) if engine.facts.role == "conditional" else engine.run(*inputs)
+    y = engine.denoise(*inputs) if engine.facts.role == "conditional" else engine.run_on_host(*inputs)
     if not np.isfinite(y).all():
         raise EngineError(f"{engine.path.name} returns NaN or infinity on noisy images: use a wider precision")
     return np.asarray(y[:rows], dtype=np.float32)

@@ -33,6 +33,7 @@ from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.engine.record import Record, record_path
 from diffsmooth_trt.errors import EngineError, InputError, OutOfMemory
+from diffsmooth_trt.exporting.compare import compare_engines
 from diffsmooth_trt.methods import DiffSmooth
 from diffsmooth_trt.noise import grid_law
 
@@ -192,6 +193,18 @@ def test_plans_that_do_not_fit(plans: Any, changed: Any, options: Any, message: 
     with pytest.raises(InputError, match=message) as raised:
         open_engine(plans(4, **changed)["engine"], **{"batch": 4, "device": "cuda:0", **options})
     one_line(raised)
+
+
+def test_a_plan_is_compared_with_an_engine_on_the_cpu(plans: Any, pair: Any) -> None:
+    """As `export plan` does: the same images to both, a few of them in the plan's full batch."""
+    import onnxruntime as ort
+
+    with open_engine(plans(8)["classifier"], batch=8, device="cuda:0") as plan:
+        ort.InferenceSession = sys.modules["tests_standin_cuda"].REAL
+        with open_engine(pair["classifier"], batch=4, backend="onnxruntime") as reference:
+            found = compare_engines(plan, reference)
+    assert (found.rows, found.agreement) == (8, 1)
+    assert found.maximum < 1e-4
 
 
 def test_a_changed_plan_never_reaches_tensorrt(machine: Any, plans: Any) -> None:
