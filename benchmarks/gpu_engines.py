@@ -18,7 +18,7 @@ from diffsmooth_trt.certify.plan import Block
 from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.device import Array, Device, KernelDevice
 from diffsmooth_trt.engine import Engine, EngineFacts, open_engine
-from diffsmooth_trt.errors import DiffsmoothError, InputError
+from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.exporting.check import ImageCheck
 from diffsmooth_trt.exporting.onnx_file import _append_facts, _save, trace
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Method, Rows
@@ -65,8 +65,8 @@ def facts_of(pair: Pair, role: str, precision: str, classes: int | None) -> Engi
     return EngineFacts(role, shape, classes=classes, sigma=SIGMA if role == "denoiser" else None, precision=kept)
 
 
-def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: Path) -> None:
-    """Write one engine file; nothing where it is there already."""
+def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: Path, autotune: bool) -> None:
+    """Write one engine file; nothing where it is there already. `autotune` is for packages."""
     if out.exists():
         return
     net, classes = (denoisers(pair)[1], None) if role == "denoiser" else classifier(pair, folded=True)
@@ -75,15 +75,16 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
         from diffsmooth_trt.exporting.inductor import PackageSettings, write_package
 
         check = ImageCheck(net, facts.input_shape, SIGMA)
-        write_package(net.float(), check, facts, out, batch, PackageSettings(precision, "cuda:0"))
+        write_package(net.float(), check, facts, out, batch, PackageSettings(precision, "cuda:0", autotune))
     else:
         onnx = file_of(out.parent, pair, role, "onnxruntime", precision, batch)
         if not onnx.exists():
             _onnx(in_precision(net, precision).eval(), facts, onnx)
         if engine == "tensorrt":
-            from diffsmooth_trt.exporting.plan import export_plan
+            from diffsmooth_trt.exporting.plan import build_uncompared
+            from diffsmooth_trt.exporting.plan_settings import PlanSettings
 
-            export_plan(onnx, out, batch=batch, timing_cache=out.parent / "timing.cache")
+            build_uncompared(onnx, out, batch, PlanSettings(tf32=precision == "tf32"), out.parent / "timing.cache")
 
 
 def _onnx(module: nn.Module, facts: EngineFacts, out: Path) -> None:
@@ -102,7 +103,8 @@ class Alone(Method):
     def __init__(self, denoiser: Engine) -> None:
         super().__init__(denoiser, denoiser.facts.input_shape, SIGMA)
         self.classes = 1
-        self.zeros = self.device.asarray(np.zeros(self.batch, np.int64))
+        with self.device.errors():
+            self.zeros = self.device.asarray(np.zeros(self.batch, np.int64))
 
     def labels(self, noisy: Array, rows: Rows) -> Array:
         self.classifier.run(noisy, nhwc=self.noisy_nhwc)
@@ -180,8 +182,6 @@ def measured(method: Method, seconds: float) -> dict[str, Any]:
     found["rows_independent"] = all(each.identity["probe"] != COUPLED for each in method.engines.values())
     found["latency_milliseconds"] = 1000 * sorted(waits)[4]
     if isinstance(device, KernelDevice) and step.work is not None:
-        whole = device_seconds(device, step.work, 3)
-        labels = device.asarray(np.zeros(method.batch, np.int64))
 
         def ours() -> None:
             where = (law, 1, step.words, step.pixels, step.source, method.noisy)
@@ -189,7 +189,10 @@ def measured(method: Method, seconds: float) -> dict[str, Any]:
             device.clear(step.counts)
             device.count_votes(labels, step.slots, step.counts)
 
-        found["noise_and_votes_share"] = device_seconds(device, ours, 10) / whole
+        with device.errors():
+            whole = device_seconds(device, step.work, 3)
+            labels = device.asarray(np.zeros(method.batch, np.int64))
+            found["noise_and_votes_share"] = device_seconds(device, ours, 10) / whole
         found["idle_share"] = max(0.0, 1 - whole * rate / method.batch)
         found["step_milliseconds"] = 1000 * whole
         found["graph"] = getattr(device, "graph", "none")
@@ -202,5 +205,5 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return work()
     except Missing as error:
         return {"missing": str(error)}
-    except (DiffsmoothError, RuntimeError, OSError, ValueError, ImportError) as error:
-        return {"failed": " ".join(str(error).split())[:300]}
+    except Exception as error:  # compilers raise whatever they like; the other subjects are to be measured all the same
+        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}

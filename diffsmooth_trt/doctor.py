@@ -21,6 +21,7 @@ from .errors import DiffsmoothError
 SECONDS = 180
 CPU_INSTALL = "pip install 'diffsmooth-trt[cpu]'"
 CUDA_INSTALL = "pip uninstall onnxruntime; pip install 'diffsmooth-trt[cuda]'"
+TORCH = "PyTorch (export, .pt2)"
 MEBI = 1 << 20
 
 
@@ -143,8 +144,10 @@ def _torch() -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("PyTorch (export)", False, why=f"{_first(error)}: pip install 'diffsmooth-trt[cpu,export]'")
-    return Finding("PyTorch (export)", True, str(torch.__version__))
+        return Finding(TORCH, False, why=f"{_first(error)}: pip install 'diffsmooth-trt[cpu,export]'")
+    cuda = torch.cuda.is_available()
+    text = f"{torch.__version__}, {'works on' if cuda else 'sees no'} GPU"
+    return Finding(TORCH, True, text, details={"version": str(torch.__version__), "cuda": cuda})
 
 
 PROBES: dict[str, tuple[str, Callable[[], Finding]]] = {
@@ -155,7 +158,7 @@ PROBES: dict[str, tuple[str, Callable[[], Finding]]] = {
     "cupy": ("CUDA through CuPy", _cupy),
     "onnxruntime_cuda": ("ONNX Runtime on CUDA", _onnxruntime_cuda),
     "tensorrt": ("TensorRT", _tensorrt),
-    "torch": ("PyTorch (export)", _torch),
+    "torch": (TORCH, _torch),
 }
 
 
@@ -172,11 +175,33 @@ def _engine_file(path: Path) -> Finding:
             plan, tensorrt=import_tensorrt(lean=True).__version__, compute_capability=gpu.compute_capability
         )
         return Finding(name, True, f"{plan.facts.role}, {plan.precision}, batch {plan.batch}, TensorRT {plan.tensorrt}")
+    if path.suffix == ".pt2":
+        return _package(path)
     from .engine.graph import read_graph
 
     graph = read_graph(path, role=None, sigma=None)
     sigma = "" if graph.facts.sigma is None else f", sigma {graph.facts.sigma}"
     return Finding(name, True, f"{graph.facts.role}, {graph.facts.precision}{sigma}, batch {graph.batch or 'any'}")
+
+
+def _package(path: Path) -> Finding:
+    from .engine.record import read_record
+
+    record = read_record(path, "pt2")
+    text = f"{record.facts.role}, {record.facts.precision}, batch {record.batch}"
+    try:
+        from .engine.inductor import this_machine
+    except ImportError as error:
+        return Finding(str(path), False, text, f"{_first(error)}: pip install torch")
+    here = this_machine("cuda:0" if record.machine.get("device") == "cuda" else "cpu")
+    other = [
+        f"{name} {record.machine.get(name)}, here it is {here[name]}"
+        for name in here
+        if record.machine.get(name) != here[name]
+    ]
+    if other:
+        return Finding(str(path), False, text, f"compiled for {'; '.join(other)}: export it again here")
+    return Finding(str(path), True, f"{text}, {', '.join(here.values())}")
 
 
 def run_probe(name: str) -> Finding:
@@ -241,7 +266,8 @@ def report(findings: Sequence[Finding]) -> str:
     width = max(len(finding.name) for finding in findings) + 2
     head = f"Python {platform.python_version()}, {platform.platform()}"
     works = {finding.name: finding.works for finding in findings}
-    gpu = works.get("CUDA through CuPy") and (works.get("ONNX Runtime on CUDA") or works.get("TensorRT"))
+    torch = any(finding.details.get("cuda") for finding in findings if finding.name == TORCH)  # for .pt2 files
+    gpu = works.get("CUDA through CuPy") and (works.get("ONNX Runtime on CUDA") or works.get("TensorRT") or torch)
     devices = "--device cpu" + (" and --device cuda:0" if gpu else "")
     return "\n".join([head, *(finding.line(width) for finding in findings), f"usable: {devices}"])
 

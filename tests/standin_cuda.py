@@ -2,7 +2,8 @@
 
 Not CUDA: it cannot say that a GPU does the same. It runs every line of the package's CUDA modules with real arrays, pointers,
 kernels and networks, checks types and option names, and keeps to the rules of streams and graphs: what is enqueued while a graph
-is recorded runs when the graph is launched, and memory is limited. Every name in it exists in CuPy (tests/engine/test_cuda.py).
+is recorded runs when the graph is launched, an array is used on the stream that it was made on, and memory is limited. Every
+name in it exists in CuPy (tests/engine/test_cuda.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import importlib.machinery
 import inspect
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +24,7 @@ import onnxruntime as ort
 ElementTypes = {
     np.dtype(kind): getattr(ctypes, name) for kind, name in ((np.float32, "c_float"), (np.int64, "c_int64"))
 }
+FIRST_STREAM = 4242  # a GPU's number is added
 CUDA_OPTIONS = {
     *("device_id", "user_compute_stream", "use_tf32", "cudnn_conv_algo_search", "cudnn_conv_use_max_workspace"),
     *("arena_extend_strategy", "prefer_nhwc", "enable_cuda_graph"),
@@ -55,8 +58,15 @@ class Machine:
         self.taken = 0
         self.capture: list[Callable[[], None]] | None = None
         self.captured = 0
-        self.kept: set[int] = set()
-        self.current = -1
+        self.threads = threading.local()  # the current GPU and, of each GPU, the current stream
+
+    @property
+    def current(self) -> int:
+        return getattr(self.threads, "gpu", 0)
+
+    @property
+    def stream(self) -> Any:
+        return getattr(self.threads, "streams", {}).get(self.current)
 
     def do(self, work: Callable[[], None]) -> None:
         if self.capture is None:
@@ -72,16 +82,19 @@ class Machine:
 
 def _memory(machine: Machine) -> type:
     class Memory:
-        def __init__(self, ptr: int) -> None:
-            self.ptr = ptr
+        def __init__(self, ptr: int, stream: Any) -> None:
+            self.ptr, self.stream = ptr, stream
 
         def copy_from_host_async(self, mem: int, size: int, stream: Any = None) -> None:
+            assert stream is self.stream
             machine.do(lambda: ctypes.memmove(self.ptr, mem, size))
 
         def copy_to_host_async(self, mem: int, size: int, stream: Any = None) -> None:
+            assert stream is self.stream
             machine.do(lambda: ctypes.memmove(mem, self.ptr, size))
 
         def memset_async(self, value: int, size: int, stream: Any = None) -> None:
+            assert stream is self.stream
             machine.do(lambda: ctypes.memset(self.ptr, value, size))
 
     return Memory
@@ -92,9 +105,14 @@ def cupy_module(machine: Machine) -> ModuleType:
     memory = _memory(machine)
 
     class ndarray(np.ndarray):
+        stream: Any = None
+
+        def __array_finalize__(self, base: Any) -> None:
+            self.stream = getattr(base, "stream", None) or machine.stream
+
         @property
         def data(self) -> Any:
-            return memory(self.ctypes.data)
+            return memory(self.ctypes.data, self.stream)
 
     def empty(shape: Any, dtype: Any) -> Any:
         assert machine.capture is None, "memory is taken while a graph is recorded"
@@ -107,6 +125,10 @@ def cupy_module(machine: Machine) -> ModuleType:
         copy[...] = array
         return copy
 
+    def asnumpy(array: Any) -> Any:
+        assert array.stream is machine.stream
+        return np.array(array).view(np.ndarray)
+
     class RawModule:
         def __init__(self, *, path: str) -> None:
             self.path = path
@@ -116,19 +138,22 @@ def cupy_module(machine: Machine) -> ModuleType:
                 raise module.cuda.driver.CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
 
             def launch(grid: tuple[int], block: tuple[int], args: tuple[Any, ...]) -> None:
+                strange = [arg for arg in args if isinstance(arg, ndarray) and arg.stream is not machine.stream]
+                assert not strange, f"{name} is launched on another stream than its arrays were made on"
                 kernels = machine.host_kernels((grid[0], block[0]))
                 machine.do(lambda: kernels.launch(name, 0, args))
 
             return launch
 
     class Stream:
-        ptr = 4242
-
         def __init__(self, *, non_blocking: bool = False) -> None:
             assert non_blocking
+            self.gpu = machine.current
+            self.ptr = FIRST_STREAM + self.gpu
 
         def use(self) -> None:
-            pass
+            assert self.gpu == machine.current, "CuPy refuses the stream of a GPU that is not the current one"
+            machine.threads.streams = {**getattr(machine.threads, "streams", {}), self.gpu: self}
 
         def synchronize(self) -> None:
             assert machine.capture is None
@@ -167,7 +192,7 @@ def cupy_module(machine: Machine) -> ModuleType:
             self.number = number
 
         def use(self) -> None:
-            machine.current = self.number
+            machine.threads.gpu = self.number
 
     def count() -> int:
         if not machine.gpus:
@@ -195,7 +220,7 @@ def cupy_module(machine: Machine) -> ModuleType:
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
     module.__version__ = "0.0"
     module.ndarray, module.empty, module.asarray = ndarray, empty, asarray
-    module.asnumpy = lambda array: np.array(array).view(np.ndarray)
+    module.asnumpy = asnumpy
     module.ascontiguousarray = lambda array: array if array.flags.c_contiguous else asarray(array)
     module.RawModule, module.cuda, module.get_default_memory_pool = RawModule, cuda, lambda: pool
     return module
@@ -235,14 +260,15 @@ def at(pointer: int, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 class Binding:
-    """An IOBinding of device pointers."""
+    """An IOBinding of device pointers on GPU `number`."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.given: dict[str, Any] = {}
 
     def bind_input(self, *arguments: Any) -> None:
         bound = inspect.signature(ort.IOBinding.bind_input).bind(self, *arguments).arguments
-        assert bound["device_type"] == "cuda" and bound["device_id"] == 0
+        assert bound["device_type"] == "cuda" and bound["device_id"] == self.number
         self.given[bound["name"]] = at(bound["buffer_ptr"], bound["shape"], bound["element_type"])
 
     def bind_output(self, *arguments: Any) -> None:
@@ -263,7 +289,9 @@ class Session:
         for name, known in (("CUDAExecutionProvider", CUDA_OPTIONS), ("TensorrtExecutionProvider", TENSORRT_OPTIONS)):
             given = self.chosen.get(name, {})
             assert set(given) <= known and all(isinstance(value, str) for value in given.values()), given
-        assert self.chosen["CUDAExecutionProvider"]["user_compute_stream"] == "4242"
+        given = self.chosen["CUDAExecutionProvider"]
+        self.number = int(given["device_id"])
+        assert given["user_compute_stream"] == str(FIRST_STREAM + self.number)
         self.real = REAL(path, options, providers=["CPUExecutionProvider"])
         rows = self.real.get_inputs()[0].shape[0]
         assert isinstance(rows, int), "the batch is fixed in the graph"
@@ -288,7 +316,7 @@ class Session:
         return self.real.get_outputs()
 
     def io_binding(self) -> Binding:
-        return Binding()
+        return Binding(self.number)
 
     def run_with_iobinding(self, binding: Binding, options: Any) -> None:
         assert self.machine.capture is None, "its CUDA provider cannot be part of another's graph"
@@ -342,7 +370,7 @@ class Plan:
         return self.refuses != "address"
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 4242
+        assert stream == FIRST_STREAM + self.machine.current
         if self.refuses == "execute":
             return False
         addresses = dict(self.addresses)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from diffsmooth_trt import doctor, zoo
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.doctor import Finding, examine, report, run_probe
+from diffsmooth_trt.engine import EngineFacts
+from diffsmooth_trt.engine.record import Record, record_path
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -46,6 +50,27 @@ def test_lines() -> None:
     ]
     found[2] = Finding("TensorRT", True, "11.4")
     assert report(found).endswith("usable: --device cpu and --device cuda:0")
+    for cuda in (True, False):
+        found[2] = Finding(doctor.TORCH, True, "2.11", details={"cuda": cuda})
+        assert report(found).endswith("--device cuda:0") == cuda  # for packages
+
+
+def test_packages(tmp_path: Path) -> None:
+    """Whole, and compiled for this machine; torch runs nothing of them."""
+    inductor = pytest.importorskip("diffsmooth_trt.engine.inductor", reason="torch is not installed")
+    path = tmp_path / "d.pt2"
+    path.write_bytes(b"no code")
+    facts, machine = EngineFacts("denoiser", (3, 32, 32), sigma=0.25, precision="bf16"), inductor.this_machine("cpu")
+    digest = hashlib.sha256(b"no code").hexdigest()
+    good = Record("pt2", digest, 64, facts, {}, machine, {})
+    record_path(path).write_text(good.to_json())
+    found = run_probe(str(path))
+    assert found.works and found.found.startswith("denoiser, bf16, batch 64, cpu, ")
+    record_path(path).write_text(dataclasses.replace(good, machine={**machine, "torch": "1.0"}).to_json())
+    found = run_probe(str(path))
+    assert not found.works and found.why.startswith("compiled for torch 1.0, here it is ")
+    path.write_bytes(b"other code")
+    assert "not the file its record was written for" in run_probe(str(path)).why
 
 
 def test_nothing_is_tried_on_a_gpu_that_is_not_there() -> None:

@@ -83,16 +83,23 @@ def fit(build: Build, batch: int) -> Fitted:
 
 
 def _warmed(build: Build, batch: int) -> Method:
-    method = build(batch)
-    if method.device.synchronous:
+    method, failure = build(batch), ""
+    device = method.device
+    if device.synchronous:
         return method
     try:
         warm_up(method)
+        return method
+    except OutOfMemory as error:
+        failure = str(error)
     except BaseException:
         method.close()
-        method.device.release()
+        device.release()
         raise
-    return method
+    method.close()  # out here no traceback holds the failed step any more: all of its memory can be given back
+    del method
+    device.release()
+    raise OutOfMemory(failure)
 
 
 def search(build: Build, device: Device, clock: Callable[[Method], float] = throughput) -> Fitted:
@@ -116,6 +123,7 @@ def search(build: Build, device: Device, clock: Callable[[Method], float] = thro
         size *= 2
         if size > LARGEST:
             stop = stop or "largest"
+    device.release()  # once more: a failed attempt is gone by now
     ran = [each for each in tried if each["samples_per_second"]]
     if not ran:
         fitted = fit(build, SMALLEST)

@@ -7,6 +7,7 @@ run. Nothing else is waited for.
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -132,8 +133,13 @@ class Step:
 
     def _go(self) -> None:
         if self.work is None:
+            step = weakref.proxy(self)  # its work must not hold the step: a failed one goes at once, with its memory
+
+            def enqueue() -> None:
+                step._enqueue()
+
             recordable = self.method.capturable and not self.device.synchronous
-            self.work = self.device.recorded(self._enqueue) if recordable else self._enqueue
+            self.work = self.device.recorded(enqueue) if recordable else enqueue
         self.work()
 
     def _enqueue(self) -> None:

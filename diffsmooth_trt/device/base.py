@@ -79,7 +79,8 @@ class Device(ABC):
     # Failures
 
     def errors(self) -> AbstractContextManager[None]:
-        """Turns what the device's libraries raise into EngineError, naming the stage, or OutOfMemory."""
+        """For all work on the device: makes it the one that this thread works on, and turns what its libraries raise into
+        EngineError, naming the stage, or OutOfMemory."""
         return nullcontext()
 
     def stage(self, name: str) -> None:  # noqa: B027

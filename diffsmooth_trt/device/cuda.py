@@ -68,7 +68,11 @@ def _first(error: BaseException) -> str:
 
 
 class Cuda(KernelDevice):
-    """GPU `number` with a stream of its own, which is made CuPy's current one in this thread."""
+    """GPU `number` with a stream of its own.
+
+    CuPy allocates and launches on the calling thread's current GPU and stream: within `errors` those are this device's, and
+    stay so until another device's turn. Everything that is enqueued belongs there.
+    """
 
     def __init__(self, number: int) -> None:
         import cupy
@@ -77,7 +81,8 @@ class Cuda(KernelDevice):
 
         self.name, self.number = f"cuda:{number}", number
         self.xp: Any = cupy
-        cupy.cuda.Device(number).use()
+        self.gpu = cupy.cuda.Device(number)
+        self.gpu.use()
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.model = properties["name"].decode()
         self.capability = f"{properties['major']}.{properties['minor']}"
@@ -88,11 +93,15 @@ class Cuda(KernelDevice):
         }
         self.identity = {"device": self.model, "compute_capability": self.capability}
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.stream.use()
+        self._make_current()
         self.graph = "none"  # whether the last step recorded became one
         self.kernels = CudaKernels(self.capability)
         self.prepare()
         self.synchronise()
+
+    def _make_current(self) -> None:
+        self.gpu.use()  # first: CuPy refuses the stream of a GPU that is not the current one
+        self.stream.use()
 
     # Memory
 
@@ -126,11 +135,13 @@ class Cuda(KernelDevice):
         return wait
 
     def memory(self) -> tuple[int, int]:
+        self._make_current()
         free, total = self.xp.cuda.runtime.memGetInfo()
         return int(free) + int(self.xp.get_default_memory_pool().free_bytes()), int(total)
 
     def release(self) -> None:
         super().release()
+        self._make_current()
         self.xp.get_default_memory_pool().free_all_blocks()
 
     def clear(self, array: Array) -> None:
@@ -145,6 +156,7 @@ class Cuda(KernelDevice):
     def errors(self) -> Iterator[None]:
         cuda = self.xp.cuda
         try:
+            self._make_current()
             yield
         except cuda.memory.OutOfMemoryError as error:
             raise self.out_of_memory(_first(error)) from None

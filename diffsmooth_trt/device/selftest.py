@@ -26,7 +26,8 @@ def check_device_noise(law: GridLaw, device: Device) -> None:
     """
     check_noise(law)
     if isinstance(device, KernelDevice):
-        _check_kernels(law, device)
+        with device.errors():
+            _check_kernels(law, device)
 
 
 @lru_cache(maxsize=64)

@@ -51,8 +51,10 @@ class CudaInductorEngine(Engine):
         self.stream = torch.cuda.ExternalStream(device.stream.ptr, device=f"cuda:{device.number}")
         content = io.BytesIO(read_checked(path, record))
         try:
+            # The package's own threading lets one run begin when the last is done; on one stream the order is kept anyway.
+            options: dict[str, Any] = {"run_single_threaded": True, "device_index": device.number}
             with torch.cuda.stream(self.stream):
-                self.model: Any = torch._inductor.aoti_load_package(content, device_index=device.number)
+                self.model: Any = torch._inductor.aoti_load_package(content, **options)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(error) from None
         except (RuntimeError, OSError) as error:

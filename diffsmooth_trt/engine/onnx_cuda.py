@@ -5,6 +5,8 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from ..device.cuda import Cuda
 
 ort.disable_telemetry_events()
+
+
+def _load_libraries() -> None:
+    """Load CUDA and cuDNN from their wheels, where the loader does not look; what is not there shows when a session opens."""
+    preload = getattr(ort, "preload_dlls", None)  # nothing in builds for the CPU, which have it too
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            preload(directory="")
+
+
+_load_libraries()
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 INSTALL = "pip uninstall onnxruntime; pip install 'diffsmooth-trt[cuda]'"
 MEMORY = ("out of memory", "failed to allocate memory", "alloc_failed", "available memory of", "bad_alloc")

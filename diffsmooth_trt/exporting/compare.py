@@ -95,16 +95,20 @@ def noisy_inputs(facts: EngineFacts, batch: int, data: Path | None = None, most:
 
 
 def _answer(engine: Engine, inputs: Inputs) -> NDArray[np.float32]:
-    y = engine.denoise(*inputs) if engine.facts.role == "conditional" else engine.run(*inputs)
+    """The engine's output for rows that are as many as its batch or fewer; the rest of the batch repeats them."""
+    rows = len(inputs[0])
+    inputs = tuple(np.resize(each, (engine.batch, *each.shape[1:])) for each in inputs)
+    y = engine.denoise(*inputs) if engine.facts.role == "conditional" else engine.run_on_host(*inputs)
     if not np.isfinite(y).all():
         raise EngineError(f"{engine.path.name} returns NaN or infinity on noisy images: use a wider precision")
-    return np.asarray(y, dtype=np.float32)
+    return np.asarray(y[:rows], dtype=np.float32)
 
 
 def compare_engines(
     engine: Engine, reference: Engine, classifier: Engine | None = None, data: Path | None = None, most: int = 2000
 ) -> Comparison:
-    """`engine` against `reference`, of the same batch size, on at most `most` noisy images of `data` (else random ones).
+    """`engine` against `reference`, of its batch size or a smaller one, on at most `most` noisy images of `data` (else random
+    ones), as many at a time as the reference takes.
 
     Labels are compared for classifiers, and for one-shot denoisers where `classifier` labels their output. Raises
     EngineError for NaN and infinite values, InputError for images that do not fit.

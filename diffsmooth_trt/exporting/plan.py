@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..engine import Engine, open_engine
+from ..engine import Engine, EngineFacts, fixed_batch, open_engine
 from ..engine.graph import CONDITIONAL_INPUTS, GraphFile, read_graph
 from ..engine.nvidia import Gpu, find_gpu, import_tensorrt
 from ..engine.record import Record, draft_folder, publish, record_path
@@ -19,6 +19,7 @@ from ..files import check_outputs, file_sha256, write_atomically
 from .compare import Comparison, compare_engines
 from .plan_settings import PlanSettings
 
+COMPARED = 16  # rows that the CPU computes at a time for a comparison, where its files take any number
 STRICT = 1e-3  # most that a plan without TF32 may differ from an fp32 graph, relative to the larger of 1 and the largest output
 
 
@@ -96,10 +97,11 @@ def export_plan(
     """Build the ONNX file `onnx` into a TensorRT plan at `out`, its record at `out`.json, for this machine's first GPU.
 
     Precision is that of the graph (strongly typed). `batch` rows are fixed; it may be left out where the graph fixes them.
-    `role` and `sigma` (image units) are for ONNX files without facts. The plan runs once on noisy images (of `verify_data`,
-    at most 2000, else random ones) and its outputs are compared with those of `reference`, by default `onnx` itself, on the
-    CPU; `verify_classifier` labels a denoiser's outputs. `timing_cache` is read if it exists, and written. Raises InputError
-    for what cannot be used or is missing here, EngineError where TensorRT fails; then `out` is what it was.
+    `role` and `sigma` (image units) are for ONNX files without facts. The plan runs on noisy images (of `verify_data`, at most
+    2000, else a few random ones) and its outputs are compared with those of `reference`, by default `onnx` itself, on the CPU,
+    where files of any batch size run COMPARED rows at a time; `verify_classifier` labels a denoiser's outputs. `timing_cache`
+    is read if it exists, and written. Raises InputError for what cannot be used or is missing here, EngineError where TensorRT
+    fails; then `out` is what it was.
     """
     start = time.perf_counter()
     settings, path, out = settings or PlanSettings(), Path(onnx), Path(out)
@@ -117,21 +119,11 @@ def export_plan(
     if out.suffix != ".plan":
         raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
     graph = read_graph(path, role=role, sigma=sigma)
-    rows = _batch_size(path, graph, batch)
-    gpu, version = _present()
-
-    from .plan_builder import build
-
-    facts = graph.facts
-    source: dict[str, Any] = {"name": path.name, "sha256": file_sha256(path), "weights": graph.weights}
-    machine = {"tensorrt": version, **asdict(gpu), "gpu": gpu.name}
-    del machine["name"]
-    with draft_folder(out) as folder, _reference(twin, rows, facts.role, facts.sigma) as engine:
+    rows, facts = _batch_size(path, graph, batch), graph.facts
+    there = _present()
+    with draft_folder(out) as folder, _reference(twin, _compared_rows(rows, twin, labels), facts) as engine:
         draft = folder / out.name
-        content = None if cache is None else cache.read_bytes() if cache.exists() else b""
-        content = build(path, input_shapes(path, graph, rows), settings, content, draft)
-        record = Record("plan", file_sha256(draft), rows, facts, source, machine, asdict(settings))
-        record_path(draft).write_text(record.to_json(), encoding="utf-8")
+        record, content = _build(path, graph, rows, settings, cache, draft, there)
         if settings.weight_stripped:
             for name in (path.name, *graph.weights):
                 (folder / name).symlink_to(path.with_name(name).resolve())
@@ -144,10 +136,51 @@ def export_plan(
     return PlanReport(out, replace(record, facts=facts), found, time.perf_counter() - start)
 
 
-def _reference(path: Path, batch: int, role: str, sigma: float | None) -> Engine:
+def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path) -> None:
+    """The plan alone, with its record, for measurements of networks that hold random weights; raises as `export_plan`."""
+    graph = read_graph(onnx, role=None, sigma=None)
+    there = _present()
+    with draft_folder(out) as folder:
+        draft = folder / out.name
+        record, content = _build(onnx, graph, batch, settings, timing_cache, draft, there)
+        publish(draft, record, out)
+        if content:
+            write_atomically(timing_cache, content)
+
+
+def _build(
+    path: Path,
+    graph: GraphFile,
+    rows: int,
+    settings: PlanSettings,
+    cache: Path | None,
+    draft: Path,
+    there: tuple[Gpu, str],
+) -> tuple[Record, bytes | None]:
+    """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds."""
+    from .plan_builder import build
+
+    gpu, version = there
+    source: dict[str, Any] = {"name": path.name, "sha256": file_sha256(path), "weights": graph.weights}
+    machine = {"tensorrt": version, **asdict(gpu), "gpu": gpu.name}
+    del machine["name"]
+    content = None if cache is None else cache.read_bytes() if cache.exists() else b""
+    content = build(path, input_shapes(path, graph, rows), settings, content, draft)
+    record = Record("plan", file_sha256(draft), rows, graph.facts, source, machine, asdict(settings))
+    record_path(draft).write_text(record.to_json(), encoding="utf-8")
+    return record, content
+
+
+def _compared_rows(rows: int, reference: Path, classifier: Path | None) -> int:
+    """How many rows the engines on the CPU are opened for: COMPARED, or the plan's where a file of theirs is for those."""
+    fixed = [fixed_batch(path) for path in (reference, classifier) if path is not None]
+    return rows if any(fixed) else min(rows, COMPARED)
+
+
+def _reference(path: Path, batch: int, facts: EngineFacts) -> Engine:
     """The engine that the plan is compared with, on the CPU, opened before anything is built."""
     try:
-        return open_engine(path, batch=batch, role=role, sigma=sigma, precision="fp32")
+        return open_engine(path, batch=batch, role=facts.role, sigma=facts.sigma, precision="fp32")
     except InputError as error:
         raise InputError(
             f"the plan has to be compared with {path.name}, which does not run on the CPU ({error}): pass its fp32 twin as "
@@ -162,5 +195,5 @@ def _compare(draft: Path, record: Record, engine: Engine, classifier: Path | Non
     ) as plan:
         if classifier is None:
             return compare_engines(plan, engine, None, data)
-        with open_engine(classifier, batch=rows, role="classifier", precision="fp32") as labels:
+        with open_engine(classifier, batch=engine.batch, role="classifier", precision="fp32") as labels:
             return compare_engines(plan, engine, labels, data)

@@ -48,8 +48,9 @@ class DiffSmooth(Denoised):
         size = int(np.prod(shape))
         words = np.arange(copies, dtype=np.uint64)
         steps = grid_noise(self.law, seed, LOCAL, np.zeros_like(words), words, size)
-        self.fixed = self.device.asarray(steps.astype(np.float32) / np.float32(255))
-        self.total = self.device.empty((self.batch, self.classes))
+        with self.device.errors():
+            self.fixed = self.device.asarray(steps.astype(np.float32) / np.float32(255))
+            self.total = self.device.empty((self.batch, self.classes))
 
     def labels(self, noisy: Array, rows: Rows) -> Array:
         denoised = self.denoiser.run(noisy, nhwc=self.noisy_nhwc)

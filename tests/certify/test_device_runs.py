@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sqlite3
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ import diffsmooth_trt as dst
 from diffsmooth_trt import api, zoo
 from diffsmooth_trt.api import run
 from diffsmooth_trt.certify import fitting
+from diffsmooth_trt.certify.batch import Span
+from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import BACKENDS, open_engine
 from diffsmooth_trt.errors import EngineError, InputError, NoiseError, OutOfMemory
+from diffsmooth_trt.methods import DenoisedSmoothing
 from diffsmooth_trt.noise import grid_law
 
 RUNNER = importlib.import_module("diffsmooth_trt.certify.runner")
@@ -189,6 +194,57 @@ def test_out_of_memory_halves_the_batch_before_any_vote(
     assert contents(out) == before
     gc.collect()
     assert device.taken < 8 << 20
+
+
+def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins(
+    device: Any, pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the garbage collector, which comes when it likes; and memory is given back after the last array has gone."""
+    count, before, given_back = device.count_votes, [], []
+
+    def failing(labels: Any, slots: Any, counts: Any) -> None:
+        if len(labels) > 4:
+            raise OutOfMemory("host is out of memory")
+        count(labels, slots, counts)
+
+    def release() -> None:
+        type(device).release(device)
+        device.synchronise()  # work that is left over holds its arrays
+        given_back.append(device.taken)
+
+    def build(batch: int) -> Any:
+        before.append(device.taken)
+        engines = [open_engine(pair[name], batch=batch, device=device) for name in ("engine", "classifier")]
+        return DenoisedSmoothing(*engines)
+
+    monkeypatch.setattr(device, "count_votes", failing)
+    monkeypatch.setattr(device, "release", release)
+    gc.disable()
+    try:
+        assert fitting.fit(build, 16).method.batch == 4
+    finally:
+        gc.enable()
+    assert before == [before[0]] * 3
+    assert given_back == before[:2]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_step_goes_with_its_last_reference(device: Any, pair: Any, late: bool) -> None:
+    where = device if late else api.CPU
+    engines = [
+        open_engine(pair[name], batch=4, device=where, backend="onnxruntime") for name in ("engine", "classifier")
+    ]
+    step = Step(DenoisedSmoothing(*engines), grid_law(0.25), 1)
+    for _ in range(2):
+        step.launch([Span(Block(0, 1, 0, 4), np.zeros(48, np.uint8), 0, 4, 0)])
+        assert step.collect()[1].sum() == 4
+    there = weakref.ref(step)
+    gc.disable()
+    try:
+        del step
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_one_row_too_many_is_an_error(device: Any, pair: Any, images_npz: Any, tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +24,18 @@ import pytest
 import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import run
+from diffsmooth_trt.certify.batch import Span
+from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device import open_device
-from diffsmooth_trt.engine import open_engine
+from diffsmooth_trt.device.selftest import check_device_noise
+from diffsmooth_trt.engine import EngineFacts, open_engine
+from diffsmooth_trt.engine.record import Record, record_path
 from diffsmooth_trt.errors import EngineError, InputError, OutOfMemory
+from diffsmooth_trt.exporting.compare import compare_engines
+from diffsmooth_trt.methods import DiffSmooth
+from diffsmooth_trt.noise import grid_law
 
 KEY = "0123456789abcdef0123456789abcdef"
 RNG = np.random.default_rng(1)
@@ -184,12 +195,52 @@ def test_plans_that_do_not_fit(plans: Any, changed: Any, options: Any, message: 
     one_line(raised)
 
 
+def test_a_plan_is_compared_with_an_engine_on_the_cpu(plans: Any, pair: Any) -> None:
+    """As `export plan` does: the same images to both, a few of them in the plan's full batch."""
+    import onnxruntime as ort
+
+    with open_engine(plans(8)["classifier"], batch=8, device="cuda:0") as plan:
+        ort.InferenceSession = sys.modules["tests_standin_cuda"].REAL
+        with open_engine(pair["classifier"], batch=4, backend="onnxruntime") as reference:
+            found = compare_engines(plan, reference)
+    assert (found.rows, found.agreement) == (8, 1)
+    assert found.maximum < 1e-4
+
+
 def test_a_changed_plan_never_reaches_tensorrt(machine: Any, plans: Any) -> None:
     path = plans(4)["engine"]
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(InputError, match="not the file its record was written for"):
         open_engine(path, batch=4, device="cuda:0")
     assert not machine.trt.plans
+
+
+def test_two_devices_at_work_and_other_threads_keep_to_their_streams(machine: Any, pair: Any) -> None:
+    """The stand-in refuses an array on another stream than its own; another thread begins with none of ours."""
+    machine.gpus = 2
+    x = RNG.random((2, 3, 4, 4), dtype=np.float32)
+    law = grid_law(0.5)
+    devices = [open_device(name) for name in ("cuda:0", "cuda:1", "cuda:0")]
+    methods = []
+    for device in devices:
+        denoiser, classifier = (open_engine(pair[each], batch=2, device=device) for each in ("engine", "classifier"))
+        methods.append(DiffSmooth(denoiser, classifier, local_sigma=0.25, copies=2, seed=1))
+    expected = [engine.run_on_host(x) for engine in methods[-1].engines.values()]
+
+    def work(method: DiffSmooth) -> list[Any]:
+        check_device_noise(law, method.device)
+        assert method.device.memory()
+        step = Step(method, law, 1)
+        step.launch([Span(Block(0, 1, 0, 2), np.zeros(48, np.uint8), 0, 2, 0)])
+        step.collect()
+        return [engine.run_on_host(x) for engine in method.engines.values()]
+
+    found = [work(method) for method in methods]
+    with ThreadPoolExecutor(1) as other:
+        found += other.map(work, methods)
+    for each in found:
+        np.testing.assert_array_equal(each[0], expected[0])
+        np.testing.assert_array_equal(each[1], expected[1])
 
 
 # What may be missing
@@ -236,6 +287,26 @@ def test_onnxruntime_without_cuda(machine: Any, pair: Any, monkeypatch: pytest.M
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(InputError, match="has no CUDAExecutionProvider: pip uninstall onnxruntime"):
         open_engine(pair["engine"], batch=2, device="cuda:0")
+
+
+def test_libraries_are_loaded_from_their_wheels(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first session, without a word; an ONNX Runtime that cannot do so is used as it is."""
+    import onnxruntime as ort
+
+    signature, asked = inspect.signature(ort.preload_dlls), []
+
+    def preload(*arguments: Any, **options: Any) -> None:
+        asked.append(signature.bind(*arguments, **options).arguments)
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(ort, "preload_dlls", preload)
+    importlib.import_module("diffsmooth_trt.engine.onnx_cuda")
+    assert asked == [{"directory": ""}]
+    assert not capsys.readouterr().out
+    monkeypatch.delattr(ort, "preload_dlls")
+    importlib.reload(sys.modules["diffsmooth_trt.engine.onnx_cuda"])
 
 
 def test_options_that_do_not_fit(machine: Any, pair: Any) -> None:
@@ -303,6 +374,59 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is(machine: Any, standin: Any
     work()
     assert calls == [False, True, False]
     assert device.graph.startswith("none: cudaErrorStreamCaptureUnsupported")
+
+
+ROWS = 64
+
+
+def votes_of_kernels(device: Any) -> list[Any]:
+    """Votes of three steps that need no network: each row's label is its brightest pixel."""
+    shape = (ROWS, 3, 4, 4)
+    with device.errors():
+        method: Any = SimpleNamespace(
+            **{"device": device, "batch": ROWS, "input_shape": shape[1:], "bins": 48, "capturable": True},
+            **{"noisy": device.empty(shape), "noisy_nhwc": False},
+            labels=lambda noisy, rows: device.winners(noisy.reshape(ROWS, 48)),
+        )
+    step, counts = Step(method, grid_law(0.5), 7), []
+    pixels = np.full(48, 127, np.uint8)
+    for start in (0, ROWS, 2 * ROWS):
+        step.launch([Span(Block(0, 1, 0, 3 * ROWS), pixels, 0, ROWS, start)])
+        counts.append(step.collect()[1])
+    return counts
+
+
+def test_a_recorded_step_votes_as_the_cpu(machine: Any) -> None:
+    np.testing.assert_array_equal(votes_of_kernels(open_device("cuda:0")), votes_of_kernels(open_device("cpu")))
+    assert machine.captured == 1
+
+
+def test_packages_do_not_wait_for_their_last_run(machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stream keeps the order of runs; the package's own lock would have the host wait for each."""
+    torch = pytest.importorskip("torch", reason="packages are torch's")
+    module = importlib.import_module("diffsmooth_trt.engine.cuda_inductor")
+    signature, asked = inspect.signature(torch._inductor.aoti_load_package), []
+
+    def load(*arguments: Any, **options: Any) -> None:
+        asked.append(signature.bind(*arguments, **options).arguments)
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: (pointer, device))
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(module, "exact_fp32", lambda: None)
+    monkeypatch.setattr(module, "this_machine", lambda name: {"device": "cuda"})
+    path = tmp_path / "d.pt2"
+    path.write_bytes(b"code")
+    facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
+    record = Record("pt2", hashlib.sha256(b"code").hexdigest(), 2, facts, {}, {"device": "cuda"}, {})
+    record_path(path).write_text(record.to_json(), encoding="utf-8")
+    machine.gpus = 2
+    with module.CudaInductorEngine(path, 2, device=open_device("cuda:1")) as engine:
+        assert engine.stream == (4243, "cuda:1")
+    (given,) = asked
+    assert given.pop("path").getvalue() == b"code"
+    assert given == {"run_single_threaded": True, "device_index": 1}
 
 
 # The names
@@ -373,15 +497,23 @@ def test_cupy_has_every_name_that_is_used() -> None:
 # On a GPU
 
 
-@pytest.mark.cuda
-@pytest.mark.parametrize("method", ["dds", "diffsmooth"])
-def test_gpu_and_cpu_agree_on_the_zoo(tmp_path: Path, method: str) -> None:
-    """fp32 without TF32: counts within 0.2 % of n on every image."""
+@pytest.fixture
+def gpu() -> Any:
     pytest.importorskip("cupy", reason="CuPy is not installed")
     try:
-        open_device("cuda:0")
+        return open_device("cuda:0")
     except InputError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", ["dds", "diffsmooth"])
+def test_gpu_and_cpu_agree_on_the_zoo(gpu: Any, tmp_path: Path, method: str) -> None:
+    """fp32 without TF32: counts within 0.2 % of n on every image."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("the installed ONNX Runtime has no CUDA provider")
     classifier = zoo.CLASSIFIER_DDS if method == "dds" else zoo.CLASSIFIER_DIFFSMOOTH
     options = {"engine": zoo.DENOISER, "classifier": classifier, "data": zoo.IMAGES, "max": 2, "method": method}
     options |= {"n": 1000, "n0": 100, "precision": "fp32"}
@@ -390,3 +522,31 @@ def test_gpu_and_cpu_agree_on_the_zoo(tmp_path: Path, method: str) -> None:
         with run(config(tmp_path / f"{device[:4]}.sqlite", device, **options)) as store:
             counts.append(np.array([store.counts(image)[1] for image in range(2)]))
     assert np.abs(counts[0] - counts[1]).max() <= 0.002 * 1000
+
+
+@pytest.mark.cuda
+def test_gpu_replays_a_step_with_the_votes_of_the_cpu(gpu: Any) -> None:
+    """Noise, labels and counts by the kernels alone, as one graph: the same bits."""
+    np.testing.assert_array_equal(votes_of_kernels(gpu), votes_of_kernels(open_device("cpu")))
+    assert gpu.graph == "captured"
+
+
+@pytest.mark.cuda
+def test_gpu_runs_a_package_as_its_source(gpu: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="packages are torch's")
+    exporting = pytest.importorskip("diffsmooth_trt.exporting.inductor", reason="exports need onnxscript")
+    from diffsmooth_trt.exporting.check import ImageCheck
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    torch.manual_seed(0)
+    first, last = (torch.nn.Conv2d(*channels, 3, padding=1) for channels in ((3, 8), (8, 3)))
+    net = torch.nn.Sequential(first, torch.nn.SiLU(), last, torch.nn.Sigmoid()).eval().requires_grad_(False)
+    path, facts = tmp_path / "d.pt2", EngineFacts("denoiser", (3, 8, 8), sigma=0.25)
+    settings = exporting.PackageSettings(device="cuda:0", autotune=False)
+    exporting.write_package(net, ImageCheck(net, facts.input_shape, 0.25), facts, path, 4, settings)
+    x = RNG.random((4, 3, 8, 8), dtype=np.float32)
+    with open_engine(path, batch=4, device=gpu) as engine:
+        found = [engine.run_on_host(x) for _ in range(3)]
+    for each in found:
+        np.testing.assert_allclose(each, net(torch.from_numpy(x)).numpy(), atol=1e-5)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,13 @@ from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.engine.graph import read_graph
-from diffsmooth_trt.engine.nvidia import DRIVER_LIBRARY
+from diffsmooth_trt.engine.nvidia import DRIVER_LIBRARY, Gpu
+from diffsmooth_trt.engine.record import publish, read_record
 from diffsmooth_trt.errors import EngineError, InputError
+from diffsmooth_trt.exporting import plan
 from diffsmooth_trt.exporting.compare import Comparison, compare_engines, noisy_inputs
 from diffsmooth_trt.exporting.plan import export_plan, input_shapes
+from diffsmooth_trt.exporting.plan_settings import PlanSettings
 
 W = np.random.default_rng(0).normal(size=(4, 48))
 
@@ -132,6 +138,67 @@ def test_denoisers_are_compared_on_images_by_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(first * 255, np.rint(first * 255), atol=1e-3)
     with pytest.raises(InputError, match="--verify-data has images"):
         list(noisy_inputs(EngineFacts("classifier", (3, 8, 8), classes=2), 8, zoo.IMAGES))
+
+
+def test_a_large_batch_is_compared_on_few_rows() -> None:
+    """The reference's rows, repeated up to the engine's batch; nothing of what is repeated counts."""
+    with (
+        open_engine(zoo.CLASSIFIER_DDS, batch=11, backend="onnxruntime") as engine,
+        open_engine(zoo.CLASSIFIER_DDS, batch=4, backend="onnxruntime") as reference,
+    ):
+        found = compare_engines(engine, reference)
+    assert (found.rows, found.agreement) == (8, 1)
+    assert found.maximum < 1e-4
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A TensorRT whose plans are the ONNX files themselves; the engines that were opened, by name and batch."""
+    opened: list[tuple[str, int]] = []
+
+    def build(onnx: Path, shapes: Any, settings: PlanSettings, cache: bytes | None, out: Path) -> bytes | None:
+        out.write_bytes(onnx.read_bytes())
+        return None if cache is None else cache + b"timings"
+
+    def opening(path: Path, *, device: str = "cpu", allow_host_code: bool = False, **options: Any) -> Any:
+        opened.append((path.name, options["batch"]))
+        if device == "cpu":
+            return open_engine(path, **options)
+        return open_engine(path.rename(path.with_suffix(".onnx")), **options, precision="fp32")
+
+    stub: Any = ModuleType("plan_builder")
+    stub.build = build
+    monkeypatch.setitem(sys.modules, "diffsmooth_trt.exporting.plan_builder", stub)
+    monkeypatch.setattr(plan, "_present", lambda: (Gpu("Stand-in", "9.0", "1"), "11.4"))
+    monkeypatch.setattr(plan, "open_engine", opening)
+    monkeypatch.setattr(plan, "publish", lambda draft, record, out: None)
+    return opened
+
+
+def test_a_plan_of_a_large_batch(
+    tmp_path: Path, builder: list[tuple[str, int]], linear_classifier: Callable[..., Path]
+) -> None:
+    """What runs on the CPU takes few rows, or the plan's where a file is for no others."""
+    report = export_plan(zoo.CLASSIFIER_DDS, tmp_path / "c.plan", batch=40, timing_cache=tmp_path / "timings")
+    assert builder == [(zoo.CLASSIFIER_DDS.name, plan.COMPARED), ("c.plan", 40)]
+    assert report.comparison.rows == 2 * plan.COMPARED
+    assert report.record.batch == 40
+    assert (tmp_path / "timings").read_bytes() == b"timings"
+    builder.clear()
+    fixed = linear_classifier(W, np.zeros(4), batch=40)
+    assert export_plan(fixed, tmp_path / "f.plan").comparison.rows == 80
+    assert builder == [(fixed.name, 40), ("f.plan", 40)]
+
+
+def test_a_plan_for_measurements_opens_nothing(
+    tmp_path: Path, builder: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "publish", publish)
+    out = tmp_path / "d.plan"
+    plan.build_uncompared(zoo.DENOISER, out, 4096, PlanSettings(tf32=True), tmp_path / "timings")
+    record = read_record(out, "plan")
+    assert (record.batch, record.settings["tf32"], builder) == (4096, True, [])
+    assert (tmp_path / "timings").read_bytes() == b"timings"
 
 
 def test_nan_is_no_small_difference(conditional_denoiser: Callable[..., Path]) -> None:
