@@ -124,9 +124,8 @@ class Model:
         for draw in range(self.draws):
             found = self.score.of(self.logits(self.with_noise(full, key, phase, words, draw)), d)
             total, highest = total + found, np.maximum(highest, found)
-        return np.asarray(
-            np.minimum(total / self.draws, highest)[:count]
-        )  # however its sum is rounded, a mean is not above all
+        # However its sum is rounded, a mean is not above all: an exact bound on each holds for it.
+        return np.asarray(np.minimum(total / self.draws, highest)[:count])
 
     def with_noise(self, images: Singles, key: int, phase: int, numbers: Words, draw: int) -> Singles:
         """`images` with noise `draw` of each image's own."""
