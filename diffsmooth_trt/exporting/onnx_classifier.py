@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..engine.facts import METADATA_KEY, EngineFacts
 from ..engine.graph import DYNAMIC_QUANTISATION
 from ..errors import InputError
-from ..files import check_outputs, file_sha256
+from ..files import file_sha256
 from .check import ImageCheck
 from .classifiers import SIGMA
 from .onnx_file import OPSET, OUTPUT, quiet, write_checked
@@ -205,7 +205,6 @@ def onnx_classifier_file(
 ) -> ExportReport:
     """See `export_onnx_classifier`."""
     path = Path(path)
-    check_outputs({"--out": Path(out)}, {"--onnx": path})
     model = _load(path)
     found = _describe(path, model)
     weights = _external(path, model)

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="exports need torch")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, export_detector  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
 
@@ -59,7 +59,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"precision": "int4"}, "--precision 'int4' is not available for exports: use one of fp32"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"checkpoint": "absent.pt"}, "checkpoint absent.pt: no such file"),
-        ({"out": "absent/d.onnx"}, "absent/d.onnx cannot be written"),
+        ({"out": "absent/d.onnx"}, "--out absent/d.onnx: the folder absent does not exist; make it first"),
+        ({"out": "."}, "--out . is a folder: give a file name in it"),
+        ({"out": "d.engine", "checkpoint": "absent.pt"}, "--out d.engine ends neither in .onnx nor in .pt2"),
     ],
 )
 def test_denoiser_refusals(
@@ -91,6 +93,33 @@ def test_configuration_files(checkpoint: Path, tmp_path: Path, text: str, messag
     config.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         export_denoiser("guided-diffusion", checkpoint, config, 0.25, tmp_path / "d.onnx")
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2"])
+@pytest.mark.parametrize("kind", ["denoiser", "classifier", "detector"])
+def test_checkpoints_are_never_overwritten(tmp_path: Path, name: str, kind: str) -> None:
+    """Nor are images and engines that the export reads."""
+    path = tmp_path / name
+    path.write_bytes(b"precious")
+
+    def export(checkpoint: Path, out: Path, **more: Any) -> None:
+        if kind == "denoiser":
+            export_denoiser("guided-diffusion", checkpoint, OPTIONS, 0.25, out, batch=1, **more)
+        elif kind == "classifier":
+            export_classifier("resnet20", checkpoint, out, batch=1, **more)
+        else:
+            export_detector(checkpoint, out, batch=1)
+
+    with pytest.raises(InputError, match="is also --checkpoint, which it would destroy|interval bounds read"):
+        export(path, path)
+    if kind != "detector":
+        with pytest.raises(InputError, match="is also --verify-data, which it would destroy"):
+            export(tmp_path / "absent.pt", path, verify_data=path)
+    if path.suffix == ".pt2" and kind != "detector":
+        (tmp_path / "net.pt2.json").write_bytes(b"precious")
+        with pytest.raises(InputError, match="the record of --out .* is also --checkpoint"):
+            export(tmp_path / "net.pt2.json", path)
+    assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"precious"}
 
 
 def test_half_precision_overflow(tmp_path: Path) -> None:
