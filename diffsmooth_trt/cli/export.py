@@ -190,12 +190,6 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
             raise InputError(
                 "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
             )
-        for name in ("calibration_data", "verify_data", "verify_denoiser"):
-            if options.pop(name) is not None:
-                raise InputError(
-                    f"--{name.replace('_', '-')} does not go with --onnx, which is exported as it is: leave it out"
-                )
-        del options["verify_samples"]
         show(export_onnx_classifier(arguments.onnx, **options))
         return
     if arguments.arch is None or checkpoint is None:

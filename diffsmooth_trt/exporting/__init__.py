@@ -242,22 +242,28 @@ def export_onnx_classifier(
     std: Sequence[float] | None = None,
     batch: int | None = None,
     precision: str = "fp32",
+    calibration_data: Source | None = None,
+    verify_data: Source | None = None,
+    verify_denoiser: Source | None = None,
+    verify_samples: int = VERIFY_SAMPLES,
 ) -> ExportReport:
     """Put the preprocessing of `export_classifier` in front of the user's own classifier, an ONNX file.
 
     It takes float32 `[B, 3, input_size, input_size]` and returns `[B, classes]`; `input_size` may be left out where the
     file says it. Without `mean` and `std` images go in as they are, in [0, 1]. Opsets older than the exporter's are
-    converted. Raises InputError for files of other shapes, dynamically quantised ones, those whose weights lie outside
-    their folder, and those that no longer answer as before.
+    converted. Precisions and verification are as in `export_classifier`, with the file as it came for a source; one that
+    is not fp32 keeps its precision. Raises InputError for files of other shapes, dynamically quantised ones, those whose
+    weights lie outside their folder, and those that no longer answer as before.
     """
     if _is_package(out):
         raise InputError(f"--onnx makes an .onnx file, got --out {out}: name it FILE.onnx")
-    _check(Request(precision), batch, out, {"--onnx": onnx})
+    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
+    _check(request, batch, out, {"--onnx": onnx} | request.paths())
     from .onnx_classifier import onnx_classifier_file
     from .preprocessing import Overrides
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
-    return onnx_classifier_file(onnx, out, overrides, batch)
+    return onnx_classifier_file(onnx, out, overrides, batch, request)
 
 
 def export_detector(

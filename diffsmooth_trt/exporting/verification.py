@@ -34,11 +34,12 @@ Openers = dict[str, Callable[[int], Engine]]  # by backend: opens the file for s
 
 
 def multiply_adds(check: ImageCheck) -> int:
-    """Multiply-adds of the source network for one image."""
+    """Multiply-adds of the source network for one image: those that torch sees, and those that its modules say they have."""
     example = tuple(torch.from_numpy(given) for given in next(check.batches(check.rows)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         check.source(*example)
-    return max(int(counter.get_total_flops()) // (2 * check.rows), 1)
+    seen = int(counter.get_total_flops()) // (2 * check.rows)
+    return max(seen + sum(int(getattr(module, "multiply_adds", 0)) for module in check.source.modules()), 1)
 
 
 def affordable(check: ImageCheck, wanted: int) -> int:
