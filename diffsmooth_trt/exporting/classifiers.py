@@ -84,7 +84,7 @@ def load_known(arch: str, checkpoint: Source) -> LoadedClassifier:
     with torch.device("meta"):
         known = classifier_from_arch(arch)
         weight = state.get(f"{known.head}.weight")
-        if weight is not None and weight.dim() == 2 and weight.shape[0] != known.classes:
+        if weight is not None and weight.dim() == 2 and weight.shape[0] >= 2 and weight.shape[0] != known.classes:
             known = classifier_from_arch(arch, weight.shape[0])
     state = {name: tensor for name, tensor in state.items() if not any(part in name for part in known.unused)}
     hint = _remedy(state, noted) if mismatch(known.module.state_dict(), state) else ""
