@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files import file_sha256
+from ..nets.values import read_object
 from .checkpoints import read_pickle, read_safetensors, shown
 from .classifiers import LoadedClassifier
 from .preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PREPROCESSOR = "preprocessor_config.json"
+AGAIN = "fetch the whole folder again"
 MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 ROUNDING = 2 / 255  # what resizing 8-bit images may differ by from resizing floats, in [0, 1] units
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -72,19 +74,6 @@ def _transformers(folder: Path) -> Any:
     return transformers
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): the folder needs this file") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): fetch it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold one JSON object, got {type(content).__name__}: fetch it again")
-    return content
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the folder's weights, each of them readable; what transformers would load."""
     name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
@@ -92,7 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise InputError(f"checkpoint {folder} has no weights: expected one of {', '.join(WEIGHTS)}")
     names = {name}
     if name.endswith(".json"):
-        parts = read_json(folder / name).get("weight_map")
+        parts = read_object(folder / name, AGAIN).get("weight_map")
         if not isinstance(parts, dict) or not parts:
             raise InputError(f"{folder / name} names no files: fetch it again")
         names = {str(part) for part in parts.values()}
@@ -109,7 +98,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _network(transformers: Any, folder: Path) -> Any:
-    content = read_json(folder / "config.json")
+    content = read_object(folder / "config.json", AGAIN)
     if "quantization_config" in content:
         raise InputError(f"{folder / 'config.json'} is of a quantised model: give the folder of the unquantised one")
     kind = content.get("model_type")
@@ -198,7 +187,7 @@ def _preprocessing(transformers: Any, folder: Path, input_size: int | None, over
         return Preprocessing((0.0,) * 3, (1.0,) * 3, size, size)
     if not (folder / PREPROCESSOR).is_file():
         raise InputError(f"checkpoint {folder} has no {PREPROCESSOR}: give --input-size, --mean and --std")
-    read_json(folder / PREPROCESSOR)
+    read_object(folder / PREPROCESSOR, AGAIN)
     with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", "give --input-size, --mean and --std"):
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
         own = preprocessing_of(processor.to_dict(), size or 224)

@@ -52,6 +52,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "does not fit the network: parameters 1 missing \\(label_emb.weight\\)",
         ),
         ({"config": {**OPTIONS, "num_channels": 64}}, r"of another shape \(time_embed.0.weight \[128, 32\] instead of"),
+        ({"config": {**OPTIONS, "dropout": 2}}, "of this configuration cannot be built .*dropout probability"),
+        ({"config": {**OPTIONS, "dropout": -1}}, "of this configuration cannot be built .*dropout probability"),
+        ({"config": {**OPTIONS, "diffusion_steps": 5}}, "falling inside .0, 1.; use more diffusion_steps"),
+        ({"config": {**OPTIONS, "diffusion_steps": 1e8}}, "at least 1 and at most 1000000, got 100000000"),
+        (
+            {"family": "edm", "config": {"model_channels": 68, "channel_mult": [1], "img_resolution": 16}},
+            "of this configuration cannot be built .*must be divisible by num_groups",
+        ),
         ({"config": "zoo"}, "does not fit the network: parameters .* missing"),
         ({"sigma": 1000.0}, "sigma must lie in"),
         ({"sigma": -0.5}, "sigma must lie in"),
@@ -84,6 +92,7 @@ def test_denoiser_refusals(
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[1]", "must hold one JSON object"),
         (json.dumps({"x": 1}), "c.json: option 'x' is unknown"),
     ],
