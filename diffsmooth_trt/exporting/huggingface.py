@@ -27,6 +27,7 @@ from .preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PREPROCESSOR = "preprocessor_config.json"
+GIVE = "give --input-size, --mean, --std and --resize-mode"  # all that the file says
 AGAIN = "fetch the whole folder again"
 MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 ROUNDING = 2 / 255  # what resizing 8-bit images may differ by from resizing floats, in [0, 1] units
@@ -140,7 +141,7 @@ def _side(values: Any, what: str) -> int:
         return values
     sides = {int(v) for v in dict(values or {}).values() if v is not None} - {0}
     if len(sides) != 1:
-        raise InputError(f"{PREPROCESSOR}: {what} {values} is not square: give --input-size")
+        raise InputError(f"{PREPROCESSOR}: {what} {values} is not square: {GIVE}")
     return sides.pop()
 
 
@@ -151,12 +152,10 @@ def preprocessing_of(values: dict[str, Any], input_size: int) -> Preprocessing:
     if values.get("crop_pct") and not values.get("do_center_crop") and to < 384:  # ConvNeXt's rule
         size, to = to, int(to / values["crop_pct"])
     if to < size:
-        raise InputError(f"{PREPROCESSOR} crops {size} of {to} pixels: give --input-size")
+        raise InputError(f"{PREPROCESSOR} crops {size} of {to} pixels: {GIVE}")
     mode = MODES.get(int(values.get("resample") or 2))
     if mode is None:
-        raise InputError(
-            f"{PREPROCESSOR}: resample {values['resample']} is unknown: give --input-size and --resize-mode"
-        )
+        raise InputError(f"{PREPROCESSOR}: resample {values['resample']} is unknown: {GIVE}")
     normalised = values.get("do_normalize", True)
     mean = triple("image_mean", values.get("image_mean"), positive=False) if normalised else None
     std = triple("image_std", values.get("image_std"), positive=True) if normalised else None
@@ -174,21 +173,21 @@ def _check_against(processor: Any, own: Preprocessing) -> None:
     got = ClassifierWithPreprocessing(nn.Identity(), own, side)(x)[0].numpy()
     if want.shape != got.shape or np.abs(want - got).max() > ROUNDING / min(own.std):
         raise InputError(
-            f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: "
-            "give --input-size, --mean and --std"
+            f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: {GIVE}"
         )
 
 
 def _preprocessing(transformers: Any, folder: Path, input_size: int | None, overrides: Overrides) -> Preprocessing:
-    """The folder's own preprocessing; from flags alone where it has none or they override all of it."""
-    given = overrides.mean is not None and overrides.std is not None
-    size = overrides.input_size or input_size
-    if given and size is not None and (overrides.input_size or not (folder / PREPROCESSOR).is_file()):
+    """The folder's own preprocessing; from flags alone where they override all of it, or where it has none."""
+    size, there = overrides.input_size or input_size, (folder / PREPROCESSOR).is_file()
+    normalised = overrides.mean is not None and overrides.std is not None
+    everything = normalised and overrides.input_size is not None and overrides.resize_mode is not None
+    if size is not None and (everything or (normalised and not there)):
         return Preprocessing((0.0,) * 3, (1.0,) * 3, size, size)
-    if not (folder / PREPROCESSOR).is_file():
+    if not there:
         raise InputError(f"checkpoint {folder} has no {PREPROCESSOR}: give --input-size, --mean and --std")
     read_object(folder / PREPROCESSOR, AGAIN)
-    with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", "give --input-size, --mean and --std"):
+    with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", GIVE):
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
         own = preprocessing_of(processor.to_dict(), size or 224)
         _check_against(processor, own)
