@@ -18,8 +18,7 @@ from ..engine.facts import METADATA_KEY, EngineFacts
 from ..engine.graph import DYNAMIC_QUANTISATION, external_weights
 from ..errors import InputError
 from ..files import file_sha256
-from .check import ImageCheck
-from .classifiers import SIGMA
+from .check import SIGMA, ImageCheck
 from .onnx_file import OPSET, OUTPUT, quiet, write_checked
 from .onnx_module import OnnxModule, multiply_adds
 from .precision import Request

@@ -97,9 +97,10 @@ def export_plan(
 
     Precision is that of the graph (strongly typed). `batch` rows are fixed; it may be left out where the graph fixes them.
     `role` and `sigma` (image units) are for ONNX files without facts. The plan runs once on noisy images (of `verify_data`,
-    at most 2000, else random ones) and its outputs are compared with those of `reference`, by default `onnx` itself, on the
-    CPU; `verify_classifier` labels a denoiser's outputs. `timing_cache` is read if it exists, and written. Raises InputError
-    for what cannot be used or is missing here, EngineError where TensorRT fails; then `out` is what it was.
+    at most 2000; for 32×32 by default the zoo's, else random ones) and its outputs are compared with those of `reference`,
+    by default `onnx` itself, on the CPU; `verify_classifier` labels a denoiser's outputs. `timing_cache` is read if it
+    exists, and written. Raises InputError for what cannot be used or is missing here, EngineError where TensorRT fails;
+    then `out` is what it was.
     """
     start = time.perf_counter()
     settings, path, out = settings or PlanSettings(), Path(onnx), Path(out)

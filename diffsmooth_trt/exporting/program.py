@@ -18,14 +18,13 @@ from ..engine.record import record_path
 from ..errors import InputError
 from ..files import check_outputs, file_sha256
 from ..noise import check_noise_level
-from .check import ImageCheck
+from .check import SIGMA, ImageCheck
 from .checkpoints import export_details
 from .onnx_file import Writer, quiet, write_checked
 from .resized import OutputSize
 from .result import ExportReport
 
 ROLES = ("denoiser", "classifier")
-SIGMA = 0.25  # of the noise that a classifier is compared on
 _ONE_ARGUMENT, _ONE_TENSOR = pytree.tree_structure(((0,), {})), pytree.tree_structure(0)
 
 

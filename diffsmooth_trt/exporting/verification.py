@@ -20,7 +20,7 @@ from ..engine import Engine, EngineFacts, open_engine
 from ..errors import EngineError, InputError
 from .check import ConditionalCheck, ImageCheck, Inputs
 from .compare import LEAST_AGREEMENT
-from .noised import VERIFICATION, fitting_pixels, noised
+from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 from .precision import Request
 
 Floats = NDArray[np.float32]
@@ -139,7 +139,8 @@ class Verification:
         if pixels is None:
             yield from self.check.batches(self.check.rows if self.batch is None else self.batch)
         elif isinstance(self.check, ConditionalCheck):
-            yield from _conditional_inputs(self.check, pixels, count, self.rows, phase)
+            check = self.check
+            yield from noised_conditional(pixels, check.sigma, check.labels, count, self.rows, phase)
         else:
             for noisy in noised(pixels, self.check.sigma, count, self.rows, phase):
                 yield (noisy if self.before is None else self.before.run(noisy),)
@@ -257,18 +258,6 @@ def onnx_backends(path: Path) -> Openers:
 
 def _open_in(path: Path, backend: str, rows: int) -> Engine:
     return open_engine(path, batch=rows, backend=backend)
-
-
-def _conditional_inputs(
-    check: ConditionalCheck, pixels: NDArray[np.uint8], count: int, rows: int, phase: int
-) -> Iterator[Inputs]:
-    """Images in [-1, 1] at random noise levels and labels, drawn as `check` draws them."""
-    generator = np.random.Generator(np.random.Philox(key=phase))
-    for start in range(0, count, rows):
-        s, labels = check.draw(generator, rows)
-        chosen = pixels[np.arange(start, start + rows) % len(pixels)] / 127.5 - 1
-        noise = s[:, None, None, None] * generator.standard_normal(chosen.shape)
-        yield (chosen + noise).astype(np.float32), s, labels
 
 
 def warnings_of(verification: dict[str, Any]) -> list[str]:
