@@ -135,7 +135,8 @@ def export_plan(
         record_path(draft).write_text(record.to_json(), encoding="utf-8")
         if settings.weight_stripped:
             for name in (path.name, *graph.weights):
-                (folder / name).symlink_to(path.with_name(name).resolve())
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).symlink_to((path.parent / name).resolve())
         found = _compare(draft, record, engine, labels, data)
         _check_difference(out, found, strict=facts.precision == "fp32" and not settings.tf32)
         facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})

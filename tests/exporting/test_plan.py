@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.engine.graph import read_graph
 from diffsmooth_trt.engine.nvidia import DRIVER_LIBRARY
+from diffsmooth_trt.engine.plan_facts import read_plan
+from diffsmooth_trt.engine.record import Record, record_path
 from diffsmooth_trt.errors import EngineError, InputError
 from diffsmooth_trt.exporting.compare import Comparison, compare_engines, noisy_inputs
 from diffsmooth_trt.exporting.plan import export_plan, input_shapes
@@ -141,3 +144,23 @@ def test_nan_is_no_small_difference(conditional_denoiser: Callable[..., Path]) -
     with open_engine(conditional_denoiser(np.full((3, 48), np.nan)), batch=4) as engine:
         with pytest.raises(EngineError, match="returns NaN or infinity on noisy images"):
             compare_engines(engine, engine)
+
+
+def test_weights_of_a_stripped_plan_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    """As the ONNX file names them, beside it."""
+    content = {"d.plan": b"plan", "d.onnx": b"graph", "parts/w.bin": b"weights"}
+    (tmp_path / "parts").mkdir()
+    hashes = {}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    source = {"name": "d.onnx", "sha256": hashes["d.onnx"], "weights": {"parts/w.bin": hashes["parts/w.bin"]}}
+    machine = {"tensorrt": "10.13.3", "gpu": "a GPU", "compute_capability": "9.0", "driver": "580"}
+    facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
+    record = Record("plan", hashes["d.plan"], 8, facts, source, machine, {"weight_stripped": True})
+    record_path(tmp_path / "d.plan").write_text(record.to_json(), encoding="utf-8")
+    plan = read_plan(tmp_path / "d.plan", role="denoiser", sigma=0.25)
+    assert plan.source() == tmp_path / "d.onnx"
+    (tmp_path / "parts" / "w.bin").unlink()
+    with pytest.raises(InputError, match="has its weights in parts/w.bin, which is not beside it"):
+        plan.source()
