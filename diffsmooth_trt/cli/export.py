@@ -94,8 +94,9 @@ def _add_classifier(kinds: Commands) -> None:
     classifier.add_argument("--input-size", type=int, metavar="N", help=f"size of the network's input; {own}")
     classifier.add_argument("--resize-to", type=int, metavar="N", help=f"resize to N×N, then crop the centre; {own}")
     _add_resize_mode(classifier, own)
-    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help=own)
-    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help=own)
+    units = f"in [0, 1] image units; {own}"
+    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help=f"subtracted from images, {units}")
+    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help=f"what they are divided by then, {units}")
     classifier.add_argument(
         "--verify-denoiser", type=Path, metavar="FILE", help="calibrate and compare on what it makes of noisy images"
     )

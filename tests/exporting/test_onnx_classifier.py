@@ -257,7 +257,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "other batch": (lambda p: user_file(p, shape=(4, 3, 12, 12), out=(4, 5)), {"batch": 2}, "takes batches of 4"),
     "infinite": (
         infinite,
-        {"mean": (1e9,) * 3, "std": (1e-9,) * 3},
+        {"std": (1e-38,) * 3},
         "returns NaN or infinity",
     ),
 }  # fmt: skip

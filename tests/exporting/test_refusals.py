@@ -152,6 +152,8 @@ def test_half_precision_overflow(tmp_path: Path) -> None:
         ({"arch": "timm/no such model"}, "--arch timm/"),
         ({"resize_mode": "area"}, "--resize-mode 'area' is unknown: use one of bicubic, bilinear"),
         ({"resize_to": 24}, "--resize-to 24 is smaller than the 32 pixels that are cropped"),
+        ({"mean": (125.3, 123.0, 113.9)}, r"--mean must be in \[0, 1\] image units, got .*: divide by 255"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (63.0, 62.1, 66.7)}, r"--std must be in \[0, 1\] image units"),
         ({"mean": (0.5, 0.5)}, "--mean must be three numbers"),
         ({"std": (0.5, 0.5, 0.0)}, "--std must be three positive numbers"),
         ({"input_size": 2}, "--input-size must lie between"),
