@@ -228,5 +228,5 @@ def show(report: ExportReport) -> None:
         print(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
     for backend, reason in verification.get("not_run", {}).items():
         print(f"  {backend}: not run ({reason})")
-    for warning in warnings_of(verification):
+    for warning in warnings_of(verification, report.facts.precision):
         print(f"diffsmooth-trt: warning: {warning}", file=sys.stderr)

@@ -139,7 +139,9 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         if list(facts.input_shape) != shape[1:]:
             raise InputError(f"{path} says it takes {facts.input_shape}, its graph takes {shape[1:]}: export it again")
     else:
-        if role is None or len(shape) != 4 or None in shape[1:]:
+        if role is None:
+            raise InputError(f"{path} carries no facts that say what it is: pass --role")
+        if len(shape) != 4 or None in shape[1:]:
             raise InputError(
                 f"{path} carries no facts and its input is {shape}: expected [B, C, H, W] with fixed C, H, W"
             )

@@ -78,6 +78,8 @@ def test_refusals(
 def test_batch_sizes(tmp_path: Path, linear_classifier: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="takes any batch size and a plan one: pass --batch"):
         export_plan(zoo.DENOISER, tmp_path / "d.plan")
+    with pytest.raises(InputError, match="carries no facts that say what it is: pass --role"):
+        export_plan(linear_classifier(W, np.zeros(4), facts=False), tmp_path / "c.plan", batch=4)
     fixed = linear_classifier(W, np.zeros(4), batch=8)
     with pytest.raises(InputError, match="was exported for batches of 8, got --batch 4: leave it out"):
         export_plan(fixed, tmp_path / "d.plan", batch=4)
