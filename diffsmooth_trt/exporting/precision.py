@@ -29,6 +29,7 @@ PACKAGES = {
     "bf16": ("modelopt", "onnx_graphsurgeon", "openvino"),
 }
 VERIFY_SAMPLES = 2000
+INLINE_BYTES = 1_800_000_000  # of weights; protobuf messages end at 2 GiB, beyond it they go to a file of their own
 
 Source = str | PathLike[str]
 Node = onnx.NodeProto
@@ -230,6 +231,6 @@ def _autocast(source: Path, names: list[str]) -> onnx.ModelProto:
 
 
 def _external(model: onnx.ModelProto, target: Path) -> dict[str, Any]:
-    if model.ByteSize() <= 1_800_000_000:
+    if model.ByteSize() <= INLINE_BYTES:
         return {}
     return {"save_as_external_data": True, "location": f"{target.stem}.data"}

@@ -21,14 +21,13 @@ from ..errors import EngineError, InputError
 from .check import ConditionalCheck, ImageCheck, Inputs
 from .compare import LEAST_AGREEMENT
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
-from .precision import Request
+from .precision import INLINE_BYTES, Request
 
 Floats = NDArray[np.float32]
 # Multiply-adds that the source may spend: 2,000 images of the 50 M CIFAR-10 UNet, 23 of the 552 M one at 224×224, which
 # take eager PyTorch some minutes on two cores. Counted, not timed: how many images were compared never depends on speed.
 BUDGET = 2 * 10**13
 ABSURD = 0.1  # of the mean magnitude of the source's outputs: a mean difference beyond it is a broken graph
-LARGE = 1_800_000_000  # bytes; larger files are verified in one backend, without its copies of the weights
 SLICE = 32  # images that the source takes at once, however many the file takes: its feature maps are the most memory
 Openers = dict[str, Callable[[int], Engine]]  # by backend: opens the file for so many rows
 
@@ -248,7 +247,8 @@ def on_random(check: ImageCheck, backend: str, precision: str, difference: objec
 def onnx_backends(path: Path) -> Openers:
     """The backends here that run .onnx files."""
     size = sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.stem))
-    backends = ("onnxruntime",) if size > LARGE else ("onnxruntime", "openvino")
+    # Large files in one backend, without another's copies of the weights.
+    backends = ("onnxruntime",) if size > INLINE_BYTES else ("onnxruntime", "openvino")
     return {
         backend: partial(_open_in, path, backend)
         for backend in backends
