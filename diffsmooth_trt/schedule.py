@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 SCHEDULES = ("linear", "cosine")
+MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,15 @@ class Schedule:
     given: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.given is not None:
-            self._check_given(self.given)
-        elif self.name not in SCHEDULES:
+        if self.given is None and self.name not in SCHEDULES:
             raise InputError(f"noise schedule {self.name!r} is unknown: use one of {', '.join(SCHEDULES)}")
-        if self.steps < 1:
-            raise InputError(f"diffusion steps must be at least 1, got {self.steps}")
-
-    def _check_given(self, given: tuple[float, ...]) -> None:
-        values = np.asarray(given, dtype=np.float64)
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise InputError(f"diffusion steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}")
+        values = self.alphas_bar
         if values.shape != (self.steps,) or not ((values > 0) & (values < 1)).all() or (np.diff(values) >= 0).any():
+            remedy = "save the scheduler again" if self.given is not None else "use more diffusion_steps"
             raise InputError(
-                f"noise schedule {self.name!r} is not usable: expected {self.steps} values of ᾱ falling inside (0, 1)"
+                f"noise schedule {self.name!r} is not usable: expected {self.steps} values of ᾱ falling inside (0, 1); {remedy}"
             )
 
     @cached_property

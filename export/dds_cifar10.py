@@ -12,6 +12,7 @@ from __future__ import annotations
 import random_weights
 import recipe
 
+from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG = "cifar10_uncond_50M_500K"
@@ -28,7 +29,7 @@ def main() -> None:
     if denoiser:
         for sigma in a.sigma:
             out = a.out / f"denoiser-{sigma:g}.onnx"
-            recipe.show(export_denoiser("improved-diffusion", denoiser, CONFIG, sigma, out, store_fp16=half))
+            show(export_denoiser("improved-diffusion", denoiser, CONFIG, sigma, out, store_fp16=half))
     if classifier:
         out = a.out / "classifier.onnx"
         report = export_classifier(
@@ -43,8 +44,8 @@ def main() -> None:
             std=HALF,
             store_fp16=half,
         )
-        recipe.show(report)
+        show(report)
 
 
 if __name__ == "__main__":
-    main()
+    recipe.run(main)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random_weights
 import recipe
 
+from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG, ARCH = "256x256_diffusion_uncond", "beit_large_patch16_512"
@@ -34,9 +35,7 @@ def main() -> None:
     if denoiser:
         for sigma in a.sigma:
             out = a.out / f"denoiser-{sigma:g}.onnx"
-            recipe.show(
-                export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=size, store_fp16=half)
-            )
+            show(export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=size, store_fp16=half))
     if classifier:
         arch, out = "hf" if classifier.is_dir() else ARCH, a.out / "classifier.onnx"
         report = export_classifier(
@@ -51,8 +50,8 @@ def main() -> None:
             std=HALF,
             store_fp16=half,
         )
-        recipe.show(report)
+        show(report)
 
 
 if __name__ == "__main__":
-    main()
+    recipe.run(main)

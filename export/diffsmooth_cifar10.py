@@ -14,6 +14,7 @@ from __future__ import annotations
 import random_weights
 import recipe
 
+from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG = "cifar10_uncond_50M_500K"
@@ -44,10 +45,10 @@ def main() -> None:
                 resize_mode="bilinear",
                 store_fp16=half,
             )
-            recipe.show(report)
+            show(report)
     if classifier:
-        recipe.show(export_classifier(a.arch, classifier, a.out / "classifier.onnx", image_size=size, store_fp16=half))
+        show(export_classifier(a.arch, classifier, a.out / "classifier.onnx", image_size=size, store_fp16=half))
 
 
 if __name__ == "__main__":
-    main()
+    recipe.run(main)

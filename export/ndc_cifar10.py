@@ -15,6 +15,7 @@ from pathlib import Path
 import random_weights
 import recipe
 
+from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_denoiser
 
 CONFIGS = ("edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-cond-ve")
@@ -33,8 +34,8 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     denoiser = a.denoiser or random_weights.random_edm(a.config, a.out)
     out, half = a.out / "conditional.onnx", a.fp16_weights
-    recipe.show(export_denoiser("edm", denoiser, a.config, None, out, conditional=True, store_fp16=half))
+    show(export_denoiser("edm", denoiser, a.config, None, out, conditional=True, store_fp16=half))
 
 
 if __name__ == "__main__":
-    main()
+    recipe.run(main)

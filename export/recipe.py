@@ -1,12 +1,13 @@
-"""What the recipes of denoiser and classifier pairs share: their options, and checkpoints or random weights."""
+"""What the recipes share: options and checkpoints or random weights of pairs, and errors of one line."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from diffsmooth_trt.exporting import ExportReport
+from diffsmooth_trt.errors import DiffsmoothError
 
 Make = Callable[[Path], Path]
 
@@ -35,9 +36,13 @@ def checkpoints(
     return a.denoiser or denoiser(a.out), a.classifier or classifier(a.out)
 
 
-def show(report: ExportReport) -> None:
-    """One line for a finished file."""
-    print(
-        f"wrote {report.path}: {report.bytes / 1e6:.0f} MB, maximum difference from its source {report.max_difference:.2g}, "
-        f"{report.seconds:.0f} s"
-    )
+def run(main: Callable[[], None]) -> None:
+    """`main` as a command: its errors are one line, and its exit status is the command line's."""
+    try:
+        main()
+    except DiffsmoothError as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"{Path(sys.argv[0]).name}: {error.strerror} ({error.filename}): choose another place", file=sys.stderr)
+        sys.exit(1)

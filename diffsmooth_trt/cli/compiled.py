@@ -75,7 +75,9 @@ def _add_own(parser: Parser) -> None:
 
 
 def _add_verify(parser: Parser) -> None:
-    parser.add_argument("--verify-data", type=Path, metavar="PATH", help="images to compare on (default: random ones)")
+    parser.add_argument(
+        "--verify-data", type=Path, metavar="PATH", help="images to compare on (32×32: default the zoo's)"
+    )
     parser.add_argument("--verify-classifier", type=Path, metavar="FILE.onnx", help="labels a denoiser's outputs")
 
 

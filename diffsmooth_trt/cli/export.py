@@ -94,8 +94,9 @@ def _add_classifier(kinds: Commands) -> None:
     classifier.add_argument("--input-size", type=int, metavar="N", help=f"size of the network's input; {own}")
     classifier.add_argument("--resize-to", type=int, metavar="N", help=f"resize to N×N, then crop the centre; {own}")
     _add_resize_mode(classifier, own)
-    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help=own)
-    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help=own)
+    units = f"in [0, 1] image units; {own}"
+    classifier.add_argument("--mean", type=numbers, metavar="R,G,B", help=f"subtracted from images, {units}")
+    classifier.add_argument("--std", type=numbers, metavar="R,G,B", help=f"what they are divided by then, {units}")
     classifier.add_argument(
         "--verify-denoiser", type=Path, metavar="FILE", help="calibrate and compare on what it makes of noisy images"
     )
@@ -190,12 +191,6 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
             raise InputError(
                 "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
             )
-        for name in ("calibration_data", "verify_data", "verify_denoiser"):
-            if options.pop(name) is not None:
-                raise InputError(
-                    f"--{name.replace('_', '-')} does not go with --onnx, which is exported as it is: leave it out"
-                )
-        del options["verify_samples"]
         show(export_onnx_classifier(arguments.onnx, **options))
         return
     if arguments.arch is None or checkpoint is None:
@@ -233,5 +228,5 @@ def show(report: ExportReport) -> None:
         print(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
     for backend, reason in verification.get("not_run", {}).items():
         print(f"  {backend}: not run ({reason})")
-    for warning in warnings_of(verification):
+    for warning in warnings_of(verification, report.facts.precision):
         print(f"diffsmooth-trt: warning: {warning}", file=sys.stderr)

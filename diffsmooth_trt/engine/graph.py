@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,27 @@ class GraphFile:
     inputs: tuple[str, ...] = ()
 
 
-def _external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
+def _tensors(nodes: Iterable[onnx.NodeProto], graphs: Iterable[onnx.GraphProto]) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor: initializers, what nodes hold, and those of sub-graphs."""
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        yield from _tensors(graph.node, ())
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            yield from _tensors((), (attribute.g, *attribute.graphs))
+
+
+def external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
+    """SHA-256 of each file of weights that the model at `path` refers to, by name; InputError for one outside its folder."""
+    inner = [node for function in model.functions for node in function.node]
     names = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in _tensors(inner, (model.graph,))
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -122,7 +139,9 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         if list(facts.input_shape) != shape[1:]:
             raise InputError(f"{path} says it takes {facts.input_shape}, its graph takes {shape[1:]}: export it again")
     else:
-        if role is None or len(shape) != 4 or None in shape[1:]:
+        if role is None:
+            raise InputError(f"{path} carries no facts that say what it is: pass --role")
+        if len(shape) != 4 or None in shape[1:]:
             raise InputError(
                 f"{path} carries no facts and its input is {shape}: expected [B, C, H, W] with fixed C, H, W"
             )
@@ -134,7 +153,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         if role == "denoiser" and len(out) == 4 and None not in out[1:] and out[1:] != shape[1:]:
             returned = (int(out[1] or 0), int(out[2] or 0), int(out[3] or 0))
             facts = dataclasses.replace(facts, output_shape=returned)
-    external = _external_weights(path, model)
+    external = external_weights(path, model)
     recorded = facts.details.get("external_data")
     if recorded and external != {recorded["name"]: recorded["sha256"]}:
         raise InputError(

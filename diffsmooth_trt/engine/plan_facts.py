@@ -59,7 +59,7 @@ class PlanFile:
         path = self.path.with_name(str(self.record.source["name"]))
         files = {path.name: self.record.source["sha256"], **self.record.source.get("weights", {})}
         for name, sha256 in files.items():
-            file = path.with_name(name)
+            file = path.parent / name
             if not file.is_file() or file_sha256(file) != sha256:
                 raise InputError(
                     f"{self.path.name} has its weights in {name}, which is not beside it as it was at export: copy it there"

@@ -8,10 +8,12 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine.record import record_path
 from ..errors import InputError
+from ..files import check_outputs
 from ..noise import check_noise_level
 from .precision import PRECISIONS, VERIFY_SAMPLES, Request
 from .result import ExportReport
@@ -35,19 +37,36 @@ Source = str | PathLike[str]
 
 
 def _is_package(out: Source) -> bool:
-    return PurePath(out).suffix == ".pt2"
+    return Path(out).suffix == ".pt2"
 
 
-def _check(request: Request, batch: int | None, out: Source, device: str, store_fp16: bool = False) -> None:
-    if _is_package(out) and request.precision not in PACKAGE_PRECISIONS:
+def _check(
+    request: Request,
+    batch: int | None,
+    out: Source,
+    inputs: Mapping[str, Source | None],
+    device: str = "cpu",
+    store_fp16: bool = False,
+) -> None:
+    """Refuse what cannot be, and what would replace one of `inputs` (by option), before anything is loaded."""
+    path, package = Path(out), _is_package(out)
+    outputs: dict[str, Path | None] = {"--out": path, "the record of --out": record_path(path) if package else None}
+    check_outputs(outputs, {name: None if given is None else Path(given) for name, given in inputs.items()})
+    if path.suffix not in (".onnx", ".pt2"):
+        raise InputError(
+            f"--out {out} ends neither in .onnx nor in .pt2, which is how engines tell their kind: name it FILE.onnx or FILE.pt2"
+        )
+    if package and request.precision not in PACKAGE_PRECISIONS:
         known = ", ".join(PACKAGE_PRECISIONS)
         raise InputError(f"--precision {request.precision!r} is not available for .pt2 exports: use one of {known}")
-    request.check(store_fp16, tools=not _is_package(out))
-    if device != "cpu" and not _is_package(out):
+    if package and store_fp16:
+        raise InputError("--fp16-weights is for .onnx files: leave it out, or take --precision fp16 for .pt2")
+    request.check(store_fp16, tools=not package)
+    if device != "cpu" and not package:
         raise InputError(f"--device {device} is for .pt2 packages, an ONNX file runs anywhere: leave it out")
     if batch is not None and batch < 1:
         raise InputError(f"--batch must be at least 1, got {batch}")
-    if batch is None and _is_package(out):
+    if batch is None and package:
         raise InputError("--batch is missing: a .pt2 package is compiled for one batch size, the one certify runs with")
     check_installed()
 
@@ -65,14 +84,12 @@ def check_installed() -> None:
             )
 
 
-def _writer(checkpoint: Source, out: Source, request: Request, device: str, autotune: bool) -> dict[str, Writer]:
+def _writer(out: Source, request: Request, device: str, autotune: bool) -> dict[str, Writer]:
     """What makes the file, as an argument: AOTInductor for .pt2."""
     if not _is_package(out):
         from .onnx_file import write_checked
 
         return {"write": partial(write_checked, request=request)}
-    if Path(out).resolve() == Path(checkpoint).resolve():
-        raise InputError(f"--out {out} is also --checkpoint, which it would destroy: give it another name")
     from .inductor import PackageSettings, package_writer
 
     return {"write": package_writer(PackageSettings(request.precision, device, autotune), request)}
@@ -137,7 +154,8 @@ def export_denoiser(
     which kernels are fastest. It is compared with the network as above.
     """
     request = Request(precision, calibration_data, verify_data, verify_classifier, None, verify_samples)
-    _check(request, batch, out, device, store_fp16)
+    files = {"--checkpoint": checkpoint, "--config": None if isinstance(config, Mapping) else config}
+    _check(request, batch, out, files | request.paths(), device, store_fp16)
     if conditional and sigma is not None:
         raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
     if conditional and fractional_timestep:
@@ -157,11 +175,11 @@ def export_denoiser(
             raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
         from .program import program_file
 
-        writer = _writer(checkpoint, out, request, device, autotune)
+        writer = _writer(out, request, device, autotune)
         return program_file(checkpoint, sigma, out, batch, size, trust_program, **writer)
     from .denoisers import denoiser_file
 
-    writer = _writer(checkpoint, out, request, device, autotune)
+    writer = _writer(out, request, device, autotune)
     return denoiser_file(
         family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, size, **writer
     )
@@ -202,12 +220,12 @@ def export_classifier(
     `verify_denoiser` the noise that it is for, and pass through it: then they are what a classifier behind it sees.
     """
     request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
-    _check(request, batch, out, device, store_fp16)
+    _check(request, batch, out, {"--checkpoint": checkpoint} | request.paths(), device, store_fp16)
     from .classifiers import classifier_file
     from .preprocessing import Overrides
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
-    writer = _writer(checkpoint, out, request, device, autotune)
+    writer = _writer(out, request, device, autotune)
     return classifier_file(arch, checkpoint, out, overrides, batch, store_fp16, **writer)
 
 
@@ -224,22 +242,28 @@ def export_onnx_classifier(
     std: Sequence[float] | None = None,
     batch: int | None = None,
     precision: str = "fp32",
+    calibration_data: Source | None = None,
+    verify_data: Source | None = None,
+    verify_denoiser: Source | None = None,
+    verify_samples: int = VERIFY_SAMPLES,
 ) -> ExportReport:
     """Put the preprocessing of `export_classifier` in front of the user's own classifier, an ONNX file.
 
     It takes float32 `[B, 3, input_size, input_size]` and returns `[B, classes]`; `input_size` may be left out where the
     file says it. Without `mean` and `std` images go in as they are, in [0, 1]. Opsets older than the exporter's are
-    converted. Raises InputError for files of other shapes, dynamically quantised ones, those whose weights lie outside
-    their folder, and those that no longer answer as before.
+    converted. Precisions and verification are as in `export_classifier`, with the file as it came for a source; one that
+    is not fp32 keeps its precision. Raises InputError for files of other shapes, dynamically quantised ones, those whose
+    weights lie outside their folder, and those that no longer answer as before.
     """
     if _is_package(out):
         raise InputError(f"--onnx makes an .onnx file, got --out {out}: name it FILE.onnx")
-    _check(Request(precision), batch, out, "cpu")
+    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
+    _check(request, batch, out, {"--onnx": onnx} | request.paths())
     from .onnx_classifier import onnx_classifier_file
     from .preprocessing import Overrides
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
-    return onnx_classifier_file(onnx, out, overrides, batch)
+    return onnx_classifier_file(onnx, out, overrides, batch, request)
 
 
 def export_detector(
@@ -249,7 +273,6 @@ def export_detector(
     image_size: int = 32,
     batch: int | None = None,
     store_fp16: bool = False,
-    precision: str = "fp32",
 ) -> ExportReport:
     """Write the detector CNN of a joint model (Meinke et al. 2022) as ONNX: images in [0, 1] units → d `[B, 1]`.
 
@@ -260,7 +283,7 @@ def export_detector(
         raise InputError(
             f"--out {out} is a .pt2 package: interval bounds read a detector's ONNX graph, name an .onnx file"
         )
-    _check(Request(precision), batch, out, "cpu")
+    _check(Request(), batch, out, {"--checkpoint": checkpoint})
     from .detector import detector_file
 
     return detector_file(checkpoint, out, image_size, batch, store_fp16)

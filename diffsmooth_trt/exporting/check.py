@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Inputs = tuple[NDArray[Any], ...]
+SIGMA = 0.25  # in image units: of the noise on the images of classifiers, and of denoisers that do not say theirs
 LOWEST, HIGHEST = 1e-4, 3.0  # noise levels in [-1, 1] units that diffusion classifiers use (Chen et al. 2024)
+
+
+def noise_levels(spot: NDArray[np.float64], highest: float) -> NDArray[np.float32]:
+    """Noise levels at the places `spot` (0 to 1) of the range up to `highest`, log-uniform and uniform in turn."""
+    s = np.where(np.arange(len(spot)) % 2, highest * spot, LOWEST * (highest / LOWEST) ** spot)
+    return np.maximum(s, LOWEST).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -47,18 +56,9 @@ class ConditionalCheck(ImageCheck):
         label = self.labels
         for part in range(self.count):
             spot = (part + generator.random(rows)) / self.count  # one share of the range a batch
-            s = np.where(np.arange(rows) % 2, self.sigma * spot, LOWEST * (self.sigma / LOWEST) ** spot).astype(
-                np.float32
-            )
+            s = noise_levels(spot, self.sigma)
             pixels = generator.integers(0, 256, (rows, *self.shape)) / 127.5 - 1
             noise = s[:, None, None, None] * generator.standard_normal(pixels.shape)
             labels = generator.integers(0, self.labels, rows)
             labels[0] = label = label - 1 if label else self.labels - 1
             yield (pixels + noise).astype(np.float32), s, labels
-
-    def draw(self, generator: np.random.Generator, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """`rows` random noise levels, log-uniform and uniform up to `sigma` in turn, and random labels."""
-        spot = generator.random(rows)
-        s = np.where(np.arange(rows) % 2, self.sigma * spot, LOWEST * (self.sigma / LOWEST) ** spot)
-        s = np.maximum(s, LOWEST).astype(np.float32)
-        return s, generator.integers(0, self.labels, rows)

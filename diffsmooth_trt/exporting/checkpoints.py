@@ -42,7 +42,7 @@ def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], str |
     content = read_safetensors(path) if is_safetensors(path) else read_pickle(path)
     state = _strip(_tensors(path, content))
     arch = content.get("arch") if isinstance(content, Mapping) else None
-    return {name: _plain(tensor) for name, tensor in state.items()}, arch if isinstance(arch, str) else None
+    return {name: _plain(path, name, tensor) for name, tensor in state.items()}, arch if isinstance(arch, str) else None
 
 
 def is_safetensors(path: Path) -> bool:
@@ -127,7 +127,16 @@ def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state if prefix is None else _strip({name[len(prefix) :]: tensor for name, tensor in state.items()})
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
+    kinds = {
+        "quantised": tensor.is_quantized,
+        "sparse": tensor.layout != torch.strided,
+        "complex": tensor.is_complex(),
+        "without values (on the meta device)": tensor.is_meta,
+    }
+    found = next((kind for kind, given in kinds.items() if given), None)
+    if found is not None:
+        raise InputError(f"checkpoint {path}: {name} is {found}: save the network's own floating-point parameters")
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float32)
     return tensor.detach().contiguous()
@@ -146,7 +155,17 @@ def mismatch(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         for key, tensor in wanted.items()
         if key in state and state[key].shape != tensor.shape
     ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", different))
+    other = [
+        f"{key} {str(state[key].dtype).removeprefix('torch.')}"
+        for key, tensor in wanted.items()
+        if key in state and not key.endswith(_COUNTER) and state[key].is_floating_point() != tensor.is_floating_point()
+    ]
+    kinds = (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of another shape", different),
+        ("of another kind of number", other),
+    )
     return "; ".join(f"{len(names)} {kind} ({shown(names)})" for kind, names in kinds if names)
 
 

@@ -18,14 +18,13 @@ from ..errors import InputError
 from ..files import file_sha256
 from ..nets.classifiers import classifier_from_arch, classifier_names
 from ..nets.detector import base_state
-from .check import ImageCheck
+from .check import SIGMA, ImageCheck
 from .checkpoints import export_details, load_checkpoint, load_into, mismatch, round_to_half
 from .onnx_file import Writer, write_checked
 from .preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing
 from .result import ExportReport
 
 Source = str | PathLike[str]
-SIGMA = 0.25  # of the noise on the images that a file is compared on
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def load_known(arch: str, checkpoint: Source) -> LoadedClassifier:
     with torch.device("meta"):
         known = classifier_from_arch(arch)
         weight = state.get(f"{known.head}.weight")
-        if weight is not None and weight.dim() == 2 and weight.shape[0] != known.classes:
+        if weight is not None and weight.dim() == 2 and weight.shape[0] >= 2 and weight.shape[0] != known.classes:
             known = classifier_from_arch(arch, weight.shape[0])
     state = {name: tensor for name, tensor in state.items() if not any(part in name for part in known.unused)}
     hint = _remedy(state, noted) if mismatch(known.module.state_dict(), state) else ""

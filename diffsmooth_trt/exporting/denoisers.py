@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
@@ -14,6 +13,7 @@ from ..engine.facts import EngineFacts
 from ..errors import InputError
 from ..nets import edm as edm_options
 from ..nets import options as openai_options
+from ..nets.values import read_object
 from .check import HIGHEST, ConditionalCheck, ImageCheck
 from .checkpoints import export_details, round_to_half
 from .denoising import conditional_pair, denoiser_pair
@@ -88,18 +88,7 @@ def _mapping(config: Source | Mapping[str, object]) -> Mapping[str, object]:
     """The options in a JSON file, or those given."""
     if isinstance(config, Mapping):
         return config
-    path = Path(config)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"--config {path} cannot be read ({error.strerror}): give a JSON file or one of {', '.join(_NAMED)}"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"--config {path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"--config {path} must hold one JSON object of options, got {type(content).__name__}")
-    return content
+    return read_object(Path(config), f"give a JSON file or one of {', '.join(_NAMED)}", f"--config {config}")
 
 
 def denoiser_file(

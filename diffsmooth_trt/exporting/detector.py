@@ -48,7 +48,8 @@ def detector_file(
         raise InputError(f"image size must lie between 4 and 4096 pixels, got {image_size}")
     state = detector_state(load_state(checkpoint))
     net = detector_for(state, image_size)
-    load_into(net, state, f"checkpoint {checkpoint}")
+    fits = state["L4.weight"].shape == net.L4.weight.shape
+    load_into(net, state, f"checkpoint {checkpoint}", "" if fits else "check --image-size")
     if store_fp16:
         round_to_half(net)
     module = EffectiveDetector(net)

@@ -96,8 +96,14 @@ class Family(ABC):
 
     def load(self, checkpoint: Source) -> nn.Module:
         """The network with the parameters of `checkpoint`, in eval mode."""
-        with torch.device("meta"):
-            net = self.network()
+        try:
+            with torch.device("meta"):
+                net = self.network()
+        except (ValueError, TypeError, RuntimeError) as error:  # what torch's layers refuse
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"the network of this configuration cannot be built ({reason}): check the configuration"
+            ) from error
         load_into(net, load_state(checkpoint), f"checkpoint {checkpoint}")
         return net.eval()
 

@@ -6,7 +6,6 @@ attention blocks by folded ones (hf_network). Nothing is fetched and no code of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files import file_sha256
-from ..nets.values import known_values
+from ..nets.values import known_values, read_object
 from ..schedule import Schedule
 from .families import Level, ScheduledFamily, Source
 
@@ -33,18 +32,6 @@ except ImportError as error:
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 diffusers_logging.set_verbosity_error()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): save the model again"
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold one JSON object, got {type(content).__name__}: save the model again")
-    return content
 
 
 def _first(folder: Path, names: tuple[str, ...], what: str) -> Path:
@@ -68,7 +55,8 @@ def read_folder(folder: Path, options: Mapping[str, object]) -> Diffusers:
     scheduler = _first(folder, ("scheduler/scheduler_config.json", "scheduler_config.json"), "scheduler configuration")
     values = known_values("diffusers", {"null_class": None}, options)
     null_class = None if values["null_class"] is None else values.whole("null_class", 0)
-    return Diffusers(config.parent, _json(config), _json(scheduler), null_class)
+    again = "save the model again"
+    return Diffusers(config.parent, read_object(config, again), read_object(scheduler, again), null_class)
 
 
 def _schedule(config: Mapping[str, Any]) -> Schedule:
@@ -117,11 +105,17 @@ class Diffusers(ScheduledFamily):
         ):
             if given not in known:
                 raise InputError(f"{name} is {given!r} in {folder}: expected {' or '.join(map(str, known))}")
+        widths, labels = network.get("block_out_channels", (0,) * 4), network.get("num_class_embeds")
+        if not isinstance(widths, list | tuple) or not widths or not isinstance(labels, int | None):
+            raise InputError(
+                f"block_out_channels is {widths!r} and num_class_embeds {labels!r} in {folder}: expected a list of widths, and "
+                "the number of labels or null"
+            )
         self.prediction = scheduler.get("prediction_type", "epsilon")
         self.schedule = _schedule(scheduler)
         size = network.get("sample_size")
         self.image_size = size if isinstance(size, int) else 0
-        self.labels, self.null_class = network.get("num_class_embeds"), null_class
+        self.labels, self.null_class = labels, null_class
         if null_class is not None and not (self.labels and null_class < self.labels):
             raise InputError(
                 f"null_class must be one of the network's labels, got {null_class} with num_class_embeds {self.labels}"

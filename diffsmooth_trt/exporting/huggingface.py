@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files import file_sha256
+from ..nets.values import read_object
 from .checkpoints import read_pickle, read_safetensors, shown
 from .classifiers import LoadedClassifier
 from .preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PREPROCESSOR = "preprocessor_config.json"
+GIVE = "give --input-size, --mean, --std and --resize-mode"  # all that the file says
+AGAIN = "fetch the whole folder again"
 MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 ROUNDING = 2 / 255  # what resizing 8-bit images may differ by from resizing floats, in [0, 1] units
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -72,19 +75,6 @@ def _transformers(folder: Path) -> Any:
     return transformers
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): the folder needs this file") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): fetch it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold one JSON object, got {type(content).__name__}: fetch it again")
-    return content
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the folder's weights, each of them readable; what transformers would load."""
     name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
@@ -92,7 +82,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise InputError(f"checkpoint {folder} has no weights: expected one of {', '.join(WEIGHTS)}")
     names = {name}
     if name.endswith(".json"):
-        parts = read_json(folder / name).get("weight_map")
+        parts = read_object(folder / name, AGAIN).get("weight_map")
         if not isinstance(parts, dict) or not parts:
             raise InputError(f"{folder / name} names no files: fetch it again")
         names = {str(part) for part in parts.values()}
@@ -109,7 +99,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _network(transformers: Any, folder: Path) -> Any:
-    content = read_json(folder / "config.json")
+    content = read_object(folder / "config.json", AGAIN)
     if "quantization_config" in content:
         raise InputError(f"{folder / 'config.json'} is of a quantised model: give the folder of the unquantised one")
     kind = content.get("model_type")
@@ -151,7 +141,7 @@ def _side(values: Any, what: str) -> int:
         return values
     sides = {int(v) for v in dict(values or {}).values() if v is not None} - {0}
     if len(sides) != 1:
-        raise InputError(f"{PREPROCESSOR}: {what} {values} is not square: give --input-size")
+        raise InputError(f"{PREPROCESSOR}: {what} {values} is not square: {GIVE}")
     return sides.pop()
 
 
@@ -162,12 +152,10 @@ def preprocessing_of(values: dict[str, Any], input_size: int) -> Preprocessing:
     if values.get("crop_pct") and not values.get("do_center_crop") and to < 384:  # ConvNeXt's rule
         size, to = to, int(to / values["crop_pct"])
     if to < size:
-        raise InputError(f"{PREPROCESSOR} crops {size} of {to} pixels: give --input-size")
+        raise InputError(f"{PREPROCESSOR} crops {size} of {to} pixels: {GIVE}")
     mode = MODES.get(int(values.get("resample") or 2))
     if mode is None:
-        raise InputError(
-            f"{PREPROCESSOR}: resample {values['resample']} is unknown: give --input-size and --resize-mode"
-        )
+        raise InputError(f"{PREPROCESSOR}: resample {values['resample']} is unknown: {GIVE}")
     normalised = values.get("do_normalize", True)
     mean = triple("image_mean", values.get("image_mean"), positive=False) if normalised else None
     std = triple("image_std", values.get("image_std"), positive=True) if normalised else None
@@ -185,21 +173,21 @@ def _check_against(processor: Any, own: Preprocessing) -> None:
     got = ClassifierWithPreprocessing(nn.Identity(), own, side)(x)[0].numpy()
     if want.shape != got.shape or np.abs(want - got).max() > ROUNDING / min(own.std):
         raise InputError(
-            f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: "
-            "give --input-size, --mean and --std"
+            f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: {GIVE}"
         )
 
 
 def _preprocessing(transformers: Any, folder: Path, input_size: int | None, overrides: Overrides) -> Preprocessing:
-    """The folder's own preprocessing; from flags alone where it has none or they override all of it."""
-    given = overrides.mean is not None and overrides.std is not None
-    size = overrides.input_size or input_size
-    if given and size is not None and (overrides.input_size or not (folder / PREPROCESSOR).is_file()):
+    """The folder's own preprocessing; from flags alone where they override all of it, or where it has none."""
+    size, there = overrides.input_size or input_size, (folder / PREPROCESSOR).is_file()
+    normalised = overrides.mean is not None and overrides.std is not None
+    everything = normalised and overrides.input_size is not None and overrides.resize_mode is not None
+    if size is not None and (everything or (normalised and not there)):
         return Preprocessing((0.0,) * 3, (1.0,) * 3, size, size)
-    if not (folder / PREPROCESSOR).is_file():
+    if not there:
         raise InputError(f"checkpoint {folder} has no {PREPROCESSOR}: give --input-size, --mean and --std")
-    read_json(folder / PREPROCESSOR)
-    with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", "give --input-size, --mean and --std"):
+    read_object(folder / PREPROCESSOR, AGAIN)
+    with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", GIVE):
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
         own = preprocessing_of(processor.to_dict(), size or 224)
         _check_against(processor, own)

@@ -183,8 +183,6 @@ def package_writer(settings: PackageSettings, request: Request) -> Writer:
     def write(
         module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
     ) -> ExportReport:
-        if store_fp16:
-            raise InputError("--fp16-weights is for .onnx files: leave it out, or take --precision fp16 for .pt2")
         return write_package(module, check, facts, out, batch, settings, request)
 
     return write

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..data import Images
 from ..errors import InputError
 from ..noise import cpu, grid_law
+from .check import Inputs, noise_levels
 
 Floats = NDArray[np.float32]
 # Phases of the noise, apart from those of certification; the key is public: nothing certified rests on these draws.
@@ -47,3 +48,15 @@ def noised(pixels: NDArray[np.uint8], sigma: float, count: int, rows: int, phase
         out = np.empty((rows, *pixels.shape[1:]), np.float32)
         cpu.noisy_images(law, KEY, phase, pixels, images, samples, out, rows=images.astype(np.int64))
         yield out
+
+
+def noised_conditional(
+    pixels: NDArray[np.uint8], highest: float, labels: int, count: int, rows: int, phase: int
+) -> Iterator[Inputs]:
+    """The same for conditional denoisers: images in [-1, 1] units at random noise levels up to `highest`, and labels."""
+    generator = np.random.Generator(np.random.Philox(key=phase))
+    for start in range(0, count, rows):
+        s, chosen_labels = noise_levels(generator.random(rows), highest), generator.integers(0, labels, rows)
+        chosen = pixels[np.arange(start, start + rows) % len(pixels)] / 127.5 - 1
+        noise = s[:, None, None, None] * generator.standard_normal(chosen.shape)
+        yield (chosen + noise).astype(np.float32), s, chosen_labels

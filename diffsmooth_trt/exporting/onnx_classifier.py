@@ -8,21 +8,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnx
 import onnx_ir as ir
-import onnxruntime
-import torch
 from onnx_ir.passes import common as passes
 from onnxscript import version_converter
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..engine.facts import METADATA_KEY, EngineFacts
-from ..engine.graph import DYNAMIC_QUANTISATION
+from ..engine.graph import DYNAMIC_QUANTISATION, external_weights
 from ..errors import InputError
-from ..files import check_outputs, file_sha256
-from .check import ImageCheck
-from .classifiers import SIGMA
+from ..files import file_sha256
+from .check import SIGMA, ImageCheck
 from .onnx_file import OPSET, OUTPUT, quiet, write_checked
+from .onnx_module import OnnxModule, multiply_adds
+from .precision import Request
 from .preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
 from .resize import Resize
 from .result import ExportReport
@@ -32,32 +31,6 @@ PREFIX = "preprocessing_"
 IR_VERSION = 10  # the one that the exporter writes
 AGAIN = "export it again with float32 [B, 3, H, W] in and [B, classes] out"
 _INT8 = {"DequantizeLinear", "QLinearConv", "QLinearMatMul"}
-
-
-class OnnxModule(nn.Module):
-    """An ONNX file in ONNX Runtime as a torch module; of a fixed batch size, as many rows as are asked for."""
-
-    def __init__(self, path: Path, batch: int | None) -> None:
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own family of exceptions
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"--onnx {path}: ONNX Runtime cannot load it ({reason}): export it again for opset {OPSET}"
-            ) from error
-        self.batch = batch
-
-    def forward(self, x: Tensor) -> Tensor:
-        name = self.session.get_inputs()[0].name
-        missing = 0 if self.batch is None else -len(x) % self.batch
-        rows = np.concatenate([x.numpy(), np.zeros((missing, *x.shape[1:]), np.float32)])
-        parts = [
-            self.session.run(None, {name: part})[0] for part in np.split(rows, len(rows) // (self.batch or len(rows)))
-        ]
-        return torch.from_numpy(np.concatenate(parts)[: len(x)])
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
@@ -71,18 +44,6 @@ def _tensors(model: ir.Model) -> Iterator[Any]:
         yield from (value.const_value for value in graph.initializers.values())
         for node in graph:
             yield from (attr.value for attr in node.attributes.values() if attr.type == ir.AttributeType.TENSOR)
-
-
-def _external(path: Path, model: ir.Model) -> dict[str, str]:
-    """SHA-256 of each file of external weights, by name; InputError for those outside the model's folder."""
-    names = {str(tensor.location) for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)}
-    for name in names:
-        file = path.parent / name
-        if not file.resolve().is_relative_to(path.parent.resolve()):
-            raise InputError(f"--onnx {path} keeps weights outside its folder ({name}): export it again")
-        if not file.is_file():
-            raise InputError(f"--onnx {path} needs its weights file {name} beside it: copy both, or export it again")
-    return {name: file_sha256(path.parent / name) for name in sorted(names)}
 
 
 @dataclass(frozen=True)
@@ -113,6 +74,8 @@ def _describe(path: Path, model: ir.Model) -> Classifier:
         raise InputError(
             f"--onnx {path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one each: {AGAIN}"
         )
+    if not len(model.graph):
+        raise InputError(f"--onnx {path} has no nodes (empty graph): {AGAIN}")
     for value in (inputs[0], outputs[0]):
         if value.dtype != ir.DataType.FLOAT:
             raise InputError(f"--onnx {path}: {value.name} is {value.dtype}, expected float32: {AGAIN}")
@@ -128,15 +91,22 @@ def _describe(path: Path, model: ir.Model) -> Classifier:
     return Classifier(_number(taken[0]), sides[0], classes)
 
 
-def _load(path: Path) -> ir.Model:
+def _load(path: Path) -> tuple[ir.Model, dict[str, str]]:
+    """The model with all its weights among the initializers, and SHA-256 of each file that they came from."""
     if not path.is_file():
         raise InputError(f"--onnx {path}: no such file")
     try:
+        weights = external_weights(path, onnx.load_model(str(path), load_external_data=False))
         model = ir.load(path)
+        passes.RemoveInitializersFromInputsPass()(model)  # how old files listed their weights
+        passes.LiftConstantsToInitializersPass(size_limit=0)(model)
+        ir.external_data.load_to_model(model)
+    except InputError:
+        raise
     except Exception as error:  # protobuf's and onnx_ir's own
-        raise InputError(f"--onnx {path} is no readable ONNX file ({type(error).__name__}): export it again") from error
-    passes.RemoveInitializersFromInputsPass()(model)  # how old files listed their weights
-    return model
+        files = "its weights file is cut short" if isinstance(error, ValueError | OSError) else type(error).__name__
+        raise InputError(f"--onnx {path} is no readable ONNX file ({files}): copy or export it again") from error
+    return model, weights
 
 
 def _converted(path: Path, model: ir.Model) -> ir.Model:
@@ -201,14 +171,17 @@ def _precision(model: ir.Model) -> str:
 
 
 def onnx_classifier_file(
-    path: str | PathLike[str], out: str | PathLike[str], overrides: Overrides, batch: int | None
+    path: str | PathLike[str], out: str | PathLike[str], overrides: Overrides, batch: int | None, request: Request
 ) -> ExportReport:
     """See `export_onnx_classifier`."""
     path = Path(path)
-    check_outputs({"--out": Path(out)}, {"--onnx": path})
-    model = _load(path)
+    model, weights = _load(path)
     found = _describe(path, model)
-    weights = _external(path, model)
+    precision = _precision(model)
+    if request.precision != "fp32" and precision != "fp32":
+        raise InputError(
+            f"--onnx {path} is an {precision} graph, which stays one: leave --precision out, or give its fp32 original"
+        )
     if batch is not None and found.batch not in (None, batch):
         raise InputError(f"--onnx {path} takes batches of {found.batch}, got --batch {batch}: leave --batch out")
     batch = found.batch if batch is None else batch
@@ -219,12 +192,16 @@ def onnx_classifier_file(
         raise InputError(f"--onnx {path} takes {found.size}×{found.size} images, got --input-size {size}: leave it out")
     preprocessing = overrides.over(Preprocessing((0.0,) * 3, (1.0,) * 3, size, size))
     image_size = overrides.image_size or size
-    ir.external_data.load_to_model(model)
     opset = model.opset_imports.get("")
     model = _converted(path, model)
-    source = ClassifierWithPreprocessing(OnnxModule(path, found.batch), preprocessing, image_size, source=True)
-    precision = _precision(model)
+    with quiet():
+        passes.ShapeInferencePass(strict_mode=False)(model)
+    own = OnnxModule(path, found.batch, multiply_adds(model, found.batch))
+    source = ClassifierWithPreprocessing(own, preprocessing, image_size, source=True)
     _prepend(model, preprocessing, image_size, batch)
+    if request.precision != "fp32":
+        for number, node in enumerate(model.graph.all_nodes()):  # the tools tell nodes by their names
+            node.name = f"{node.op_type}_{number}"
     model.metadata_props.clear()
     shape = (3, image_size, image_size)
     facts = EngineFacts(
@@ -236,4 +213,4 @@ def onnx_classifier_file(
         source_sha256=file_sha256(path),
         details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)},
     )
-    return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False)
+    return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False, request)

@@ -11,8 +11,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,11 +27,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.facts import METADATA_KEY, EngineFacts
+from ..engine.record import draft_folder
 from ..errors import EngineError, InputError, StoreError
 from ..files import file_sha256
 from .check import ImageCheck, Inputs
 from .noised import CALIBRATION, fitting_pixels
-from .precision import QUANTISED, Request, to_half
+from .precision import INLINE_BYTES, QUANTISED, Request, to_half
 from .quantise import CALIBRATION_SAMPLES, quantise
 from .result import ExportReport
 from .verification import Verification, affordable, on_random, onnx_backends
@@ -41,7 +40,6 @@ from .verification import Verification, affordable, on_random, onnx_backends
 OUTPUT = "output"
 OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
 TOLERANCE = 1e-4  # of float32 outputs, relative to the larger of 1 and the largest output
-INLINE_BYTES = 1_800_000_000  # protobuf messages end at 2 GiB
 # (module, check, facts, out, batch, store_fp16) → the file
 Writer = Callable[[nn.Module, ImageCheck, EngineFacts, Path, int | None, bool], ExportReport]
 TOOLS = {"fp16": ("onnxconverter-common",), "bf16": ("nvidia-modelopt", "openvino")}  # whose versions the facts name
@@ -254,53 +252,48 @@ def write_checked(
     request = request or Request()
     verification = Verification(check, facts, request, batch)
     start = time.perf_counter()
-    if out.is_dir() or not out.name:
-        raise InputError(f"--out {out} is a folder: name a file in it")
     verification.check_companions()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
-    try:
-        model = module if isinstance(module, ir.Model) else trace(module, check, batch)
-        if store_fp16:
-            store_as_half(model)
-        opset = model.opset_imports.get("", OPSET)
-        lower = request.precision != "fp32"
-        files = _save(model, folder, f"fp32-{out.name}" if lower else out.name)
-        del model
-        difference, tolerance = _compare(files[-1], check, batch)
-        if difference > tolerance:
-            raise InputError(
-                f"{out.name} differs from its source by {difference:.2g} where {tolerance:.2g} is allowed: "
-                "nothing was written; try other versions of torch and onnxscript"
-            )
-        details: dict[str, object] = {
-            "max_difference": float(f"{difference:.2g}"),
-            "tolerance": float(f"{tolerance:.2g}"),
-            "opset": opset,
-            "versions": _versions(*TOOLS.get(request.precision, ())),
-        }
-        if lower:
-            facts = dataclasses.replace(facts, precision=request.precision)
-            full = files
-            files, kept = _lowered(full[-1], folder / out.name, facts, verification)
-            details |= kept
-            for file in full:
-                file.unlink()
-        if lower or verification.pixels is not None:
-            details["verification"] = _verified(files[-1], facts, verification)
-        else:
-            details["verification"] = on_random(check, "onnxruntime", "fp32", details["max_difference"])
-        if len(files) > 1:
-            details["external_data"] = {"name": files[0].name, "sha256": file_sha256(files[0])}
-        facts = dataclasses.replace(facts, details={**facts.details, **details})
-        _append_facts(files[-1], facts)
-        size = sum(file.stat().st_size for file in files)
-        for file in files:
-            os.replace(file, out.parent / file.name)
-    except OSError as error:
-        raise StoreError(f"{out} could not be written: {error.strerror or error}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with draft_folder(out) as folder:
+        try:
+            model = module if isinstance(module, ir.Model) else trace(module, check, batch)
+            if store_fp16:
+                store_as_half(model)
+            opset = model.opset_imports.get("", OPSET)
+            lower = request.precision != "fp32"
+            files = _save(model, folder, f"fp32-{out.name}" if lower else out.name)
+            del model
+            difference, tolerance = _compare(files[-1], check, batch)
+            if difference > tolerance:
+                raise InputError(
+                    f"{out.name} differs from its source by {difference:.2g} where {tolerance:.2g} is allowed: "
+                    "nothing was written; try other versions of torch and onnxscript"
+                )
+            details: dict[str, object] = {
+                "max_difference": float(f"{difference:.2g}"),
+                "tolerance": float(f"{tolerance:.2g}"),
+                "opset": opset,
+                "versions": _versions(*TOOLS.get(request.precision, ())),
+            }
+            if lower:
+                facts = dataclasses.replace(facts, precision=request.precision)
+                full = files
+                files, kept = _lowered(full[-1], folder / out.name, facts, verification)
+                details |= kept
+                for file in full:
+                    file.unlink()
+            if lower or verification.pixels is not None:
+                details["verification"] = _verified(files[-1], facts, verification)
+            else:
+                details["verification"] = on_random(check, "onnxruntime", "fp32", details["max_difference"])
+            if len(files) > 1:
+                details["external_data"] = {"name": files[0].name, "sha256": file_sha256(files[0])}
+            facts = dataclasses.replace(facts, details={**facts.details, **details})
+            _append_facts(files[-1], facts)
+            size = sum(file.stat().st_size for file in files)
+            for file in files:
+                os.replace(file, out.parent / file.name)
+        except OSError as error:
+            raise StoreError(
+                f"{out} could not be written: {error.strerror or error}; nothing was left behind"
+            ) from error
     return ExportReport(out, facts, difference, tolerance, time.perf_counter() - start, size)

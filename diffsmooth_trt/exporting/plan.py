@@ -98,10 +98,10 @@ def export_plan(
 
     Precision is that of the graph (strongly typed). `batch` rows are fixed; it may be left out where the graph fixes them.
     `role` and `sigma` (image units) are for ONNX files without facts. The plan runs on noisy images (of `verify_data`, at most
-    2000, else a few random ones) and its outputs are compared with those of `reference`, by default `onnx` itself, on the CPU,
-    where files of any batch size run COMPARED rows at a time; `verify_classifier` labels a denoiser's outputs. `timing_cache`
-    is read if it exists, and written. Raises InputError for what cannot be used or is missing here, EngineError where TensorRT
-    fails; then `out` is what it was.
+    2000; for 32×32 by default the zoo's, else a few random ones) and its outputs are compared with those of `reference`, by
+    default `onnx` itself, on the CPU, where files of any batch size run COMPARED rows at a time; `verify_classifier` labels a
+    denoiser's outputs. `timing_cache` is read if it exists, and written. Raises InputError for what cannot be used or is
+    missing here, EngineError where TensorRT fails; then `out` is what it was.
     """
     start = time.perf_counter()
     settings, path, out = settings or PlanSettings(), Path(onnx), Path(out)
@@ -126,7 +126,8 @@ def export_plan(
         record, content = _build(path, graph, rows, settings, cache, draft, there)
         if settings.weight_stripped:
             for name in (path.name, *graph.weights):
-                (folder / name).symlink_to(path.with_name(name).resolve())
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).symlink_to((path.parent / name).resolve())
         found = _compare(draft, record, engine, labels, data)
         _check_difference(out, found, strict=facts.precision == "fp32" and not settings.tf32)
         facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})

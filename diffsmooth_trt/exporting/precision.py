@@ -29,6 +29,7 @@ PACKAGES = {
     "bf16": ("modelopt", "onnx_graphsurgeon", "openvino"),
 }
 VERIFY_SAMPLES = 2000
+INLINE_BYTES = 1_800_000_000  # of weights; protobuf messages end at 2 GiB, beyond it they go to a file of their own
 
 Source = str | PathLike[str]
 Node = onnx.NodeProto
@@ -51,6 +52,11 @@ class Request:
     verify_denoiser: Source | None = None
     verify_samples: int = VERIFY_SAMPLES
 
+    def paths(self) -> dict[str, Source | None]:
+        """The files and folders of the request by option."""
+        names = ("calibration_data", "verify_data", "verify_classifier", "verify_denoiser")
+        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+
     def check(self, store_fp16: bool = False, tools: bool = True) -> None:
         """InputError for what cannot be, missing `tools` of graphs in the precision included: before the checkpoint is read."""
         known, precision = ", ".join(PRECISIONS), self.precision
@@ -70,10 +76,9 @@ class Request:
             raise InputError(f"--calibration-data is for {' and '.join(QUANTISED)}, got --precision {precision}")
         if self.verify_samples < 1:
             raise InputError(f"--verify-samples must be at least 1, got {self.verify_samples}")
-        for name in ("calibration_data", "verify_data", "verify_classifier", "verify_denoiser"):
-            path = getattr(self, name)
+        for option, path in self.paths().items():
             if path is not None and not Path(path).exists():
-                raise InputError(f"--{name.replace('_', '-')} {path} does not exist: give an existing file or folder")
+                raise InputError(f"{option} {path} does not exist: give an existing file or folder")
         for package in PACKAGES.get(precision, ()) if tools else ():
             if importlib.util.find_spec(package) is None:
                 raise InputError(
@@ -226,6 +231,6 @@ def _autocast(source: Path, names: list[str]) -> onnx.ModelProto:
 
 
 def _external(model: onnx.ModelProto, target: Path) -> dict[str, Any]:
-    if model.ByteSize() <= 1_800_000_000:
+    if model.ByteSize() <= INLINE_BYTES:
         return {}
     return {"save_as_external_data": True, "location": f"{target.stem}.data"}

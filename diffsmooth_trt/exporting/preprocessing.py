@@ -71,8 +71,9 @@ class Overrides:
                 raise InputError(f"{name} must lie between {SIDES[0]} and {SIDES[1]} pixels, got {size}")
         if self.resize_mode not in (None, *MODES):
             raise InputError(f"--resize-mode {self.resize_mode!r} is unknown: use one of {', '.join(MODES)}")
-        triple("--mean", self.mean, positive=False)
-        triple("--std", self.std, positive=True)
+        for name, given in (("--mean", self.mean), ("--std", self.std)):
+            if max(map(abs, triple(name, given, positive=name == "--std") or (0.0,))) > 1:
+                raise InputError(f"{name} must be in [0, 1] image units, got {given}: divide by 255")
 
     def over(self, own: Preprocessing) -> Preprocessing:
         """`own` with what was given instead."""

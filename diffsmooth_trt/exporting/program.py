@@ -5,27 +5,27 @@ torch unpickles what such a file holds, which can run code.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..engine.facts import EngineFacts
 from ..engine.record import record_path
 from ..errors import InputError
 from ..files import check_outputs, file_sha256
 from ..noise import check_noise_level
-from .check import ImageCheck
+from .check import SIGMA, ImageCheck
 from .checkpoints import export_details
-from .onnx_file import Writer, write_checked
+from .onnx_file import Writer, quiet, write_checked
 from .resized import OutputSize
 from .result import ExportReport
 
 ROLES = ("denoiser", "classifier")
-SIGMA = 0.25  # of the noise that a classifier is compared on
+_ONE_ARGUMENT, _ONE_TENSOR = pytree.tree_structure(((0,), {})), pytree.tree_structure(0)
 
 
 class Program(nn.Module):
@@ -63,7 +63,8 @@ class Loaded:
 
 def _sizes(program: torch.export.ExportedProgram, name: object) -> tuple[object, ...]:
     """The shape of a float32 value by its name; () for anything else. Sizes that are not fixed are no integers."""
-    value = {node.name: node for node in program.graph.nodes}[str(name)].meta.get("val") if name else None
+    node = next((node for node in program.graph.nodes if node.name == str(name)), None)
+    value = None if node is None else node.meta.get("val")
     return tuple(value.shape) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else ()
 
 
@@ -76,8 +77,7 @@ def load_program(path: Path, trusted: bool) -> Loaded:
             f"program {path} was not opened: torch runs code that such a file holds; pass --trust-program where you trust it"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats, to torch's own authors
+        with quiet():  # warnings about formats and traces of damaged files, to torch's own authors
             program = torch.export.load(path)
     except Exception as error:  # torch raises many kinds for files that are no programs
         reason = " ".join(str(error).split())[:120]
@@ -88,12 +88,25 @@ def load_program(path: Path, trusted: bool) -> Loaded:
     sizes = _sizes(program, inputs[0]) if len(inputs) == 1 else ()
     if len(sizes) != 4 or not all(isinstance(size, int) for size in sizes[1:]) or len(outputs) != 1:
         raise InputError(
-            f"program {path} takes {len(inputs)} inputs, the first {list(sizes)}: expected one batch float32 [B, 3, H, W] "
-            "with fixed sizes in and one out"
+            f"program {path} takes {len(inputs)} inputs, the first {list(sizes)}, and returns {len(outputs)}: expected one batch "
+            "float32 [B, 3, H, W] with fixed sizes in and one out"
+        )
+    if (program.call_spec.in_spec, program.call_spec.out_spec) != (_ONE_ARGUMENT, _ONE_TENSOR):
+        raise InputError(
+            f"program {path} takes or returns its tensor by name or inside a list, tuple or dict: export a module whose "
+            "forward(x) returns a plain tensor"
         )
     batch, *image = (size if isinstance(size, int) else None for size in sizes)
     shape = (int(image[0] or 0), int(image[1] or 0), int(image[2] or 0))
     return Loaded(Program(program, batch), batch, shape, _sizes(program, outputs[0]))
+
+
+def _check_role(path: Path, loaded: Loaded, role: str) -> int | None:
+    """The classes of a program of `role`, None for a denoiser's; InputError where its output is another's."""
+    classes = loaded.output[1] if len(loaded.output) == 2 else None
+    if loaded.output[1:] == loaded.shape if role == "denoiser" else isinstance(classes, int):
+        return classes if isinstance(classes, int) else None
+    raise InputError(f"program {path} maps {loaded.shape} to {loaded.output[1:]}: that is no {role}")
 
 
 def program_file(
@@ -108,6 +121,7 @@ def program_file(
     """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""
     path = Path(checkpoint)
     loaded = load_program(path, trusted)
+    _check_role(path, loaded, "denoiser")
     if loaded.batch is not None and batch not in (None, loaded.batch):
         raise InputError(
             f"program {path} was exported for batches of {loaded.batch}, got --batch {batch}: leave it out"
@@ -161,13 +175,10 @@ def export_program(
     loaded = load_program(path, trusted)
     if loaded.batch not in (None, batch):
         raise InputError(f"program {path} was exported for batches of {loaded.batch}: pass --batch {loaded.batch}")
-    classes = loaded.output[1] if len(loaded.output) == 2 else None
-    if not (loaded.output[1:] == loaded.shape if role == "denoiser" else isinstance(classes, int)):
-        raise InputError(f"program {path} maps {loaded.shape} to {loaded.output[1:]}: that is no {role}")
     facts = EngineFacts(
         role=role,
         input_shape=loaded.shape,
-        classes=classes if role == "classifier" and isinstance(classes, int) else None,
+        classes=_check_role(path, loaded, role),
         sigma=sigma,
         family="program",
         source_sha256=file_sha256(path),

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from .precision import quiet_tools
+from .precision import INLINE_BYTES, quiet_tools
 
 Batch = dict[str, NDArray[Any]]
 CALIBRATION_SAMPLES = 256
@@ -77,7 +77,7 @@ def quantise(
     else:
         e4m3 = QuantType.QFLOAT8E4M3FN
         how = {"activation_type": e4m3, "weight_type": e4m3, "calibrate_method": CalibrationMethod.Distribution}
-    large = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) * 4 > 1_800_000_000
+    large = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) * 4 > INLINE_BYTES
     try:
         with quiet_tools():
             quantize_static(

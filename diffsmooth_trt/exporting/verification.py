@@ -20,25 +20,25 @@ from ..engine import Engine, EngineFacts, open_engine
 from ..errors import EngineError, InputError
 from .check import ConditionalCheck, ImageCheck, Inputs
 from .compare import LEAST_AGREEMENT
-from .noised import VERIFICATION, fitting_pixels, noised
-from .precision import Request
+from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
+from .precision import INLINE_BYTES, Request
 
 Floats = NDArray[np.float32]
 # Multiply-adds that the source may spend: 2,000 images of the 50 M CIFAR-10 UNet, 23 of the 552 M one at 224×224, which
 # take eager PyTorch some minutes on two cores. Counted, not timed: how many images were compared never depends on speed.
 BUDGET = 2 * 10**13
 ABSURD = 0.1  # of the mean magnitude of the source's outputs: a mean difference beyond it is a broken graph
-LARGE = 1_800_000_000  # bytes; larger files are verified in one backend, without its copies of the weights
 SLICE = 32  # images that the source takes at once, however many the file takes: its feature maps are the most memory
 Openers = dict[str, Callable[[int], Engine]]  # by backend: opens the file for so many rows
 
 
 def multiply_adds(check: ImageCheck) -> int:
-    """Multiply-adds of the source network for one image."""
+    """Multiply-adds of the source network for one image: those that torch sees, and those that its modules say they have."""
     example = tuple(torch.from_numpy(given) for given in next(check.batches(check.rows)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         check.source(*example)
-    return max(int(counter.get_total_flops()) // (2 * check.rows), 1)
+    seen = int(counter.get_total_flops()) // (2 * check.rows)
+    return max(seen + sum(int(getattr(module, "multiply_adds", 0)) for module in check.source.modules()), 1)
 
 
 def affordable(check: ImageCheck, wanted: int) -> int:
@@ -138,7 +138,8 @@ class Verification:
         if pixels is None:
             yield from self.check.batches(self.check.rows if self.batch is None else self.batch)
         elif isinstance(self.check, ConditionalCheck):
-            yield from _conditional_inputs(self.check, pixels, count, self.rows, phase)
+            check = self.check
+            yield from noised_conditional(pixels, check.sigma, check.labels, count, self.rows, phase)
         else:
             for noisy in noised(pixels, self.check.sigma, count, self.rows, phase):
                 yield (noisy if self.before is None else self.before.run(noisy),)
@@ -246,7 +247,8 @@ def on_random(check: ImageCheck, backend: str, precision: str, difference: objec
 def onnx_backends(path: Path) -> Openers:
     """The backends here that run .onnx files."""
     size = sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.stem))
-    backends = ("onnxruntime",) if size > LARGE else ("onnxruntime", "openvino")
+    # Large files in one backend, without another's copies of the weights.
+    backends = ("onnxruntime",) if size > INLINE_BYTES else ("onnxruntime", "openvino")
     return {
         backend: partial(_open_in, path, backend)
         for backend in backends
@@ -258,23 +260,12 @@ def _open_in(path: Path, backend: str, rows: int) -> Engine:
     return open_engine(path, batch=rows, backend=backend)
 
 
-def _conditional_inputs(
-    check: ConditionalCheck, pixels: NDArray[np.uint8], count: int, rows: int, phase: int
-) -> Iterator[Inputs]:
-    """Images in [-1, 1] at random noise levels and labels, drawn as `check` draws them."""
-    generator = np.random.Generator(np.random.Philox(key=phase))
-    for start in range(0, count, rows):
-        s, labels = check.draw(generator, rows)
-        chosen = pixels[np.arange(start, start + rows) % len(pixels)] / 127.5 - 1
-        noise = s[:, None, None, None] * generator.standard_normal(chosen.shape)
-        yield (chosen + noise).astype(np.float32), s, labels
-
-
-def warnings_of(verification: dict[str, Any]) -> list[str]:
-    """One line for each backend in which fewer labels than `LEAST_AGREEMENT` are those of the source."""
+def warnings_of(verification: dict[str, Any], precision: str) -> list[str]:
+    """One line for each backend in which fewer labels than `LEAST_AGREEMENT` are the source's, for a file of `precision`."""
+    own = "certify with --precision fp32" if precision == "fp32" else "use a wider --precision"
     return [
         f"only {100 * found['same_labels']:.2f} % of {verification['images']} labels are those of the torch source in "
-        f"{found['backend']} ({found['precision']}): expected {100 * LEAST_AGREEMENT} %; use a wider --precision"
+        f"{found['backend']} ({found['precision']}): expected {100 * LEAST_AGREEMENT} %; {own}"
         for found in verification.get("backends", ())
         if found.get("same_labels", 1.0) < LEAST_AGREEMENT
     ]

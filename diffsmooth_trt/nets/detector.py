@@ -63,6 +63,12 @@ def detector_for(state: Mapping[str, Tensor], image_size: int) -> Detector:
         raise InputError(
             f"the checkpoint has no {', '.join(missing)}: expected the detector CNN with layers {', '.join(NAMES)}"
         )
+    flat = [name for name in NAMES if state[f"{name}.weight"].dim() < 2 or not len(state[f"{name}.weight"])]
+    if flat:
+        shape = list(state[f"{flat[0]}.weight"].shape)
+        raise InputError(
+            f"{flat[0]}.weight has shape {shape}: expected the detector CNN with layers {', '.join(NAMES)}"
+        )
     widths = tuple(len(state[f"{name}.weight"]) for name in NAMES[:4])
     if image_size % 4:
         raise InputError(f"the image size is {image_size}, expected a multiple of 4: resize the images")

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_checkpoint, load_into, load_state  # noqa: E402
+from diffsmooth_trt.exporting.checkpoints import load_checkpoint, load_into, load_state, mismatch  # noqa: E402
 
 
 def small() -> Any:
@@ -123,6 +123,35 @@ def test_mismatches_name_the_first_parameters() -> None:
     assert "1 unexpected (c.weight)" in text
     assert "1 of another shape (a.bias [5] instead of [2])" in text
     assert "\n" not in text
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of its sparse and quantised tensors
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda w: w.to_sparse(), "sparse"),
+        (lambda w: w.to_sparse_csr(), "sparse"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "quantised"),
+        (lambda w: w.to(torch.complex64), "complex"),
+        (lambda w: w.to("meta"), r"without values \(on the meta device\)"),
+    ],
+    ids=["sparse", "csr", "quantised", "complex", "meta"],
+)
+def test_tensors_that_are_no_parameters(tmp_path: Path, make: Any, kind: str) -> None:
+    torch.save({"a.weight": make(torch.eye(3))}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match=f"c.pt: a.weight is {kind}: save the network's own floating-point") as caught:
+        load_state(tmp_path / "c.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_integers_are_no_parameters_and_counters_may_be_anything() -> None:
+    net = torch.nn.BatchNorm1d(2)
+    state = {**net.state_dict(), "num_batches_tracked": torch.tensor(1.0)}
+    wanted = {f"n.{key}": tensor for key, tensor in net.state_dict().items()}
+    given = {f"n.{key}": tensor for key, tensor in state.items()}
+    assert mismatch(wanted, given) == ""
+    given["n.weight"] = torch.ones(2, dtype=torch.int32)
+    assert mismatch(wanted, given) == "1 of another kind of number (n.weight int32)"
 
 
 def test_loading_shares_memory_and_fills_meta_modules() -> None:

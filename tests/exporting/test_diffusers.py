@@ -144,6 +144,8 @@ def broken(folder: Path, name: str, changes: dict[str, Any]) -> None:
         ("unet/config.json", {"in_channels": 4}, "in_channels is 4 in .*: expected 3"),
         ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type is 'fourier'"),
         ("unet/config.json", {"sample_size": None}, "image size 0 does not fit this network: .* give --image-size"),
+        ("unet/config.json", {"block_out_channels": 5}, "block_out_channels is 5 .* expected a list of widths"),
+        ("unet/config.json", {"num_class_embeds": "ten"}, "num_class_embeds 'ten'"),
         ("unet/config.json", {"block_out_channels": [32, 96]}, "safetensors does not fit its config.json or is damaged"),
         ("unet/config.json", {"down_block_types": ["AttnDownBlock2D"] * 2}, "config.json: 10 missing_keys"),
         ("unet/config.json", {"num_class_embeds": None}, "does not fit its config.json: 1 unexpected_keys"),

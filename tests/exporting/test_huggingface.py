@@ -98,10 +98,15 @@ def test_files_answer_as_the_processor_and_model_do(tmp_path: Path, kind: str) -
     np.testing.assert_allclose(got, np.repeat(want, 3, axis=0), atol=0.02 * np.abs(want).max())
 
 
-def test_flags_override_the_folder(vit: Path, tmp_path: Path) -> None:
-    """The way the recipes of published pairs do; nothing of the preprocessor file is needed then."""
-    loaded = load_folder(vit, Overrides(input_size=32, mean=(0.1,) * 3, std=(0.2,) * 3))
-    own = Overrides(input_size=32, resize_mode="bicubic", mean=(0.1,) * 3, std=(0.2,) * 3).over(loaded.preprocessing)
+def test_flags_override_the_folder(vit: Path, copy: Path) -> None:
+    """What is not given stays the folder's; nothing of its file is needed where all of it is, as in the recipes."""
+    flags: dict[str, Any] = {"input_size": 32, "mean": (0.1,) * 3, "std": (0.2,) * 3}
+    given = Overrides(**flags)
+    own = given.over(load_folder(vit, given).preprocessing)
+    assert (own.mean, own.std, own.mode, own.resize_to) == ((0.1,) * 3, (0.2,) * 3, "bilinear", 32)
+    (copy / "preprocessor_config.json").write_text("[]", encoding="utf-8")
+    given = Overrides(**flags, resize_mode="bicubic")
+    own = given.over(load_folder(copy, given).preprocessing)
     assert (own.mean, own.std, own.mode, own.resize_to) == ((0.1,) * 3, (0.2,) * 3, "bicubic", 32)
 
 

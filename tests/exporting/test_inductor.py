@@ -210,7 +210,7 @@ def test_what_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch: pytest
         ({"device": "tpu"}, "'tpu' is unknown"),
         ({"store_fp16": True}, "--fp16-weights is for .onnx files"),
         ({"out": "d.onnx", "device": "cuda:0"}, "--device cuda:0 is for .pt2 packages"),
-        ({"out": "absent/d.pt2"}, "cannot be written"),
+        ({"out": "absent/d.pt2"}, "the folder absent does not exist"),
     ],
 )
 def test_refusals(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports need torch")
 onnx = pytest.importorskip("onnx", reason="exports need onnx")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
+ir = pytest.importorskip("onnx_ir", reason="exports need onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime", reason="exports are checked in ONNX Runtime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from diffsmooth_trt import zoo  # noqa: E402
 from diffsmooth_trt.engine import open_engine  # noqa: E402
+from diffsmooth_trt.engine.graph import read_graph  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_onnx_classifier  # noqa: E402
+from diffsmooth_trt.exporting.onnx_module import multiply_adds  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -125,6 +130,48 @@ def test_images_of_the_files_own_size_and_a_chosen_batch(tmp_path: Path) -> None
     assert report.max_difference == 0
 
 
+def deeper(path: Path) -> Path:
+    """Three multiplications at 32×32, none of the nodes with a name, one weight in a Constant."""
+    rng = np.random.default_rng(5)
+    inner = numpy_helper.from_array(rng.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8, "inner")
+    nodes = [
+        helper.make_node("Constant", [], ["k"], value=inner),
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[4, 4]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "k"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "v"], ["y"]),
+    ]
+    return user_file(path, shape=("N", 3, 32, 32), nodes=nodes)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_precision_is_made_and_compared_with_the_file_as_it_came(tmp_path: Path, precision: str) -> None:
+    if precision == "fp16":
+        pytest.importorskip("onnxconverter_common", reason="makes fp16")
+    path = deeper(tmp_path / "user.onnx")
+    data = zoo.IMAGES if precision == "int8" else None
+    options: dict[str, Any] = {"mean": MEAN, "std": STD, "calibration_data": data, "verify_samples": 64}
+    report = export_onnx_classifier(path, tmp_path / "c.onnx", precision=precision, **options)
+    assert report.facts.precision == precision
+    assert report.verification["images"] == 64
+    first = report.verification["backends"][0]
+    assert (first["mean_difference"] > 1e-5) == (precision != "fp32")
+    assert first["same_labels"] > 0.8
+    graph = onnx.load(tmp_path / "c.onnx").graph
+    assert {tensor.data_type for tensor in graph.initializer} & {"fp16": {10}, "int8": {2, 3}, "fp32": {1}}[precision]
+    if precision != "fp32":
+        with pytest.raises(InputError, match="which stays one"):
+            again = user_file(tmp_path / "half.onnx", more={"extra": np.ones(2, np.float16)})
+            export_onnx_classifier(again, tmp_path / "d.onnx", precision=precision, calibration_data=data)
+
+
+def test_what_torch_does_not_see_is_counted(tmp_path: Path) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load(deeper(tmp_path / "user.onnx")))
+    assert multiply_adds(ir.from_proto(model), None) == 8 * 27 * 64 + 8 * 72 * 64 + 8 * 5
+
+
 def dynamic(path: Path) -> Path:
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
@@ -143,6 +190,13 @@ def outside(path: Path) -> Path:
             if entry.key == "location":
                 entry.value = "../weights.bin"
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+def cut(path: Path) -> Path:
+    user_file(path, external="weights.bin")
+    weights_file = path.parent / "weights.bin"
+    weights_file.write_bytes(weights_file.read_bytes()[:100])
     return path
 
 
@@ -194,6 +248,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "old": (old, {}, "is of opset 6, which cannot be converted: export it for opset 18"),
     "of an operator long gone": (gone, {}, "ONNX Runtime cannot load it .*Upsample.*: export it again for opset 18"),
     "weights outside": (outside, {}, r"keeps weights outside its folder \(../weights.bin\)"),
+    "weights cut short": (cut, {}, "is no readable ONNX file .its weights file is cut short.: copy or export it again"),
+    "empty": (lambda p: user_file(p, nodes=[], out=("N", 3)), {}, r"has no nodes \(empty graph\)"),
     "weights lost": (lost, {}, "needs its weights file weights.bin beside it"),
     "an engine": (lambda p: user_file(p, props={"diffsmooth_trt": "{}"}), {}, "is an engine file already"),
     "other size": (user_file, {"input_size": 16}, "takes 12×12 images, got --input-size 16: leave it out"),
@@ -201,10 +257,29 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "other batch": (lambda p: user_file(p, shape=(4, 3, 12, 12), out=(4, 5)), {"batch": 2}, "takes batches of 4"),
     "infinite": (
         infinite,
-        {"mean": (1e9,) * 3, "std": (1e-9,) * 3},
+        {"std": (1e-38,) * 3},
         "returns NaN or infinity",
     ),
 }  # fmt: skip
+
+
+def test_weights_of_a_constant_in_a_file_of_their_own_are_hashed_and_taken_along(tmp_path: Path) -> None:
+    """Wherever in the graph they stand: they are part of the classifier's identity."""
+    rng = np.random.default_rng(6)
+    w = rng.standard_normal((8, 3, 3, 3)).astype(np.float32)
+    external = TensorProto(dims=w.shape, data_type=FLOAT, data_location=TensorProto.EXTERNAL, name="value")
+    external.external_data.add(key="location", value="inner.bin")
+    nodes = [helper.make_node("Constant", [], ["k"], value=external), *NODES]
+    nodes[1] = helper.make_node("Conv", ["x", "k"], ["images"], pads=[1, 1, 1, 1])
+    path = user_file(tmp_path / "user.onnx", nodes=nodes)
+    with pytest.raises(InputError, match="needs its weights file inner.bin beside it"):
+        read_graph(path, role="classifier", sigma=None)
+    (tmp_path / "inner.bin").write_bytes(w.tobytes())
+    digest = hashlib.sha256(w.tobytes()).hexdigest()
+    assert read_graph(path, role="classifier", sigma=None).weights == {"inner.bin": digest}
+    report = export_onnx_classifier(path, tmp_path / "c.onnx")
+    assert report.facts.details["weights"] == {"inner.bin": digest}
+    assert read_graph(tmp_path / "c.onnx", role="classifier", sigma=None).weights == {}
 
 
 def test_the_users_file_is_never_overwritten(tmp_path: Path) -> None:

@@ -294,8 +294,10 @@ def test_noise_is_the_same_for_every_batch_size_and_goes_round_the_images() -> N
 
 def test_few_same_labels_are_a_warning() -> None:
     seen = [{"backend": "openvino", "precision": "bf16+u8", "same_labels": value} for value in (0.9949, 0.995)]
-    (line,) = warnings_of({"images": 2000, "backends": seen})
-    assert "only 99.49 % of 2000 labels" in line
+    (line,) = warnings_of({"images": 2000, "backends": seen}, "int8")
+    assert "only 99.49 % of 2000 labels" in line and line.endswith("use a wider --precision")
+    (line,) = warnings_of({"images": 2000, "backends": seen}, "fp32")  # the file is as wide as can be
+    assert line.endswith("certify with --precision fp32")
 
 
 def test_cost_is_counted_in_multiply_adds() -> None:

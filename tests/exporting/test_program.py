@@ -47,6 +47,48 @@ def test_runs_as_the_program(dynamic: bool, tmp_path: Path) -> None:
             torch.testing.assert_close(torch.from_numpy(engine.run(x.numpy())), net(x), rtol=0, atol=1e-5)
 
 
+class Odd(torch.nn.Module):
+    """Programs that are no denoisers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Any) -> Any:
+        y = x / 2
+        kinds = {"logits": y.mean((2, 3)), "constant": 1, "tuple": (y,), "dict": {"y": y}, "half": y.half()}
+        return kinds.get(self.kind, y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("logits", r"maps \(3, 8, 8\) to \(3,\): that is no denoiser"),
+        ("constant", r"maps \(3, 8, 8\) to \(\): that is no denoiser"),
+        ("half", "that is no denoiser"),
+        ("tuple", r"inside a list, tuple or dict: export a module whose forward\(x\) returns a plain tensor"),
+        ("dict", "returns its tensor by name or inside a list, tuple or dict"),
+        ("named", "takes or returns its tensor by name or inside a list, tuple or dict"),
+    ],
+)
+def test_other_programs_are_no_denoisers(tmp_path: Path, kind: str, message: str) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    given: Any = ((), {"x": x}) if kind == "named" else ((x,), {})
+    torch.export.save(torch.export.export(Odd(kind), *given), tmp_path / "own.pt2")
+    with pytest.raises(InputError, match=message) as caught:
+        export_denoiser("program", tmp_path / "own.pt2", None, 0.5, tmp_path / "d.onnx", trust_program=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_programs_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.pt2"
+    save(path, False)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="is no program that torch.export.save wrote, or is damaged"):
+        export_denoiser("program", path, None, 0.5, tmp_path / "d.onnx", trust_program=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "own.pt2"
 
@@ -67,4 +109,4 @@ def test_refusals(tmp_path: Path) -> None:
     refused("needs --sigma", sigma=None, conditional=True)
     refused("--image-size does not apply to --family program", image_size=16)
     save(path, False, torch.rand(3, 8, 8))
-    refused(r"takes 1 inputs, the first \[3, 8, 8\]: expected one batch float32 \[B, 3, H, W\]")
+    refused(r"takes 1 inputs, the first \[3, 8, 8\], and returns 1: expected one batch float32 \[B, 3, H, W\]")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,45 @@ def test_a_random_vit_is_a_folder(tmp_path: Path, random_weights: Any) -> None:
     assert (loaded.classes, loaded.preprocessing.input_size, loaded.preprocessing.mode) == (10, 224, "bilinear")
 
 
+Recipe = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Recipe:
+    """`run(name, *options)`: exit status and standard error of a recipe that fails, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "export")
+
+    def run(name: str, *options: str) -> tuple[Any, str]:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(ROOT / "export" / f"{name}.py"), run_name="__main__")
+        return caught.value.code, capsys.readouterr().err
+
+    return run
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_recipes_need_something_to_export(tmp_path: Path, name: str) -> None:
+def test_recipes_need_something_to_export(tmp_path: Path, recipe: Recipe, name: str) -> None:
     """Also that they import, and write nothing before they know what."""
-    command = [sys.executable, str(ROOT / "export" / f"{name}.py"), "--out", str(tmp_path / "engines")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"give {RECIPES[name]} or --random-weights" in done.stderr
-    assert not (tmp_path / "engines").exists()
+    status, said = recipe(name)
+    assert status == 2
+    assert f"give {RECIPES[name]} or --random-weights" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message", "status"),
+    [
+        ("distro", ["--joint", "absent.pt"], "checkpoint absent.pt: no such file", 2),
+        ("ndc_cifar10", ["--denoiser", "absent.pt"], "checkpoint absent.pt: no such file", 2),
+        ("ndc_cifar10", ["--denoiser", "absent.pt", "--out", "taken"], "File exists (taken)", 1),
+    ],
+)
+def test_errors_of_recipes_are_one_line(
+    tmp_path: Path, recipe: Recipe, name: str, options: list[str], message: str, status: int
+) -> None:
+    (tmp_path / "taken").touch()
+    code, line = recipe(name, *options)
+    assert code == status
+    assert line.startswith(f"{name}.py: ") and message in line and len(line.splitlines()) == 1

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="exports need torch")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, export_detector  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
 
@@ -52,6 +52,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "does not fit the network: parameters 1 missing \\(label_emb.weight\\)",
         ),
         ({"config": {**OPTIONS, "num_channels": 64}}, r"of another shape \(time_embed.0.weight \[128, 32\] instead of"),
+        ({"config": {**OPTIONS, "dropout": 2}}, "of this configuration cannot be built .*dropout probability"),
+        ({"config": {**OPTIONS, "dropout": -1}}, "of this configuration cannot be built .*dropout probability"),
+        ({"config": {**OPTIONS, "diffusion_steps": 5}}, "falling inside .0, 1.; use more diffusion_steps"),
+        ({"config": {**OPTIONS, "diffusion_steps": 1e8}}, "at least 1 and at most 1000000, got 100000000"),
+        (
+            {"family": "edm", "config": {"model_channels": 68, "channel_mult": [1], "img_resolution": 16}},
+            "of this configuration cannot be built .*must be divisible by num_groups",
+        ),
         ({"config": "zoo"}, "does not fit the network: parameters .* missing"),
         ({"sigma": 1000.0}, "sigma must lie in"),
         ({"sigma": -0.5}, "sigma must lie in"),
@@ -59,7 +67,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"precision": "int4"}, "--precision 'int4' is not available for exports: use one of fp32"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"checkpoint": "absent.pt"}, "checkpoint absent.pt: no such file"),
-        ({"out": "absent/d.onnx"}, "absent/d.onnx cannot be written"),
+        ({"out": "absent/d.onnx"}, "--out absent/d.onnx: the folder absent does not exist; make it first"),
+        ({"out": "."}, "--out . is a folder: give a file name in it"),
+        ({"out": "d.engine", "checkpoint": "absent.pt"}, "--out d.engine ends neither in .onnx nor in .pt2"),
     ],
 )
 def test_denoiser_refusals(
@@ -82,6 +92,7 @@ def test_denoiser_refusals(
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[1]", "must hold one JSON object"),
         (json.dumps({"x": 1}), "c.json: option 'x' is unknown"),
     ],
@@ -91,6 +102,33 @@ def test_configuration_files(checkpoint: Path, tmp_path: Path, text: str, messag
     config.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         export_denoiser("guided-diffusion", checkpoint, config, 0.25, tmp_path / "d.onnx")
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2"])
+@pytest.mark.parametrize("kind", ["denoiser", "classifier", "detector"])
+def test_checkpoints_are_never_overwritten(tmp_path: Path, name: str, kind: str) -> None:
+    """Nor are images and engines that the export reads."""
+    path = tmp_path / name
+    path.write_bytes(b"precious")
+
+    def export(checkpoint: Path, out: Path, **more: Any) -> None:
+        if kind == "denoiser":
+            export_denoiser("guided-diffusion", checkpoint, OPTIONS, 0.25, out, batch=1, **more)
+        elif kind == "classifier":
+            export_classifier("resnet20", checkpoint, out, batch=1, **more)
+        else:
+            export_detector(checkpoint, out, batch=1)
+
+    with pytest.raises(InputError, match="is also --checkpoint, which it would destroy|interval bounds read"):
+        export(path, path)
+    if kind != "detector":
+        with pytest.raises(InputError, match="is also --verify-data, which it would destroy"):
+            export(tmp_path / "absent.pt", path, verify_data=path)
+    if path.suffix == ".pt2" and kind != "detector":
+        (tmp_path / "net.pt2.json").write_bytes(b"precious")
+        with pytest.raises(InputError, match="the record of --out .* is also --checkpoint"):
+            export(tmp_path / "net.pt2.json", path)
+    assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"precious"}
 
 
 def test_half_precision_overflow(tmp_path: Path) -> None:
@@ -114,6 +152,8 @@ def test_half_precision_overflow(tmp_path: Path) -> None:
         ({"arch": "timm/no such model"}, "--arch timm/"),
         ({"resize_mode": "area"}, "--resize-mode 'area' is unknown: use one of bicubic, bilinear"),
         ({"resize_to": 24}, "--resize-to 24 is smaller than the 32 pixels that are cropped"),
+        ({"mean": (125.3, 123.0, 113.9)}, r"--mean must be in \[0, 1\] image units, got .*: divide by 255"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (63.0, 62.1, 66.7)}, r"--std must be in \[0, 1\] image units"),
         ({"mean": (0.5, 0.5)}, "--mean must be three numbers"),
         ({"std": (0.5, 0.5, 0.0)}, "--std must be three positive numbers"),
         ({"input_size": 2}, "--input-size must lie between"),

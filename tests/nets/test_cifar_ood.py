@@ -89,8 +89,13 @@ def test_other_checkpoints_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no C1, C2, C3, L4, L5"):
         export_detector(tmp_path / "c.pt", tmp_path / "d.onnx")
     joint_checkpoint(tmp_path / "joint.pt")
-    with pytest.raises(InputError, match="of another shape"):
+    with pytest.raises(InputError, match="of another shape .*: check --image-size"):
         export_detector(tmp_path / "joint.pt", tmp_path / "d.onnx", image_size=64)
     with pytest.raises(InputError, match="multiple of 4"):
         export_detector(tmp_path / "joint.pt", tmp_path / "d.onnx", image_size=30)
+    state = Detector((8, 8, 8, 8)).state_dict()
+    for weight, shape in ((torch.tensor(1.0), r"\[\]"), (torch.zeros(0, 3, 3, 3), r"\[0, 3, 3, 3\]")):
+        torch.save({**state, "C1.weight": weight}, tmp_path / "odd.pt")
+        with pytest.raises(InputError, match=f"C1.weight has shape {shape}: expected the detector CNN"):
+            export_detector(tmp_path / "odd.pt", tmp_path / "d.onnx")
     assert not (tmp_path / "d.onnx").exists()
