@@ -126,7 +126,7 @@ def _add_machine(parser: Parser) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="default: bf16 where the CPU has it (OpenVINO), else fp32; detectors: fp32",
+        help="default: bf16 where the CPU has it (OpenVINO), else fp32; detectors: fp32, but for certified",
     )
     add("--device", default="cpu", help="default: cpu")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")

@@ -66,13 +66,13 @@ class Model:
 
     def _open(self, config: OodConfig) -> None:
         """Open the engines. Those that interval bounds are compared with run in float32 on the CPU, whatever --device says: the
-        bounds hold for sums of products, and on a GPU convolutions may be Winograd's.
+        bounds hold for sums of products, and on a GPU convolutions may be Winograd's. Smoothing bounds the model as it runs.
         """
         options: dict[str, Any] = {name: getattr(config, name) for name in ("batch", "backend", "precision", "threads")}
         options["device"] = open_device(config.device)
         if config.engine is not None:
             self.opened["denoiser"] = open_engine(config.engine, role="denoiser", sigma=config.sigma, **options)
-        exact = {**options, "precision": "fp32"}
+        exact = options if config.kind == "certified" else {**options, "precision": "fp32"}
         if config.kind in ("guaranteed", "adversarial"):
             exact["device"] = "cpu"
         plain = exact if config.kind == "guaranteed" and config.detector is None else options
