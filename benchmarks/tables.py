@@ -259,7 +259,7 @@ def precision() -> str:
     note = (
         f"{machine['processors']} cores of {machine['cpu']}, OpenVINO, batch {settings['batch']}; {settings['rounds']} rounds of "
         f"{settings['timed']} samples, in turn; labels of {settings['samples']} noisy images; certified accuracy on "
-        f"{settings['images']} images, n = {settings['n']}, one key."
+        f"{settings['images']} images, n = {settings['n']}, one key. Other work ran beside: it is the ratios that count."
     )
     return markdown(head, rows) + f"\n\n{note}"
 
