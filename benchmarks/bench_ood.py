@@ -3,9 +3,10 @@
     python benchmarks/bench_ood.py --data cifar10-test.parquet
 
 The model is joint: the zoo's detector, its denoiser folded for σ = 0.12, its dds classifier. Runs: clean and guaranteed on
-`--max` images a set; certified, sequential, on as many; adversarial on `--attacked`; at fixed n = 10,000 certified and distro-l2
-on `--fixed`, against the first set only. Can be interrupted: run the same command again; what was done lies in `--work`. Writes
-benchmarks/results/ood_cpu.json; `tables.py` makes the README's tables from it.
+`--max` images a set; certified, sequential, on as many of the in-distribution and of the first set, and on `--few` of all sets;
+adversarial on `--attacked`; at fixed n = 10,000 certified and distro-l2 on `--fixed` of the first set. Can be interrupted: run the
+same command again; what was done lies in `--work`. Writes benchmarks/results/ood_cpu.json; `tables.py` makes the README's
+tables from it.
 """
 
 from __future__ import annotations
@@ -75,11 +76,14 @@ def main() -> None:
     p = argparse.ArgumentParser()
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--max", type=int, default=1000)
+    p.add_argument("--few", type=int, default=200)
     p.add_argument("--attacked", type=int, default=100)
     p.add_argument("--fixed", type=int, default=100)
     p.add_argument("--n", type=int, default=10_000)
     p.add_argument(
-        "--kinds", nargs="+", default=["clean", "guaranteed", "certified", "adversarial", "fixed", "distro-l2"]
+        "--kinds",
+        nargs="+",
+        default=["clean", "guaranteed", "certified", "certified-few", "adversarial", "fixed", "distro-l2"],
     )
     p.add_argument("--work", type=Path, default=Path("runs/ood"))
     p.add_argument("--out", type=Path, default=ROOT / "results" / "ood_cpu.json")
@@ -98,7 +102,8 @@ def main() -> None:
     asked = {
         "clean": common,
         "guaranteed": replace(common, kind="guaranteed"),
-        "certified": replace(common, kind="certified"),
+        "certified": replace(common, kind="certified", out_data=SETS[:1]),
+        "certified-few": replace(common, kind="certified", max=a.few),
         "adversarial": replace(common, kind="adversarial", max=a.attacked),
         "fixed": few,
         "distro-l2": replace(few, score="distro-l2", alpha=0.01),

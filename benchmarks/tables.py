@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RADII = (0.0, 0.25, 0.5, 0.75)
 OOD_RADII = (0.0, 0.1, 0.25, 0.5, 1.0)
-SMOOTHED = ("certified", "fixed", "distro-l2")
+SMOOTHED = ("certified", "certified-few", "fixed", "distro-l2")
 
 Column = NDArray[Any]
 
@@ -198,7 +198,8 @@ def ood() -> str:
                 continue
             if kind in SMOOTHED and measured["radius"] not in OOD_RADII:
                 continue
-            label = kind if kind == measured["scores"] else f"{kind}, {measured['scores']}"
+            ran = kind.removesuffix("-few")
+            label = ran if ran == measured["scores"] else f"{ran}, {measured['scores']}"
             whole = all(name in measured["sets"] for name in names)  # an average over fewer sets is another number
             found = [measured["sets"].get(name) if whole or name != "average" else None for name in order]
             cells = [
