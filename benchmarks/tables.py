@@ -29,6 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RADII = (0.0, 0.25, 0.5, 0.75)
 OOD_RADII = (0.0, 0.1, 0.25, 0.5, 1.0)
 SMOOTHED = ("certified", "certified-few", "fixed", "distro-l2")
+OOD_KINDS = ("clean", "guaranteed", "adversarial", *SMOOTHED)
 
 Column = NDArray[Any]
 
@@ -190,9 +191,10 @@ def ood() -> str:
     if not path.exists():
         return "Not measured on this version yet: `python benchmarks/bench_ood.py --data cifar10-test.parquet`."
     document = json.loads(path.read_text())
-    rows, names = [], list(document["runs"]["clean"]["metrics"][0]["sets"])
+    runs = {kind: document["runs"][kind] for kind in OOD_KINDS if kind in document["runs"]}
+    rows, names = [], list(runs["clean"]["metrics"][0]["sets"])
     order = [*sorted(set(names) - {"average"}), "average"]
-    for kind, r in document["runs"].items():
+    for kind, r in runs.items():
         for measured in r["metrics"]:
             if kind in ("guaranteed", "adversarial") and measured["scores"] == "clean":
                 continue
@@ -208,7 +210,7 @@ def ood() -> str:
             ]
             rows.append([label, f"{measured['radius']:g}", str(r["images"]), *cells])
     times = []
-    for kind, r in document["runs"].items():
+    for kind, r in runs.items():
         if r["seconds"]:
             drawn = ", ".join(f"{name} {mean:.0f}" for name, mean in r["mean_draws"].items())
             spent = ", ".join(f"{seconds / 60:.1f}" for seconds in r["seconds"])
@@ -217,12 +219,15 @@ def ood() -> str:
         f"AUROC / AUPR / FPR at 95 % TPR, %. {document['processors']} cores of {document['cpu']}, σ = {document['sigma']:g}; "
         f"minutes for the in-distribution set, then each other one: {'; '.join(times)}."
     )
-    certified = document["runs"].get("certified", {})
+    certified = runs.get("certified", {})
     if certified.get("seconds"):
         note += (
             f" {certified['images']:,} in-distribution and {certified['images']:,} `smooth` images certified: "
             f"{sum(certified['seconds'][:2]) / 60:.0f} minutes (target: 30)."
         )
+    missing = [kind for kind in OOD_KINDS if kind not in runs]
+    if missing:
+        note += f" Not measured yet: {', '.join(missing)}."
     heads = [name.removeprefix("generated:") for name in order]
     return markdown(["scores", "radius", "images a set", *heads], rows) + f"\n\n{note}"
 
