@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.nvidia import import_tensorrt
 from ..engine.refit import parser_errors
+from ..engine.tensorrt import Log
 from ..errors import EngineError, InputError
 from .plan_settings import PlanSettings
 
@@ -22,24 +23,6 @@ else:
 
 VERSION = str(trt.__version__)
 ALWAYS_STRONG = 11  # the first major version in which networks have no other typing
-
-
-class Log(trt.ILogger):  # type: ignore[misc]  # the base class has no types
-    """Keeps errors and what comes before them from the terminal; `last` is for our own message."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Called by TensorRT."""
-        if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-            self.errors.append(" ".join(msg.split()))
-
-    @property
-    def last(self) -> str:
-        """The last error, shortened."""
-        return self.errors[-1][:300] if self.errors else "no reason was given"
 
 
 def network_flags() -> int:
