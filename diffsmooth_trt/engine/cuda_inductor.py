@@ -12,7 +12,7 @@ import torch.utils.dlpack
 from ..device import Array
 from ..errors import EngineError, InputError, OutOfMemory
 from .base import Engine, Inputs
-from .inductor import exact_fp32, this_machine
+from .inductor import check_machine, exact_fp32
 from .record import agreed_record, read_checked
 
 if TYPE_CHECKING:
@@ -34,17 +34,8 @@ class CudaInductorEngine(Engine):
         role: str | None = None,
         sigma: float | None = None,
     ) -> None:
-        record = agreed_record(path, "pt2", role, sigma)
-        if record.batch != batch:
-            raise InputError(
-                f"engine {path.name} was exported for batches of {record.batch}, the run asks for {batch}: "
-                f"--batch {record.batch}"
-            )
-        for name, here in this_machine(device.name).items():
-            if record.machine.get(name) != here:
-                raise InputError(
-                    f"{path.name} was compiled for {name} {record.machine.get(name)}, here it is {here}: export it again here"
-                )
+        record = agreed_record(path, "pt2", role, sigma, batch)
+        check_machine(path, record, device.name)
         super().__init__(path, record.facts, batch, device)
         exact_fp32()
         self.gpu = device

@@ -47,7 +47,8 @@ def exact_fp32() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _check_machine(path: Path, record: Record, device: str) -> None:
+def check_machine(path: Path, record: Record, device: str) -> None:
+    """InputError unless the package at `path` was compiled for `device` here and for this torch."""
     here = this_machine(device)
     for name, value in here.items():
         built = record.machine.get(name)
@@ -61,7 +62,7 @@ class InductorEngine(Engine):
     backend = "inductor"
 
     def __init__(self, path: Path, record: Record, device: str, threads: int | None) -> None:
-        _check_machine(path, record, device)
+        check_machine(path, record, device)
         super().__init__(path, record.facts, record.batch)
         self.where = torch.device(device)
         if self.where.type == "cuda":
@@ -107,9 +108,5 @@ def open_package(
     path: Path, *, batch: int, device: str, threads: int | None, role: str | None, sigma: float | None
 ) -> InductorEngine:
     """Open a package for batches of `batch` rows; raises InputError unless its record, content and machine all fit."""
-    record = agreed_record(path, "pt2", role, sigma)
-    if record.batch != batch:
-        raise InputError(
-            f"engine {path.name} was exported for batches of {record.batch}, the run asks for {batch}: --batch {record.batch}"
-        )
+    record = agreed_record(path, "pt2", role, sigma, batch)
     return InductorEngine(path, record, device, threads)

@@ -67,14 +67,14 @@ class PlanFile:
         return path
 
 
-def read_plan(path: str | Path, *, role: str | None, sigma: float | None) -> PlanFile:
-    """The plan at `path`, its hash, role and noise level (image units) checked; needs neither TensorRT nor a GPU.
+def read_plan(path: str | Path, *, role: str | None, sigma: float | None, batch: int | None = None) -> PlanFile:
+    """The plan at `path`, its hash, role, batch size and noise level (image units) checked; needs neither TensorRT nor a GPU.
 
-    Raises InputError for a plan without record, of another content, or of another role or `sigma`. Whether it fits what
+    Raises InputError for a plan without record, of another content, or of another role, `sigma` or `batch`. Whether it fits what
     is installed is `check_runs_here`'s to say.
     """
     path = Path(path)
-    record = agreed_record(path, "plan", role, sigma)
+    record = agreed_record(path, "plan", role, sigma, batch)
     try:
         machine = {name: str(record.machine[name]) for name in ("tensorrt", "gpu", "compute_capability", "driver")}
         record.source["name"], record.source["sha256"]

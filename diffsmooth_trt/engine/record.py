@@ -91,10 +91,16 @@ def read_record(path: Path, kind: str) -> Record:
     return record
 
 
-def agreed_record(path: Path, kind: str, role: str | None, sigma: float | None) -> Record:
-    """`read_record`, its facts checked against the `role` and `sigma` (image units) that the caller needs."""
+def agreed_record(path: Path, kind: str, role: str | None, sigma: float | None, batch: int | None = None) -> Record:
+    """`read_record`, its facts checked against the `role`, `sigma` (image units) and `batch` that the caller needs."""
     record = read_record(path, kind)
-    return dataclasses.replace(record, facts=agreed(path, record.facts, role, sigma))
+    record = dataclasses.replace(record, facts=agreed(path, record.facts, role, sigma))
+    if batch not in (None, record.batch):
+        made = "built" if kind == "plan" else "exported"
+        raise InputError(
+            f"engine {path.name} was {made} for batches of {record.batch}, the run asks for {batch}: --batch {record.batch}"
+        )
+    return record
 
 
 def read_checked(path: Path, record: Record) -> bytes:

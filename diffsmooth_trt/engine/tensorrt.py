@@ -69,11 +69,7 @@ class TensorRtEngine(Engine):
         sigma: float | None = None,
         allow_host_code: bool = False,
     ) -> None:
-        plan = read_plan(path, role=role, sigma=sigma)
-        if plan.batch != batch:
-            raise InputError(
-                f"engine {path.name} was built for batches of {plan.batch}, the run asks for {batch}: --batch {plan.batch}"
-            )
+        plan = read_plan(path, role=role, sigma=sigma, batch=batch)
         find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
         check_runs_here(plan, tensorrt=VERSION, compute_capability=device.capability, allow_host_code=allow_host_code)
         super().__init__(path, plan.facts, batch, device)

@@ -415,7 +415,7 @@ def test_packages_do_not_wait_for_their_last_run(machine: Any, tmp_path: Path, m
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(module, "exact_fp32", lambda: None)
-    monkeypatch.setattr(module, "this_machine", lambda name: {"device": "cuda"})
+    monkeypatch.setattr("diffsmooth_trt.engine.inductor.this_machine", lambda name: {"device": "cuda"})
     path = tmp_path / "d.pt2"
     path.write_bytes(b"code")
     facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
