@@ -96,14 +96,15 @@ def main() -> None:
         )
     common = OodConfig(
         classifier=zoo.CLASSIFIER_DDS, engine=denoiser, detector=zoo.DETECTOR, in_data=a.data, out_data=SETS,
-        out=a.work / "unused.jsonl", key=KEY, radii=RADII, n=a.n, resume=True, max=a.max,
+        out=a.work / "unused.jsonl", key=KEY, radii=RADII, resume=True, max=a.max,
     )  # fmt: skip
-    few = replace(common, kind="certified", out_data=SETS[:1], tolerance=0.0, max=a.fixed)
+    certified = replace(common, kind="certified", n=a.n)
+    few = replace(certified, out_data=SETS[:1], tolerance=0.0, max=a.fixed)
     asked = {
         "clean": common,
         "guaranteed": replace(common, kind="guaranteed"),
-        "certified": replace(common, kind="certified", out_data=SETS[:1]),
-        "certified-few": replace(common, kind="certified", max=a.few),
+        "certified": replace(certified, out_data=SETS[:1]),
+        "certified-few": replace(certified, max=a.few),
         "adversarial": replace(common, kind="adversarial", max=a.attacked),
         "fixed": few,
         "distro-l2": replace(few, score="distro-l2", alpha=0.01),

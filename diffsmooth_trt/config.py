@@ -21,6 +21,13 @@ COMMANDS = ("certify", "predict")
 KEY_DIGITS = 32
 CERTIFICATES = ("smoothing", "lipschitz")
 STOPPING = ("radius", "tolerance", "family_wise")
+# Whose options they are; elsewhere they are refused, lest somebody take a certificate for what it is not.
+OWNERS = {
+    **dict.fromkeys(("local_sigma", "m"), ("diffsmooth",)),
+    **dict.fromkeys(("local_noise", "classifier_seed"), ("diffsmooth", *DIFFUSION_CLASSIFIERS)),
+    **dict.fromkeys(("steps", "s_max", "weights", "sift", "sift_margin", "classes"), DIFFUSION_CLASSIFIERS),
+    "drop_steps": ("epndc",),
+}
 
 
 # More samples than the statistics are verified for, and sizes beyond any machine.
@@ -116,6 +123,7 @@ class RunConfig:
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
         self._check_stopping()
         self._check_certificate()
+        self._check_owners()
         if self.local_noise not in ("fixed", "fresh"):
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
         if not 0 <= self.classifier_seed < 2**128:
@@ -157,6 +165,13 @@ class RunConfig:
             raise InputError(
                 "--certificate lipschitz draws no noise: leave out --sigma, --radius, --tolerance, --family-wise"
             )
+
+    def _check_owners(self) -> None:
+        for field in dataclasses.fields(self):
+            owners = OWNERS.get(field.name)
+            if owners is not None and self.method not in owners and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise InputError(f"{option} is for --method {', '.join(owners)}, got {self.method}: leave it out")
 
     def _check_diffusion_classifier(self) -> None:
         for name, choices in (("weights", WEIGHTS), ("sift", SIFTS)):

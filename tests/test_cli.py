@@ -125,6 +125,9 @@ def test_help_shows_an_example(command, tmp_path):
         ({"out": "no/such/folder/run.sqlite"}, "the folder no/such/folder does not exist"),
         ({"key": "zz"}, "--key takes"),
         ({"max": 0}, "--max must be"),
+        ({"m": 3}, "--m is for --method diffsmooth, got dds"),
+        ({"classifier-seed": 1}, "--classifier-seed is for --method diffsmooth, dc"),
+        ({"drop-steps": 1}, "--drop-steps is for --method epndc"),
         ({"wrong": 1}, "unrecognized arguments"),
     ],
 )

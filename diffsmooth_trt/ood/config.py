@@ -103,6 +103,7 @@ class OodConfig:
             raise InputError(f"--kind {self.kind!r} is unknown: use one of {', '.join(KINDS)}")
         if self.budget not in BUDGETS:
             raise InputError(f"--budget {self.budget!r} is unknown: use one of {', '.join(BUDGETS)}")
+        self._check_kind()
         self._check_score()
         self._check_numbers()
         self._check_sets()
@@ -121,6 +122,14 @@ class OodConfig:
     def scored(self) -> Score:
         """The score."""
         return Score(self.score, self.temperature)
+
+    def _check_kind(self) -> None:
+        """InputError for options of other kinds, which would do nothing."""
+        for field in dataclasses.fields(self):
+            kinds = [kind for kind, names in _BY_KIND.items() if field.name in names]
+            if kinds and self.kind not in kinds and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise InputError(f"{option} is for --kind {', '.join(kinds)}, got {self.kind}: leave it out")
 
     def _check_score(self) -> None:
         score = self.scored

@@ -47,6 +47,10 @@ def call(files, out, *more, data=("generated:uniform", "generated:smooth"), drop
     return main(["ood", *given, "--out-data", *map(str, data), *common, *more])
 
 
+def kind_options(kind):
+    return ("--kind", kind, *(("--n", "200") if kind == "certified" else ()))
+
+
 def refused(capsys, files, out, words, *more, **options):
     assert call(files, out, *more, **options) == 2
     error = capsys.readouterr().err
@@ -59,7 +63,7 @@ def test_every_kind_of_a_joint_model_behind_a_denoiser(files, tmp_path, capsys, 
     if kind == "adversarial":
         pytest.importorskip("torch")
     out, table, figure = (tmp_path / f"run.{suffix}" for suffix in ("jsonl", "json", "png"))
-    assert call(files, out, "--kind", kind, "--n", "200", "--json", str(table), "--figure", str(figure)) == 0
+    assert call(files, out, *kind_options(kind), "--json", str(table), "--figure", str(figure)) == 0
     text = capsys.readouterr().out
     assert "average AUROC/AUPR/FPR" in text and kind in text
     found = json.loads(table.read_text())
@@ -156,16 +160,16 @@ def test_averages_of_equal_scores_are_not_raised_by_rounding(files, tmp_path):
 @pytest.mark.parametrize("kind", ["guaranteed", "certified"])
 def test_a_cut_off_run_goes_on_to_the_same_records(files, tmp_path, capsys, kind):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    assert call(files, whole, "--kind", kind, "--n", "200") == 0
+    assert call(files, whole, *kind_options(kind)) == 0
     lines = whole.read_bytes().splitlines(keepends=True)
     for keep in (5, 20):
         cut.write_bytes(b"".join(lines[:keep]) + lines[keep][: len(lines[keep]) // 2])
-        assert call(files, cut, "--kind", kind, "--n", "200", "--resume") == 0
+        assert call(files, cut, *kind_options(kind), "--resume") == 0
         with OodStore.open(whole) as first, OodStore.open(cut) as second:
             assert first.records == second.records
-    assert call(files, cut, "--kind", kind, "--n", "200") == 2
+    assert call(files, cut, *kind_options(kind)) == 2
     assert "--resume" in capsys.readouterr().err
-    assert call(files, cut, "--kind", kind, "--n", "200", "--seed", "1", "--resume") == 2
+    assert call(files, cut, *kind_options(kind), "--seed", "1", "--resume") == 2
     assert "differs in config.seed" in capsys.readouterr().err
 
 
@@ -250,6 +254,11 @@ def test_bad_arguments_are_refused(files, small_detector, tmp_path, capsys, imag
         (("--temperature", "nan", "--score", "softmax"), "--temperature must be above 0"),
         (("--kind", "certified", "--alpha", "1"), "--alpha must lie between 0 and 1"),
         (("--max", "0"), "--max must be an integer"),
+        (("--kind", "clean", "--epsilon", "0.1"), "--epsilon is for --kind guaranteed, adversarial, got clean"),
+        (
+            ("--kind", "certified", "--draws", "2"),
+            "--draws is for --kind clean, guaranteed, adversarial, got certified",
+        ),
         (("--figure", "roc.bmp"), "use one of .png"),
     ):
         refused(capsys, files, out, words, *more)
@@ -269,7 +278,7 @@ def test_bad_arguments_are_refused(files, small_detector, tmp_path, capsys, imag
 @pytest.mark.parametrize("kind", ["clean", "certified"])
 def test_finished_runs_are_reported_again_without_their_files(files, tmp_path, capsys, kind):
     out, figure = tmp_path / "r.jsonl", tmp_path / "f.svg"
-    assert call(files, out, "--kind", kind, "--n", "50", "--radii", "0,0.5") == 0
+    assert call(files, out, *kind_options(kind), "--radii", "0,0.5") == 0
     printed = capsys.readouterr().out
     assert main(["report", str(out), "--radii", "0.5,0", "--figure", str(figure)]) == 0
     assert capsys.readouterr().out == printed and figure.exists()
