@@ -302,7 +302,7 @@ def verify(
         opened = open_device(config.device)
         method = build_method(config, device=opened)
         try:
-            check_weights(store, method)
+            check_weights(store.meta, method.engines)
             here = describe(config, method, images)
             if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
                 done = verify_margins(store, method, images, here, fraction=fraction, seed=seed)

@@ -70,7 +70,7 @@ def verify_margins(
 ) -> Verification:
     """Compute the margins of a `fraction` of the images again and compare them exactly; otherwise as `verify_votes`."""
     done = Verification(store.path, seed)
-    check_derived(store, here, done)
+    check_derived(store.meta, here, done)
     if not math.isclose(store.meta["lipschitz_constant"], here["lipschitz_constant"], rel_tol=1e-9):
         done.mismatches.append(
             f"constant: recorded {store.meta['lipschitz_constant']}, here {here['lipschitz_constant']}"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import RunConfig
-from ..engine import BACKENDS, CUDA_BACKENDS
+from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
-from ..methods import Method
 from ..methods.ndc import Settings
 from .store import RunStore
 
 Given = dict[str, Path | None]
 FILES = ("engine", "classifier", "data")
 RS_ROLES = {"engine": "classifier"}
+
+
+class Run(Protocol):
+    """What any kind of run says of itself."""
+
+    path: Path
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Its description, with the recorded paths as `files`."""
 
 
 def recorded_config(store: RunStore, given: Given, threads: int | None, device: str | None = None) -> RunConfig:
@@ -25,15 +36,21 @@ def recorded_config(store: RunStore, given: Given, threads: int | None, device: 
     computes alike if it can. Raises InputError for files that are missing or whose SHA-256 is not the recorded one, and for
     values that no run writes.
     """
-    try:
+    with usable(f"{store.path} holds values in its table meta"):
         return _config(store, given, threads, device)
+
+
+@contextmanager
+def usable(values: str) -> Iterator[None]:
+    """Turn what odd values raise into an InputError that begins with where they are."""
+    try:
+        yield
     except InputError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{store.path} holds values in its table meta that this version cannot use ({error}): "
-            "verify it with the version that wrote it, or restore it from a copy"
-        ) from None
+            f"{values} that this version cannot use ({error}): use the version that wrote it, or restore it from a copy"
+        ) from error
 
 
 def _config(store: RunStore, given: Given, threads: int | None, device: str | None) -> RunConfig:
@@ -42,9 +59,9 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
         raise TypeError("versions")
     roles = _roles(classifier)
     needed = {*roles, "data", *(name for name in FILES if given[name] is not None)}
-    files = {name: _locate(store, name, given[name]) for name in FILES if name in needed}
+    files = {name: locate(store, name, given[name]) for name in FILES if name in needed}
     for name, role in roles.items():
-        _check_sha256(name, files[name], classifier[role]["sha256"])
+        check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
     chosen = [
         engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}
@@ -57,7 +74,7 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
         "method": classifier["method"],
         "sigma": classifier["sigma"] or None,
         "batch": engines[0]["batch"],
-        **_placed(engines, chosen, device),
+        **placed(engines, chosen, device),
         "threads": threads,
         "key": store.meta["key"],
         "out": store.path,
@@ -65,7 +82,7 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
     return RunConfig(**settings)
 
 
-def _placed(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:
+def placed(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:
     """Device, and backend and precision of those `chosen`, that compute as the recorded engines did, as far as it can."""
     ran_on = "cuda:0" if any("device" in engine for engine in engines) else "cpu"
     device = device or ran_on
@@ -85,19 +102,27 @@ def _roles(classifier: dict[str, Any]) -> dict[str, str]:
     return {name: role for name, role in both.items() if role in classifier} if "denoiser" in classifier else RS_ROLES
 
 
-def _locate(store: RunStore, name: str, given: Path | None) -> Path:
+def locate(store: Run, name: str, given: Path | None) -> Path:
+    """The file `given`, else the one that a run records as `name`."""
+    option = f"--{name.replace('_', '-')}"
     if given is not None:
         return given
     recorded = store.meta.get("files", {}).get(name)
     if recorded is None:
-        raise InputError(f"{store.path} does not record the path of its --{name}: pass --{name}")
-    for path in (Path(recorded), store.path.parent / recorded):
+        raise InputError(f"{store.path} does not record the path of its {option}: pass {option}")
+    return find(store.path, recorded, option)
+
+
+def find(run: Path, recorded: str, option: str) -> Path:
+    """The file that `run` records as its `option`, where it was or beside the run; InputError if it is not there."""
+    for path in (Path(recorded), run.parent / recorded):
         if path.exists():
             return path
-    raise InputError(f"--{name} {recorded}, which {store.path} records, is not here: pass --{name} with its new place")
+    raise InputError(f"{option} {recorded}, which {run} records, is not here: pass {option} with its new place")
 
 
-def _check_sha256(name: str, path: Path, recorded: str) -> None:
+def check_sha256(name: str, path: Path, recorded: str) -> None:
+    """Raise InputError unless the file is there and is the one with that SHA-256."""
     if not path.is_file():
         raise InputError(f"--{name} {path} does not exist: pass the file that the run used")
     found = file_sha256(path)
@@ -107,10 +132,10 @@ def _check_sha256(name: str, path: Path, recorded: str) -> None:
         )
 
 
-def check_weights(store: RunStore, method: Method) -> None:
-    """Raise InputError unless files of weights beside the engines are the run's too."""
-    for role, engine in method.engines.items():
-        found, recorded = engine.identity.get("weights"), store.meta["classifier"][role].get("weights")
+def check_weights(meta: Mapping[str, Any], engines: Mapping[str, Engine]) -> None:
+    """Raise InputError unless files of weights beside the engines, by role, are the run's too."""
+    for role, engine in engines.items():
+        found, recorded = engine.identity.get("weights"), meta["classifier"][role].get("weights")
         if found != recorded:
             raise InputError(
                 f"{engine.path} has weights files {found}, the run used {recorded}: put the run's files beside it"

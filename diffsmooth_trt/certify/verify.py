@@ -57,14 +57,19 @@ class Verification:
         return not self.mismatches
 
     @property
+    def drawn_again(self) -> str:
+        """What was drawn and derived again, and what of it a seed chose."""
+        return (
+            f"{self.blocks} of {self.recorded} blocks ({self.samples} samples) drawn again, "
+            f"{self.results} results derived again; choice of blocks"
+        )
+
+    @property
     def verdict(self) -> str:
         """All of it in one line."""
         count = len(self.mismatches)
         found = "verified" if self.agrees else f"NOT reproduced here, {count} mismatch{'es' * (count > 1)}"
-        return (
-            f"{self.run}: {found}; {self.blocks} of {self.recorded} blocks ({self.samples} samples) drawn again, "
-            f"{self.results} results derived again; choice of blocks: --blocks-seed {self.seed}"
-        )
+        return f"{self.run}: {found}; {self.drawn_again}: --blocks-seed {self.seed}"
 
     def lines(self) -> list[str]:
         """Mismatches, notes and the verdict."""
@@ -100,21 +105,28 @@ def verify_votes(
     A run that is still being written is looked at as of its last commit. Raises InputError for a store without blocks.
     """
     done = Verification(store.path, seed)
-    check_derived(store, here, done)
+    check_derived(store.meta, here, done)
     held = _read(store, fraction, done)
-    if store.meta["key_source"] != "drawn":
-        done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
+    note_key(store.meta, done)
     samples = sum(block.stop - block.start for chosen in held.chosen.values() for block, _ in chosen)
     progress.start(len(held.chosen), 0, samples, 0)
     _replay(int(store.meta["key"], 16), method, images, held, done, progress)
     return done
 
 
-def check_derived(store: RunStore, here: Mapping[str, Any], done: Verification) -> None:
+def check_derived(
+    meta: Mapping[str, Any], here: Mapping[str, Any], done: Verification, names: Sequence[str] = DERIVED
+) -> None:
     """Add what follows from engines and data and is not what the run recorded."""
-    for name in DERIVED:
-        if store.meta[name] != here[name]:
-            done.mismatches.append(f"{name}: recorded {store.meta[name]}, here {here[name]}")
+    for name in names:
+        if meta.get(name) != here[name]:
+            done.mismatches.append(f"{name}: recorded {meta.get(name)}, here {here[name]}")
+
+
+def note_key(meta: Mapping[str, Any], done: Verification) -> None:
+    """Add what a key that was not drawn means."""
+    if meta["key_source"] != "drawn":
+        done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
 
 
 def check_identity(

@@ -64,6 +64,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _report_ood(arguments: argparse.Namespace) -> None:
     """The tables of an out-of-distribution run, and its figure."""
+    from ..certify.rebuild import usable
     from ..files import check_outputs
     from ..ood.config import RADII
     from ..ood.figures import write_figure
@@ -79,7 +80,7 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     radii = arguments.radii or RADII
     if min(radii) < 0:
         raise InputError(f"--radii must be 0 or more, got {min(radii)}: ℓ2 radii in image units")
-    with OodStore.open(arguments.runs[0]) as store:
+    with OodStore.open(arguments.runs[0]) as store, usable(f"{store.path} holds values"):
         found = versions_of(store, sorted(set(radii)))
         print(text_report(store, found))
         if arguments.figure:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CERTIFICATES, RunConfig, field_names
 from ..engine import BACKEND_NAMES, PRECISIONS
+from ..errors import InputError
 from ..methods import METHODS
 from ..methods.ndc import SIFTS, WEIGHTS, Settings
 from .options import Commands, integers
 
 if TYPE_CHECKING:
     from ..report.tables import Summary
+
+OOD_FILES = ("detector", "in-data", "out-data")
 
 
 def add(commands: Commands) -> None:
@@ -26,16 +29,22 @@ def add(commands: Commands) -> None:
         _add_run_options(commands.add(name, text, example, _run), name)
     example = "verify run.sqlite --fraction 0.01"
     verify = commands.add("verify", "draw votes of a run again and compare them", example, _verify)
-    verify.add_argument("run", type=Path, metavar="RUN", help="a run store, finished or not")
+    verify.add_argument("run", type=Path, metavar="RUN", help="a run store or a file of `ood`, finished or not")
     verify.add_argument(
         "--fraction",
         type=float,
         default=0.01,
         metavar="F",
-        help="share of blocks to draw again; 1 for all (default: 0.01)",
+        help="share of blocks (of `ood`: images) to draw again; 1 for all (default: 0.01)",
     )
-    for name in ("engine", "classifier", "data"):
-        verify.add_argument(f"--{name}", type=Path, metavar="PATH", help="default: the path that the run records")
+    for name in ("engine", "classifier", "data", *OOD_FILES):
+        what = (
+            f"of a run of `ood`{', all sets in their order' if name == 'out-data' else ''}; "
+            if name in OOD_FILES
+            else ""
+        )
+        text, nargs = f"{what}default: the path that the run records", "+" if name == "out-data" else None
+        verify.add_argument(f"--{name}", type=Path, nargs=nargs, metavar="PATH", help=text)
     _add_host_code(verify)
     verify.add_argument("--device", metavar="DEVICE", help="cpu, or cuda:0; default: the kind that the run was on")
     verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
@@ -171,10 +180,19 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from ..api import verify
+    from ..ood.store import is_ood_file
+    from ..ood.verify import verify as verify_ood
     from ..report.progress import ProgressBar
 
-    names = ("fraction", "engine", "classifier", "data", "device", "threads", "blocks_seed", "allow_host_code")
+    names = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed"]
+    of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["data", "allow_host_code"]
+    own, foreign = (of_ood, others) if is_ood_file(arguments.run) else (others, of_ood)
+    for name in foreign:
+        if getattr(arguments, name):
+            kind = "of `ood`" if foreign is of_ood else "of certify or predict"
+            raise InputError(f"--{name.replace('_', '-')} is for runs {kind}, {arguments.run} is another: leave it out")
+    options = {name: getattr(arguments, name) for name in (*names, *own)}
     with ProgressBar("verify") as progress:
-        done = verify(arguments.run, progress=progress, **{name: getattr(arguments, name) for name in names})
+        done = (verify_ood if own is of_ood else verify)(arguments.run, progress=progress, **options)
     print("\n".join(done.lines()))
     return 0 if done.agrees else 1

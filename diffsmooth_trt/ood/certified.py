@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,9 @@ from .model import Model, Singles
 from .sets import DataSet
 from .store import OodStore, Record
 
-GROUP = 64  # images in work at once
+# Images in work at once: no more than fill so many batches, of which the last may be partly empty; a kill loses what they drew.
+GROUP = 64
+BATCHES = 64
 
 
 def phase_of(number: int, part: int) -> int:
@@ -125,10 +126,13 @@ class Certifier:
             self._run_set(number, data)
 
     def _run_set(self, number: int, data: DataSet) -> None:
-        waiting = (image for image in data.images if (number, image.index) not in self.store.records)
+        waiting = (image for image in data.images if self.store.lacks(number, image.index))
         active: list[Task] = []
         while True:
-            active += [self._task(image) for image in islice(waiting, GROUP - len(active))]
+            rows = sum(map(self._rows, active))
+            while len(active) < GROUP and rows < BATCHES * self.model.batch and (image := next(waiting, None)):
+                active.append(self._task(image))
+                rows += self._rows(active[-1])
             if not active:
                 return
             rows = self._round(number, active)
@@ -148,6 +152,10 @@ class Certifier:
     def _next(self, task: Task) -> int:
         """How many draws the task has after the next block."""
         return next((stop for stop in self.looks if stop > task.drawn), self.config.n)
+
+    def _rows(self, task: Task) -> int:
+        """How many draws the next block of estimation is."""
+        return self._next(task) - task.drawn
 
     def _round(self, number: int, active: list[Task]) -> int:
         """Draw the next block of each task; how many rows that were."""

@@ -60,17 +60,17 @@ def upper_bounds(
 class BallRunner:
     """Scores images in batches and records them. Raises InputError on construction for models that the kind cannot do."""
 
-    def __init__(self, model: Model, config: OodConfig) -> None:
+    def __init__(self, model: Model, config: OodConfig, *, attacks: bool = True) -> None:
         self.model, self.config = model, config
         self.graph = None if config.kind == "clean" else bounding_graph(model, config)
-        self.attack = None if config.kind != "adversarial" else _Attack(model, config)
+        self.attack = _Attack(model, config) if attacks and config.kind == "adversarial" else None
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set."""
         self.store, self.progress, self.key = store, progress, int(store.meta["key"], 16)
         self.progress.start(sum(map(len, sets)), len(self.store.records), sum(map(len, sets)), len(self.store.records))
         for number, data in enumerate(sets):
-            waiting = (image for image in data.images if (number, image.index) not in self.store.records)
+            waiting = (image for image in data.images if store.lacks(number, image.index))
             for images in _batches(waiting, self.model.batch):
                 for record in self._records(number, images):
                     self.store.add(record)

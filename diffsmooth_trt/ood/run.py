@@ -14,7 +14,7 @@ from ..config import KEY_DIGITS, parse_key
 from ..engine import choose_backend
 from ..errors import InputError
 from ..noise.selftest import check_noise
-from .certified import Certifier
+from .certified import Certifier, dense
 from .config import OodConfig
 from .linf import BallRunner
 from .model import Model
@@ -22,7 +22,7 @@ from .sets import DataSet, open_sets, overlaps
 from .store import OodStore
 
 
-def _describe(config: OodConfig, model: Model, sets: list[DataSet]) -> dict[str, Any]:
+def describe(config: OodConfig, model: Model, sets: list[DataSet]) -> dict[str, Any]:
     """What decides a run's records besides its key: what a resumed run must agree with."""
     smoothed = config.kind == "certified"
     law = model.law
@@ -71,13 +71,15 @@ def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) 
 
 
 def _check_records(store: OodStore, sets: list[DataSet]) -> None:
-    """InputError unless the images that the file has records of are those of the sets."""
+    """InputError unless the images that the file has records of are those of the sets, and their draws can be."""
     digests = [dict(zip(data.images.rows, data.digests, strict=True)) for data in sets]
     for (number, row), record in store.records.items():
         if number >= len(sets) or digests[number].get(row) != record["sha256"]:
             raise InputError(
                 f"{store.path} has a record of set {number}, row {row} with other pixels: the data changed"
             )
+        if store.meta["config"]["kind"] == "certified":
+            dense(record)
 
 
 def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
@@ -89,7 +91,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config)
         sets = open_sets(config, model.input_shape)
         notes = overlaps(sets)
-        described = _describe(config, model, sets)
+        described = describe(config, model, sets)
         if model.law is not None:
             check_noise(model.law)
         shown = progress or Silent()

@@ -59,9 +59,12 @@ class OodStore:
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             meta = lines[0]
-            if meta["file"] != KIND:
-                raise KeyError(meta["file"])
-            records = {(int(line["set"]), int(line["row"])): line for line in lines[1:]}
+            records = {(line["set"], line["row"]): line for line in lines[1:]}
+            types = {type(number) for place in records for number in place} | {type(meta["format"])}
+            known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**128
+            once = len(records) == len(lines) - 1
+            if not (known and once and types == {int} and all("sha256" in line for line in lines[1:])):
+                raise ValueError
         except (ValueError, KeyError, TypeError, IndexError):
             raise InputError(
                 f"{path} is not a run of `diffsmooth-trt ood`, or damaged: give another, or start anew"
@@ -98,6 +101,10 @@ class OodStore:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
+
+    def lacks(self, number: int, row: int) -> bool:
+        """Whether an image is to be scored still."""
+        return (number, row) not in self.records
 
     def of_set(self, number: int) -> list[Record]:
         """The records of one set, by row."""

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 
 from diffsmooth_trt import zoo
+from diffsmooth_trt.api import Silent
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import EngineError, InputError
@@ -190,6 +191,25 @@ def test_an_interrupted_run_keeps_its_records(files, tmp_path, monkeypatch):
         assert len(store.records) == 12 and not store.finished()
     monkeypatch.undo()
     assert call(files, out, "--resume") == 0
+
+
+@pytest.mark.parametrize("score", ["softmax", "distro-l2"])
+def test_long_images_are_recorded_one_by_one(files, tmp_path, score):
+    """At a fixed n an image fills batches alone: a kill loses that image's draws, not those of a group."""
+
+    class Stop(Silent):
+        def update(self, samples: int, images: int) -> None:
+            if images:
+                raise KeyboardInterrupt
+
+    config = OodConfig(
+        files["classifier"], files["in-data"], ("generated:uniform",), tmp_path / "r.jsonl",
+        sigma=0.25, kind="certified", score=score, n0=20, tolerance=0.0, n=2000, batch=8,
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Stop())
+    with OodStore.open(config.out) as store:
+        assert len(store.records) == 1
 
 
 def test_draws_are_averaged_over_keyed_noise(files, tmp_path):
