@@ -64,7 +64,7 @@ def write_graph() -> EngineMaker:
 
 @pytest.fixture(scope="session")
 def linear_classifier(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
-    """`make(weights [classes, d], bias [classes], …)`: logits = W·x + b, a half-space for two classes."""
+    """`make(weights [classes, d], bias [classes], …)`: logits = W·x + b (two classes: a half-space), or their softmax."""
 
     def make(
         weights: NDArray[np.float64],
@@ -73,9 +73,11 @@ def linear_classifier(tmp_path_factory: pytest.TempPathFactory) -> EngineMaker:
         shape: tuple[int, int, int] = SHAPE,
         facts: bool = True,
         batch: int | str = "B",
+        softmax: bool = False,
     ) -> Path:
-        classes = len(bias)
-        nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1)]
+        classes, last = len(bias), "z" if softmax else "y"
+        nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], [last], transB=1)]
+        nodes += [helper.make_node("Softmax", ["z"], ["y"])] if softmax else []
         known = EngineFacts("classifier", shape, classes=classes) if facts else None
         values = {"w": weights.astype(np.float32), "b": bias.astype(np.float32)}
         path = tmp_path_factory.mktemp("classifier") / "classifier.onnx"

@@ -53,6 +53,7 @@ class Engine(ABC):
     input_nhwc = False
     output_nhwc = False
     capturable = True  # whether a run can be part of a CUDA graph
+    warning = ""  # of a classifier whose outputs are not logits; for methods that use more of them than their order
 
     def __init__(self, path: Path, facts: EngineFacts, batch: int, device: Device = CPU) -> None:
         self.path = path
@@ -181,6 +182,10 @@ class Engine(ABC):
             raise InputError(
                 f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
                 "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
+            )
+        if self.facts.role == "classifier" and (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=0.01):
+            self.warning = (
+                f"{self.path.name} gives probabilities, of which softmax is taken again: cut its last Softmax off"
             )
         return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 

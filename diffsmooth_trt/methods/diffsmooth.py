@@ -44,6 +44,7 @@ class DiffSmooth(Denoised):
             "classifier_seed": seed,
             "softmax": self.device.softmax,
         }
+        self.notes = [classifier.warning] if classifier.warning else []
         shape = denoiser.facts.denoised_shape  # the noise comes after the denoiser's resize, where it has one
         size = int(np.prod(shape))
         words = np.arange(copies, dtype=np.uint64)

@@ -37,6 +37,11 @@ def describe(config: OodConfig, model: Model, sets: list[DataSet]) -> dict[str, 
     }
 
 
+def notes_on(model: Model, sets: list[DataSet]) -> list[str]:
+    """What the user has to know about a run's scores."""
+    return [*([model.classifier.warning] if model.classifier.warning else []), *overlaps(sets)]
+
+
 def _is_empty(config: OodConfig) -> bool:
     return config.out.is_file() and config.out.stat().st_size == 0
 
@@ -90,7 +95,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
     try:
         runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config)
         sets = open_sets(config, model.input_shape)
-        notes = overlaps(sets)
+        notes = notes_on(model, sets)
         described = describe(config, model, sets)
         if model.law is not None:
             check_noise(model.law)

@@ -26,8 +26,8 @@ from .config import OodConfig
 from .generated import PREFIX
 from .linf import BallRunner
 from .model import Model
-from .run import describe
-from .sets import DataSet, open_sets, overlaps
+from .run import describe, notes_on
+from .sets import DataSet, open_sets
 from .store import OodStore, Record
 
 ROLES = {"classifier": "classifier", "engine": "denoiser", "detector": "detector"}
@@ -95,7 +95,7 @@ def verify(
         try:
             check_weights(store.meta, model.opened)
             sets = open_sets(config, model.input_shape)
-            here = {**describe(config, model, sets), "notes": overlaps(sets)}
+            here = {**describe(config, model, sets), "notes": notes_on(model, sets)}
             if model.law is not None:
                 check_noise(model.law)
             check_derived(store.meta, here, done, DERIVED)

@@ -68,6 +68,18 @@ def test_diffsmooth_follows_its_formula(engines, noisy, rows, fresh):
     assert method.identity["local_noise"] == ("fresh" if fresh else "fixed")
 
 
+def test_probabilities_instead_of_logits_are_warned_of(engines, linear_classifier):
+    """By the method that takes softmax of them; those that only order them say nothing."""
+    denoiser, classifier = engines
+    rng = np.random.default_rng(1)
+    made = linear_classifier(rng.normal(size=(4, 48)), np.zeros(4), softmax=True)
+    with open_engine(made, role="classifier", batch=classifier.batch, backend="onnxruntime") as doubled:
+        options = {"local_sigma": 0.12, "copies": 1, "seed": 0}
+        assert "gives probabilities" in DiffSmooth(denoiser, doubled, **options).notes[0]
+        assert not DiffSmooth(denoiser, classifier, **options).notes
+        assert not DenoisedSmoothing(denoiser, doubled).notes
+
+
 def test_fresh_words_never_meet(rows):
     phases, samples = np.meshgrid(np.arange(3, dtype=np.uint64), np.arange(50, dtype=np.uint64))
     drawn = Rows(phases.ravel(), np.zeros(150, np.uint64), samples.ravel())

@@ -233,6 +233,15 @@ def test_overlapping_sets_are_warned_of(files, image_set, tmp_path, capsys):
     assert "3 of 15 images of other.npz are also in inside.npz" in said.err and "warning" in said.out
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_probabilities_instead_of_logits_are_warned_of(files, linear_classifier, tmp_path, capsys, backend):
+    weights = np.random.default_rng(0).normal(0, 0.5, (5, 48))
+    for softmax in (False, True):
+        given = {**files, "classifier": linear_classifier(weights, np.zeros(5), softmax=softmax)}
+        assert call(given, tmp_path / f"{softmax}.jsonl", "--backend", backend, drop=("detector",)) == 0
+        assert ("gives probabilities" in capsys.readouterr().err) == softmax
+
+
 def test_sets_of_one_file_name_stay_apart(files, image_set, tmp_path):
     """Three files called inside.npz, one of them in-distribution, and one called average."""
     others = []
