@@ -36,7 +36,8 @@ def compile_kernels(capability: str) -> bytes:
     program = nvrtc.createProgram(kernel_source(), "kernels.cu", (), ())
     try:
         nvrtc.compileProgram(program, (*OPTIONS, f"--gpu-architecture={architecture}"))
-        made = nvrtc.getCUBIN(program) if exact else nvrtc.getPTX(program)
+        # CuPy cuts the last byte off both, the NUL behind a text: of machine code it is one of the file's own, a zero too.
+        made = nvrtc.getCUBIN(program) + b"\0" if exact else nvrtc.getPTX(program)
     except nvrtc.NVRTCError as error:
         log = (nvrtc.getProgramLog(program).strip() or str(error)).splitlines()[0]
         raise NoiseError(f"NVRTC does not compile the kernels for {architecture} ({log}): reinstall CuPy") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -346,7 +347,11 @@ def test_nvrtc_compiles_the_kernels(tmp_path: Path) -> None:
     except (RuntimeError, OSError) as error:
         pytest.skip(f"NVRTC cannot be loaded ({str(error).splitlines()[0]})")
     for capability in ("8.0", "9.0"):
-        assert compile_kernels(capability).startswith(b"\x7fELF")
+        code = compile_kernels(capability)
+        assert code.startswith(b"\x7fELF")
+        segments, sections = struct.unpack_from("<QQ", code, 32)
+        size, count, section_size, section_count = struct.unpack_from("<HHHH", code, 54)
+        assert len(code) == max(segments + size * count, sections + section_size * section_count)
     assert b".target sm_" in compile_kernels("99.9")
     with pytest.raises(NoiseError, match="for no GPU as old as compute capability 3.5"):
         compile_kernels("3.5")
