@@ -46,16 +46,20 @@ class CudaInductorEngine(Engine):
             options: dict[str, Any] = {"run_single_threaded": True, "device_index": device.number}
             with torch.cuda.stream(self.stream):
                 self.model: Any = torch._inductor.aoti_load_package(content, **options)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(error) from None
         except (RuntimeError, OSError) as error:
+            self._check_memory(error)
             reason = str(error).splitlines()[0]
             raise InputError(f"torch cannot load {path.name} ({reason}): export it again here") from None
         self.identity |= {"version": torch.__version__, "precision": self.facts.precision}
 
-    def _out_of_memory(self, error: Exception) -> OutOfMemory:
-        reason = str(error).splitlines()[0]
-        return OutOfMemory(f"{self.device.name} is out of memory in {self.path.name} at batch {self.batch} ({reason})")
+    def _check_memory(self, error: Exception) -> None:
+        """OutOfMemory where that is what `error` says: what happens inside a package comes as a plain RuntimeError."""
+        said = [line for line in str(error).splitlines() if "out of memory" in line]
+        if said:
+            name = self.path.name
+            raise OutOfMemory(
+                f"{self.device.name} is out of memory in {name} at batch {self.batch} ({said[0].strip()})"
+            )
 
     def _run(self, inputs: Inputs) -> Array:
         try:
@@ -64,9 +68,8 @@ class CudaInductorEngine(Engine):
                 result = y if isinstance(y, torch.Tensor) else y[0]
                 self.kept = result.float().contiguous()  # CuPy arrays have no bfloat16 here
                 return self.gpu.xp.from_dlpack(self.kept)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(error) from None
         except RuntimeError as error:
+            self._check_memory(error)
             reason = str(error).splitlines()[0]
             raise EngineError(f"torch failed in {self.path.name} on {self.device.name} ({reason})") from None
 

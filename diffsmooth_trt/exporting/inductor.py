@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from .result import ExportReport
 from .verification import Verification, on_random
 
 # Roughly the rounding error of each type; whether labels agree is what counts, see `compare`.
+SHOWN = 600  # characters of a compiler's message
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}
 
 
@@ -71,9 +73,31 @@ def _silent() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def linkable_driver(maps: Path = Path("/proc/self/maps")) -> Iterator[None]:
+    """Let g++ find the driver that this process has loaded. AOTInductor asks for -lcuda; in containers the driver may be in a
+    folder that g++ does not know, or without a libcuda.so beside libcuda.so.1.
+    """
+    lines = maps.read_text(encoding="utf-8").splitlines() if maps.is_file() else []
+    loaded = sorted({line[line.index("/") :] for line in lines if "/libcuda.so" in line})
+    if not loaded:
+        yield
+        return
+    before = os.environ.get("LIBRARY_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "libcuda.so").symlink_to(loaded[0])
+        os.environ["LIBRARY_PATH"] = f"{folder}:{before}" if before else folder
+        try:
+            yield
+        finally:
+            os.environ.pop("LIBRARY_PATH")
+            if before is not None:
+                os.environ["LIBRARY_PATH"] = before
+
+
 def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], settings: PackageSettings, path: Path) -> None:
     try:
-        with _silent(), torch.no_grad():
+        with _silent(), linkable_driver(), torch.no_grad():
             program = torch.export.export(module, inputs, strict=False)
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=_options(settings)
@@ -81,7 +105,9 @@ def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], settings: Pack
     except (InputError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # tracing, lowering and the compiler each have their own families
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
+        if len(reason) > SHOWN:  # a compiler's command stands between its name and what it says
+            reason = f"{reason[: SHOWN // 3]} … {reason[-2 * SHOWN // 3 :]}"
         raise EngineError(f"torch {torch.__version__} could not compile the network: {reason}") from error
 
 
@@ -150,6 +176,8 @@ def write_package(
         if settings.device != "cpu" and low is module:
             low = copy.deepcopy(module)  # the source stays where it is
         placed = _OnDevice(low).to(settings.device)
+        if settings.device != "cpu":  # weights too: a package would turn those of its convolutions around in every run
+            placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _compile(
             placed, tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch))), settings, draft
         )

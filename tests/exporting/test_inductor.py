@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,3 +331,29 @@ def test_classifiers_take_the_same_way(tmp_path: Path, monkeypatch: pytest.Monke
         export_classifier("resnet20", tmp_path / "c.pt", tmp_path / "c.pt2", batch=2, precision="bf16", autotune=False)
     assert asked == [((2, 10), inductor.PackageSettings("bf16", "cpu", False))]
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_driver_outside_the_compilers_folders_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers: a versioned file that only this process has found. g++ finds it meanwhile, and not before or after."""
+    driver, source = tmp_path / "libcuda.so.580.1", tmp_path / "main.c"
+    (tmp_path / "driver.c").write_text("int ds_only_here() { return 0; }")
+    source.write_text("int ds_only_here(); int main() { return ds_only_here(); }")
+    make = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(driver), str(tmp_path / "driver.c")]
+    subprocess.run(make, check=True)
+    maps = tmp_path / "maps"
+    maps.write_text(f"7f00-7f10 r-xp 00000000 00:2a 1 {driver}\n7f10-7f20 rw-p 00000000 00:00 0\n")
+
+    def links() -> bool:
+        command = ["gcc", "-o", str(tmp_path / "main"), str(source), "-lcuda"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    for before in (None, str(tmp_path / "other")):
+        monkeypatch.delenv("LIBRARY_PATH", raising=False)
+        if before is not None:
+            monkeypatch.setenv("LIBRARY_PATH", before)
+        assert not links()
+        with inductor.linkable_driver(maps):
+            assert links()
+        assert os.environ.get("LIBRARY_PATH") == before
+        with inductor.linkable_driver(tmp_path / "none"):
+            assert os.environ.get("LIBRARY_PATH") == before
