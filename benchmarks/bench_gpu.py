@@ -12,7 +12,7 @@ was missing is looked for again. `--rehearse` does all of it at tiny shapes on t
 csrc/kernels.cu: to try this script, not to time anything. Writes benchmarks/results/speed_gpu.json.
 
 All of it takes hours, most of them compiling. A first session of half an hour takes two pairs at one precision and batch, with
-packages that compile in less time (the table's file says which were):
+packages that compile in less time (the table's file says which were); with the package installed, or PYTHONPATH its checkout:
 
     few="--only unet,unet+resnet110x5 --batch 1000"
     python benchmarks/bench_gpu.py check $few

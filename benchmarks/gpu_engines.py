@@ -16,7 +16,7 @@ from torch import nn
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.plan import Block
 from diffsmooth_trt.certify.step import Step
-from diffsmooth_trt.device import Array, Device, KernelDevice
+from diffsmooth_trt.device import Array, Device
 from diffsmooth_trt.engine import Engine, EngineFacts, open_engine
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.exporting.check import ImageCheck
@@ -73,9 +73,11 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
     facts = facts_of(pair, role, precision, classes)
     if engine == "inductor":
         from diffsmooth_trt.exporting.inductor import PackageSettings, write_package
+        from diffsmooth_trt.exporting.precision import Request
 
-        check = ImageCheck(net, facts.input_shape, SIGMA)
-        write_package(net.float(), check, facts, out, batch, PackageSettings(precision, "cuda:0", autotune))
+        check, settings = ImageCheck(net, facts.input_shape, SIGMA), PackageSettings(precision, "cuda:0", autotune)
+        few = Request(precision, verify_samples=32)  # random weights, which the CPU would take minutes for
+        write_package(net.float(), check, facts, out, batch, settings, few)
     else:
         onnx = file_of(out.parent, pair, role, "onnxruntime", precision, batch)
         if not onnx.exists():
@@ -137,21 +139,19 @@ def open_pair(folder: Path, pair: Pair, engine: str, precision: str, batch: int,
     return DiffSmooth(denoiser, opened("classifier"), local_sigma=0.12, copies=pair.copies, seed=0)
 
 
-def device_seconds(device: Device, work: Callable[[], None], repeats: int) -> float:
-    """Seconds of `work` on the device, back to back; the median of five."""
-    found = []
-    for _ in range(5):
-        device.event()()
-        start = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        device.event()()
-        found.append((time.perf_counter() - start) / repeats)
-    return sorted(found)[2]
+def kernel_seconds(step: Step, spans: list[Span], batches: int = 10) -> dict[str, float]:
+    """Seconds a batch that the GPU spends in each kernel, by name, whichever library launched it, as torch's profiler sees them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        for _ in range(batches):
+            step.launch(spans)
+            step.collect()
+    return {each.key: each.self_device_time_total / 1e6 / batches for each in trace.key_averages()}
 
 
 def measured(method: Method, seconds: float) -> dict[str, Any]:
-    """Samples a second of whole steps, and which shares of a step are noise, votes and waiting for the host."""
+    """Samples a second of whole steps; which share of the GPU's work is ours (noises, softmax, votes), and of its time none."""
     device, law = method.device, grid_law(method.sigma)
     step = Step(method, law, 1)
     pixels = np.full(int(np.prod(method.input_shape)), 127, np.uint8)
@@ -181,21 +181,15 @@ def measured(method: Method, seconds: float) -> dict[str, Any]:
         waits.append(time.perf_counter() - start)
     found["rows_independent"] = all(each.identity["probe"] != COUPLED for each in method.engines.values())
     found["latency_milliseconds"] = 1000 * sorted(waits)[4]
-    if isinstance(device, KernelDevice) and step.work is not None:
-
-        def ours() -> None:
-            where = (law, 1, step.words, step.pixels, step.source, method.noisy)
-            device.noisy_images(*where, size=method.input_shape, nhwc=method.noisy_nhwc)
-            device.clear(step.counts)
-            device.count_votes(labels, step.slots, step.counts)
-
-        with device.errors():
-            whole = device_seconds(device, step.work, 3)
-            labels = device.asarray(np.zeros(method.batch, np.int64))
-            found["noise_and_votes_share"] = device_seconds(device, ours, 10) / whole
-        found["idle_share"] = max(0.0, 1 - whole * rate / method.batch)
-        found["step_milliseconds"] = 1000 * whole
-        found["graph"] = getattr(device, "graph", "none")
+    found["graph"] = getattr(device, "graph", "none")
+    if device.name.startswith("cuda"):
+        kernels = kernel_seconds(step, spans)
+        busy = sum(kernels.values())  # one stream: no two at once
+        if not busy:
+            return {**found, "profile": "saw no kernels"}
+        own = {name: seconds / busy for name, seconds in kernels.items() if name.startswith("ds_")}
+        found |= {"busy_milliseconds": 1000 * busy, "own_kernels": own, "own_kernels_share": sum(own.values())}
+        found["idle_share"] = max(0.0, 1 - busy * rate / method.batch)
     return found
 
 
@@ -206,4 +200,6 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     except Missing as error:
         return {"missing": str(error)}
     except Exception as error:  # compilers raise whatever they like; the other subjects are to be measured all the same
-        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+        said = " ".join(str(error).split())
+        shown = said if len(said) < 700 else f"{said[:200]} … {said[-500:]}"
+        return {"failed": f"{type(error).__name__}: {shown}"}
