@@ -217,7 +217,7 @@ def ood() -> str:
             times.append(f"{kind} {spent}" + (f" (draws an image: {drawn})" if drawn else ""))
     note = (
         f"AUROC / AUPR / FPR at 95 % TPR, %. {document['processors']} cores of {document['cpu']}, σ = {document['sigma']:g}; "
-        f"minutes for the in-distribution set, then each other one: {'; '.join(times)}."
+        f"minutes, with other work beside, for the in-distribution set, then each other one: {'; '.join(times)}."
     )
     certified = runs.get("certified", {})
     if certified.get("seconds"):
