@@ -123,7 +123,6 @@ class RunConfig:
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
         self._check_stopping()
         self._check_certificate()
-        self._check_owners()
         if self.local_noise not in ("fixed", "fresh"):
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
         if not 0 <= self.classifier_seed < 2**128:
@@ -141,6 +140,7 @@ class RunConfig:
                 self._check_diffusion_classifier()
         elif self.classifier is None:
             raise InputError(f"--classifier is needed by --method {self.method}: pass the classifier's .onnx file")
+        self._check_owners()
         if self.key is not None:
             parse_key(self.key)
         inputs = {"--engine": self.engine, "--classifier": self.classifier, "--data": self.data}
