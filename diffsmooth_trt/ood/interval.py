@@ -207,22 +207,29 @@ class IntervalGraph(ReadGraph):
     def bounds(self, low: Floats, high: Floats, roundoff: float = DOUBLE) -> tuple[Floats, Floats]:
         """(low, high) of the output over every input between `low` and `high`, float64 `[N, …]` each, rounded outward.
 
+        Boxes are bounded one by one: the last digits of a matrix product depend on how many rows it has.
         roundoff: the unit roundoff of the arithmetic that the bounds have to cover, at least that of float64. Raises InputError
         for low > high, NaN, and shapes that the graph does not take.
         """
         if low.shape != high.shape or not (low <= high).all():
             raise InputError(f"the box {low.shape}, {high.shape} is empty somewhere or has NaN: expected low ≤ high")
-        boxes = {self.input: Box(low.astype(np.float64), high.astype(np.float64))}
+        low, high = low.astype(np.float64), high.astype(np.float64)
+        found = [
+            self._bounds(Box(low[row : row + 1], high[row : row + 1]), max(roundoff, DOUBLE)) for row in range(len(low))
+        ]
+        return np.concatenate([box.low for box in found]), np.concatenate([box.high for box in found])
+
+    def _bounds(self, box: Box, u: float) -> Box:
+        boxes = {self.input: box}
         for node in self.nodes:
             given = next(name for name in node.input if name in boxes)
             try:
-                boxes[node.output[0]] = self._step(node, boxes[given], node.input[0] == given, max(roundoff, DOUBLE))
+                boxes[node.output[0]] = self._step(node, boxes[given], node.input[0] == given, u)
             except ValueError as error:
                 if isinstance(error, InputError):
                     raise
-                raise InputError(f"{self.path.name} does not take a box {low.shape} ({error})") from None
-        found = boxes[self.output]
-        return found.low, found.high
+                raise InputError(f"{self.path.name} does not take a box {box.low.shape} ({error})") from None
+        return boxes[self.output]
 
     def _step(self, node: onnx.NodeProto, box: Box, first: bool, u: float) -> Box:
         options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}

@@ -57,6 +57,16 @@ def test_zoo_detector_stays_in_its_bounds():
     assert ((d >= low[:, 0]) & (d <= high[:, 0])).all()
 
 
+def test_bounds_do_not_depend_on_the_other_boxes():
+    """To the last digit, as runs that are resumed or verified need it; a matrix product's depends on its rows."""
+    boxes = linf_box(np.random.default_rng(3).random((9, 3, 32, 32)).astype(np.float32), 0.01)
+    graph = IntervalGraph(zoo.DETECTOR)
+    low, high = graph.bounds(*boxes)
+    for rows in (slice(0, 1), slice(2, 9)):
+        again = graph.bounds(*(each[rows] for each in boxes))
+        assert np.array_equal(again[0], low[rows]) and np.array_equal(again[1], high[rows])
+
+
 def test_bounds_agree_with_an_independent_implementation(small_detector):
     """Lower and upper ends by clamped weights in torch, float64, as the published code does it."""
     torch = pytest.importorskip("torch")
