@@ -18,7 +18,7 @@ from diffsmooth_trt.certify.plan import Block
 from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.device import Array, Device
 from diffsmooth_trt.engine import Engine, EngineFacts, open_engine
-from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.errors import InputError, shortened
 from diffsmooth_trt.exporting.check import ImageCheck
 from diffsmooth_trt.exporting.onnx_file import _append_facts, _save, trace
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Method, Rows
@@ -200,6 +200,4 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     except Missing as error:
         return {"missing": str(error)}
     except Exception as error:  # compilers raise whatever they like; the other subjects are to be measured all the same
-        said = " ".join(str(error).split())
-        shown = said if len(said) < 700 else f"{said[:200]} … {said[-500:]}"
-        return {"failed": f"{type(error).__name__}: {shown}"}
+        return {"failed": f"{type(error).__name__}: {shortened(error)}"}

@@ -29,3 +29,9 @@ class NoiseError(DiffsmoothError):
 
 class OutOfMemory(EngineError):
     """A device has less free memory than a batch takes."""
+
+
+def shortened(error: BaseException, most: int = 600) -> str:
+    """What a compiler's error says, as one line: of a long one begin and end, since its command stands between them."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= most else f"{said[: most // 3]} … {said[-2 * most // 3 :]}"

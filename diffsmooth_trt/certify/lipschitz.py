@@ -6,7 +6,6 @@ every such radius is conditional on it, and is shown so.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from .bounds import ABSTAIN
 from .outcome import Margin
 from .runner import Progress, check_image, pixel_digest
 from .store import RunStore
-from .verify import Verification, check_derived
+from .verify import Verification, check_derived, choice
 
 
 def published_constant(terms: Terms) -> float:
@@ -80,7 +79,7 @@ def verify_margins(
     if not held:
         raise InputError(f"run store {store.path} holds no margins yet: go on with the run before verifying it")
     count = math.ceil(fraction * len(held))
-    order = sorted(held, key=lambda image: hashlib.sha256(f"{done.seed} {image} 0 0".encode()).digest())
+    order = sorted(held, key=lambda image: choice(done.seed, image, 0, 0))
     chosen = set(order[:count])
 
     if len(held) < store.meta["images"]:

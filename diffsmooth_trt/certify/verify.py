@@ -84,6 +84,11 @@ class _Held:
     chosen: dict[int, list[tuple[Block, list[int]]]]
 
 
+def choice(seed: int, *numbers: int) -> bytes:
+    """What orders the things that `numbers` name: the first ones are drawn again. SHA-256 of "seed number number …"."""
+    return hashlib.sha256(" ".join(map(str, (seed, *numbers))).encode()).digest()
+
+
 def check_fraction(fraction: float) -> None:
     """Raise InputError unless `fraction` is a share of the blocks."""
     if not 0 < fraction <= 1:
@@ -173,8 +178,7 @@ def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block,
                 f"{_name(block)}: recorded votes that its samples cannot have given, or an unasked block"
             )
             continue
-        text = f"{done.seed} {block.image} {block.phase} {block.start}"
-        yield hashlib.sha256(text.encode()).digest(), block, votes
+        yield choice(done.seed, block.image, block.phase, block.start), block, votes
 
 
 def _possible(block: Block, text: str, limits: Mapping[int, int], classes: int) -> list[int] | None:

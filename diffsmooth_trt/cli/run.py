@@ -14,6 +14,9 @@ from ..methods.ndc import SIFTS, WEIGHTS, Settings
 from .options import Commands, integers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..certify.verify import Verification
     from ..report.tables import Summary
 
 OOD_FILES = ("detector", "in-data", "out-data")
@@ -181,7 +184,6 @@ def _run(arguments: argparse.Namespace) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from ..api import verify
     from ..ood.store import is_ood_file
-    from ..ood.verify import verify as verify_ood
     from ..report.progress import ProgressBar
 
     names = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed"]
@@ -192,7 +194,10 @@ def _verify(arguments: argparse.Namespace) -> int:
             kind = "of `ood`" if foreign is of_ood else "of certify or predict"
             raise InputError(f"--{name.replace('_', '-')} is for runs {kind}, {arguments.run} is another: leave it out")
     options = {name: getattr(arguments, name) for name in (*names, *own)}
+    check: Callable[..., Verification] = verify
+    if own is of_ood:
+        from ..ood.verify import verify as check
     with ProgressBar("verify") as progress:
-        done = (verify_ood if own is of_ood else verify)(arguments.run, progress=progress, **options)
+        done = check(arguments.run, progress=progress, **options)
     print("\n".join(done.lines()))
     return 0 if done.agrees else 1

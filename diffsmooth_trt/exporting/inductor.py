@@ -22,7 +22,7 @@ from torch import nn
 from ..engine.facts import EngineFacts
 from ..engine.inductor import InductorEngine, exact_fp32, this_machine
 from ..engine.record import Record, draft_folder, publish, record_path
-from ..errors import EngineError, InputError
+from ..errors import EngineError, InputError, shortened
 from ..files import file_sha256
 from .check import ImageCheck
 from .low_precision import DTYPES, LowPrecision
@@ -32,7 +32,6 @@ from .result import ExportReport
 from .verification import Verification, on_random
 
 # Roughly the rounding error of each type; whether labels agree is what counts, see `compare`.
-SHOWN = 600  # characters of a compiler's message
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}
 
 
@@ -105,10 +104,7 @@ def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], settings: Pack
     except (InputError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # tracing, lowering and the compiler each have their own families
-        reason = " ".join(str(error).split())
-        if len(reason) > SHOWN:  # a compiler's command stands between its name and what it says
-            reason = f"{reason[: SHOWN // 3]} … {reason[-2 * SHOWN // 3 :]}"
-        raise EngineError(f"torch {torch.__version__} could not compile the network: {reason}") from error
+        raise EngineError(f"torch {torch.__version__} could not compile the network: {shortened(error)}") from error
 
 
 class _OnDevice(nn.Module):

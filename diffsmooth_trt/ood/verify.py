@@ -7,7 +7,6 @@ Attacks are not made again: an adversarial run's records are held to the order s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from ..api import Silent, versions
 from ..certify.rebuild import check_sha256, check_weights, find, locate, placed, usable
 from ..certify.runner import Progress
-from ..certify.verify import Verification, check_derived, check_fraction, check_identity, note_key
+from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key
 from ..errors import InputError
 from ..noise.selftest import check_noise
 from .certified import Certifier, dense
@@ -118,10 +117,9 @@ def _recorded_config(
 ) -> OodConfig:
     """The run's configuration, with files that were given or that it records."""
     classifier: dict[str, Any] = store.meta["classifier"]
-    if not isinstance(store.meta["versions"], dict) or {type(store.meta[name]) for name in ("key", "key_source")} != {
-        str
-    }:
-        raise TypeError("versions, key or key_source")
+    for name, kind in (("versions", dict), ("key", str), ("key_source", str)):
+        if not isinstance(store.meta[name], kind):
+            raise TypeError(name)
     roles = {name: role for name, role in ROLES.items() if role in classifier}
     absent = [name for name in ROLES if name not in roles and given[name] is not None]
     if absent:
@@ -166,7 +164,7 @@ def _verify_records(
     runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config, attacks=False)
     if not store.records:
         raise InputError(f"{store.path} holds no records yet: go on with the run before verifying it")
-    done.recorded = done.results = len(store.records)
+    done.recorded = len(store.records)
     wrong = dict(_wrong_records(store, sets, runner))
     done.mismatches += [f"{_name(store, place)}: {said}" for place, said in wrong.items()]
     if not store.finished():
@@ -175,7 +173,7 @@ def _verify_records(
     if config.kind == "adversarial":
         done.notes.append("attacks were not made again: what they found is a score, not a bound")
     ordered = sorted(
-        (place for place in store.records if place not in wrong), key=lambda place: _order(done.seed, place)
+        (place for place in store.records if place not in wrong), key=lambda place: choice(done.seed, *place)
     )
     chosen = set(ordered[: math.ceil(fraction * len(store.records))])
     replay = _Replay(store, chosen, wrong)
@@ -188,10 +186,6 @@ def _verify_records(
         ]
         done.blocks += 1
         done.samples += found.get("n", model.draws)
-
-
-def _order(seed: int, place: Place) -> bytes:
-    return hashlib.sha256(f"{seed} {place[0]} {place[1]}".encode()).digest()
 
 
 def _name(store: OodStore, place: Place) -> str:

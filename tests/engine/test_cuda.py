@@ -564,17 +564,12 @@ def test_gpu_runs_a_package_as_its_source(gpu: Any, tmp_path: Path) -> None:
 def test_gpu_certifies_by_packages_as_the_cpu(gpu: Any, images_npz: Any, tmp_path: Path, method: str) -> None:
     """Whole runs of two networks: counts within 0.2 % of n on every image, and `verify` finds the GPU's votes again."""
     torch = pytest.importorskip("torch", reason="packages are torch's")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
-    certify_packages("cuda:0", images_npz, tmp_path, method)
-
-
-def certify_packages(device: str, images_npz: Any, folder: Path, method: str) -> None:
-    torch = pytest.importorskip("torch", reason="packages are torch's")
     inductor = pytest.importorskip("diffsmooth_trt.exporting.inductor", reason="exports need onnxscript")
     from diffsmooth_trt.exporting.check import ImageCheck
     from diffsmooth_trt.exporting.onnx_file import write_checked
 
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
     torch.manual_seed(0)
     shape, batch, classes = (3, 4, 4), 64, 5
     first, last = (torch.nn.Conv2d(*channels, 3, padding=1) for channels in ((3, 8), (8, 3)))
@@ -589,15 +584,15 @@ def certify_packages(device: str, images_npz: Any, folder: Path, method: str) ->
         facts, check = EngineFacts(role, shape, classes=count, sigma=sigma), ImageCheck(net.eval(), shape, 0.5)
         net.requires_grad_(False)
         for kind in files:
-            files[kind][name] = folder / f"{name}.{kind}"
-        settings = inductor.PackageSettings(device=device, autotune=False)
+            files[kind][name] = tmp_path / f"{name}.{kind}"
+        settings = inductor.PackageSettings(device="cuda:0", autotune=False)
         inductor.write_package(net, check, facts, files["pt2"][name], batch, settings)
         write_checked(net, check, facts, files["onnx"][name], None, False)
     options = {**METHODS[method], "data": images_npz(count=3, classes=classes), "n": 1000, "n0": 100, "batch": batch}
     counts = []
-    for kind, where, backend in (("pt2", device, None), ("onnx", "cpu", "onnxruntime")):
-        with run(config(folder / f"{kind}.sqlite", where, backend=backend, **files[kind], **options)) as store:
+    for kind, where, backend in (("pt2", "cuda:0", None), ("onnx", "cpu", "onnxruntime")):
+        with run(config(tmp_path / f"{kind}.sqlite", where, backend=backend, **files[kind], **options)) as store:
             counts.append(np.array([store.counts(image)[1] for image in range(3)]))
     assert counts[0].sum(1).tolist() == [1000] * 3
     assert np.abs(counts[0] - counts[1]).max() <= 0.002 * 1000
-    assert dst.verify(folder / "pt2.sqlite", fraction=1).agrees
+    assert dst.verify(tmp_path / "pt2.sqlite", fraction=1).agrees
