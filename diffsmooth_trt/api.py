@@ -18,6 +18,7 @@ from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
+from .certify.self_audit import SLACK
 from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, verify_votes
 from .config import KEY_DIGITS, RunConfig, parse_key
@@ -150,6 +151,8 @@ def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any
         described["lipschitz_constant"] = config.lipschitz or published_constant(method.terms)
     if method.void is not None:
         described["void"] = method.void
+    if method.place_dependent:
+        described["slack"] = SLACK
     rule = rule_of(described)
     if isinstance(rule, RadiusRule):
         described["thresholds"] = rule.recorded

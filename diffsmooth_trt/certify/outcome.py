@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 from ..noise import ESTIMATION, PREDICTION, SELECTION
 from .bounds import ABSTAIN, certificate, normal_cdf_lower, prediction, radius_lower
-from .exact import context, down
+from .exact import context, down, up
 from .plan import Block, Plan
 from .sequential import anytime_lower, certifying, looks, out_of_sight, projected_lower, thresholds
 
@@ -100,6 +100,7 @@ class Rule:
 
     meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
     of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
+    `slack` (self_audit.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
     """
 
     stops_exactly = True  # `stops` is the same on every machine
@@ -107,7 +108,9 @@ class Rule:
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.plan = plan_of(meta["config"])
         self.void = meta.get("void")  # the class that stands for abstentions: never an answer
-        self.total_variation = float(meta["total_variation"])
+        self.slack, self.drawn_variation = float(meta.get("slack", 0.0)), float(meta["total_variation"])
+        with localcontext(context(rounding=ROUND_CEILING)):
+            self.total_variation = up(Decimal(float(meta["total_variation"])) + Decimal(self.slack))
         self.sigma = float(meta["classifier"]["sigma"])
         self.alpha = float(meta["config"].get("alpha", 1.0))
         if meta["config"].get("family_wise"):
@@ -128,13 +131,30 @@ class Rule:
 
 
 class PredictRule(Rule):
-    """What a predict run says: `bounds.prediction`."""
+    """What a predict run says: `bounds.prediction`.
+
+    With `slack`, more than d of n votes would differ at other places with probability at most half of alpha. The other half is
+    for the test, of counts with d votes moved from the first class to the second: as strict as that of the votes at other places,
+    or stricter, since its p-value falls with the first count and rises with the second.
+    """
 
     def outcome(self, votes: Votes) -> Outcome:
         counts = votes.totals[PREDICTION]
-        predict = prediction(counts, self.alpha, self.total_variation)
+        predict = self._despite_moved(counts) if self.slack else prediction(counts, self.alpha, self.total_variation)
         predict = ABSTAIN if predict == self.void else predict
         return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
+
+    def _despite_moved(self, counts: NDArray[np.int64]) -> int:
+        n, half = int(counts.sum()), _part(self.alpha, Decimal("0.5"))
+        d = int(stats.binom.isf(half * (1 - 1e-9), n, self.slack)) + 1
+        best = int(counts.argmax())
+        moved = counts.copy()
+        moved[best] = -1
+        moved[moved.argmax()] += d
+        moved[best] = counts[best] - d
+        if moved.argmax() != best or moved[best] < 0:
+            return ABSTAIN
+        return prediction(moved, half, self.drawn_variation)
 
 
 class LipschitzRule(Rule):

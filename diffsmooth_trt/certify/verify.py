@@ -249,7 +249,7 @@ def _replay(key: int, method: Method, images: Images, held: _Held, done: Verific
     drawn: dict[Block, NDArray[np.int64]] = {}
 
     def collect() -> None:
-        spans, counts, _ = step.collect()
+        spans, counts, *_ = step.collect()
         finished = 0
         for span, found in zip(spans, counts, strict=True):
             votes = drawn.setdefault(span.block, np.zeros(method.bins, dtype=np.int64))

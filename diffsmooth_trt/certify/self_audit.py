@@ -1,0 +1,305 @@
+"""The run's audit of itself: rows chosen at random are evaluated again among other mates, and their labels compared.
+
+A certificate rests on votes that are one function of a row's noisy image. Where that is not proved of what runs, it is tested
+here. Each row is chosen with probability `SHARE`, by random numbers of the operating system that are drawn after its label is
+there, so nothing in the batch can know of them; at least `LEAST` rows of a run are, or all of a smaller one. Their draws and
+labels wait, on disk too, until they fill a batch: rows of different images and batches, at other places, and strangers (the
+image inverted, black, white, random pixels; under noise). One batch in eight is nearly all strangers of one kind: where a run
+has one image all its rows look alike, and the majority of some of them is that of all.
+
+**What it finds.** If a share s of a run's votes is other than those rows get among an audit's mates, N audited rows miss all of
+it with probability at most (1 − s)^N ≤ e^(−sN): N = 256 find s = 1.8 % with probability 0.99, N = 10,000 find 0.05 %. A
+difference voids the run. What stays: code that remembers rows, and repeats what it answered.
+
+**Where last bits depend on a row's place in the batch** (`Engine.place_dependent`, some GPU kernels), f_j being f at place j:
+- A row that is evaluated again at its own place must have its label: a difference still voids the run. So mates have no
+  influence: an image's votes are independent, vote i with probability p_i = P(f_place(i)(x + δ) = c).
+- For a fixed n that is enough. From its mean plus 1 on, a sum of such votes has no heavier upper tail than Bin(n, mean of
+  p_i) (Hoeffding 1956, theorem 5), so the bound of Clopper and Pearson holds for that mean: the probability of c under a
+  classifier of the noisy image that takes its place at random, as often as the run did. Cohen's theorem holds for it.
+- Bounds that look several times, predictions, and one classifier for all images need more: that at another place a row's label
+  differs with probability q ≤ `SLACK`. Each p_i is then at most p + `SLACK`, and bounds are taken for p + `SLACK` beside the
+  total variation. Chosen rows at random places tell q: the run is void unless the bound of Clopper and Pearson on q at
+  confidence 1 − `RISK` is at most `SLACK`. That is the mean over the run's rows; that no image is worse is an assumption,
+  which a fixed n does without. It takes 6,905 rows without a difference: of short runs more rows are chosen, and runs of fewer
+  than `FEWEST` are refused.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AuditError, InputError
+from .batch import Span
+from .bounds import binomial_lower
+from .plan import Block
+
+SHARE, LEAST = 0.0105, 256
+SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there
+STRANGE = 8  # one batch in so many is nearly all strangers; as a part of the others, strangers are one row in so many
+KINDS = 4
+BUDGET = (0.014, 512)  # the share of the rows, or so many, that batches of strangers may bring an audit to
+SLACK, RISK = 0.001, 0.001
+MOVED, STAYING = 8000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not
+FEWEST = 16_000
+KEPT = 100  # differences that a store keeps
+REMEDY = "run again with another --backend, --precision or --batch and a new --out"
+
+Pixels = NDArray[np.uint8]
+
+
+class Row(NamedTuple):
+    """A drawn row: its draw, place in the batch and label, and the number in [0, 1) by which it was chosen."""
+
+    image: int
+    phase: int
+    sample: int
+    place: int
+    label: int
+    lot: float
+
+
+@dataclass(frozen=True)
+class Seat(Span):
+    """One row of an audit's batch: `row` again, `moved` to a place that it did not have, or a stranger."""
+
+    row: Row | None
+    moved: bool
+
+
+def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
+    """Raise InputError where a run's audit failed, or where what is recorded of it is no audit's."""
+    audit = meta.get("audit", {})
+    numbers = (
+        [each for name, each in audit.items() if name not in ("void", "differences")]
+        if isinstance(audit, dict)
+        else [None]
+    )
+    if not all(type(each) is int and each >= 0 for each in numbers):
+        raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
+    said = audit.get("void")
+    if said or audit.get("differences"):
+        raise InputError(f"{path}: its audit failed ({said}): its votes count for nothing; {REMEDY}")
+
+
+def audit_line(meta: Mapping[str, Any]) -> str:
+    """What a report says of a run's audit."""
+    audit = meta.get("audit")
+    if not audit:
+        return "audit: none"
+    line = f"audit: {audit['rows']} rows of {audit['of']} evaluated again, "
+    if "moved" in audit:
+        differ, staying = audit["moved_differ"], audit["rows"] - audit["moved"]
+        line += f"{differ} of {audit['moved']} at other places differ, 0 of {staying} at their own; bounds allow {SLACK:.1%}"
+    else:
+        line += "0 differ"
+    before = audit.get("before", 0)
+    return f"{line}; none of the {before} drawn before by an older version" if before else line
+
+
+def chosen_share(place_dependent: bool, expected: int) -> float:
+    """The share of rows to choose in a run of `expected` rows or more; InputError for too few where places matter."""
+    if not place_dependent:
+        return SHARE
+    if expected < FEWEST:
+        raise InputError(
+            f"{expected} draws are too few to bound how often labels depend on a row's place in the batch, which last bits do "
+            f"here: at least {FEWEST} are needed, raise --n or --max, or use --device cpu"
+        )
+    return min(1.0, max(SHARE, MOVED / (1 - STAYING) / expected))
+
+
+class SelfAudit:
+    """Chooses rows of a run, fills batches of `batch` rows with them, and compares labels.
+
+    `found` is what an earlier part of the run found (`state`), `waiting` the rows that it left; their pixels come by `offer`.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        *,
+        share: float = SHARE,
+        place_dependent: bool = False,
+        found: Mapping[str, Any] | None = None,
+        waiting: Iterable[Row] = (),
+    ) -> None:
+        self.batch, self.share, self.place_dependent = batch, share, place_dependent
+        self.found: dict[str, Any] = {"rows": 0, "of": 0, "spent": 0, "strange": 0, **(found or {})}
+        if place_dependent:
+            self.found = {"moved": 0, "moved_differ": 0, **self.found}
+        self.few = max(1, batch // STRANGE)
+        self.ready: list[tuple[Row, Pixels]] = []
+        self.reserve: list[tuple[float, Row, Pixels]] = []  # by lot, the least LEAST of those not chosen
+        self.flying: set[Row] = set()
+        self.lost: dict[int, list[Row]] = {}  # whose pixels are not here yet, by image
+        for row in waiting:
+            self.lost.setdefault(row.image, []).append(row)
+        self.missed = sum(row.lot < share for rows in self.lost.values() for row in rows)  # chosen ones of those
+        self.kept = {row for rows in self.lost.values() for row in rows}
+        self.random = np.random.default_rng()  # seeded by the operating system
+        self._plan_next()
+
+    # Rows
+
+    def offer(self, image: int, pixels: Pixels) -> None:
+        """The flat pixels of an image, for rows of it that an earlier part of the run left."""
+        for row in self.lost.pop(image, ()):
+            self.missed -= int(row.lot < self.share)
+            self._take(row, pixels)
+
+    def see(self, spans: Sequence[Span], labels: NDArray[np.int64]) -> None:
+        """Choose among the rows of a batch, whose labels are there."""
+        self.found["of"] += len(labels)
+        lots = np.frombuffer(os.urandom(8 * len(labels)), np.uint64) * 2.0**-64
+        if len(labels) < self.batch and not self.place_dependent:
+            some = np.argpartition(lots, min(SHORT, len(lots)) - 1)[:SHORT]
+            lots[some] *= self.share  # chosen
+        lows = [span.low for span in spans]
+        for place in np.flatnonzero(lots < self._limit()).tolist():
+            span = spans[bisect.bisect_right(lows, place) - 1]
+            sample = span.start + place - span.low
+            draw = (span.block.image, span.block.phase, sample, place, int(labels[place]))
+            self._take(Row(*draw, float(lots[place])), span.pixels)
+
+    def _take(self, row: Row, pixels: Pixels) -> None:
+        if row.lot < self.share:
+            self.ready.append((row, pixels))
+        elif row.lot < self._limit():
+            bisect.insort(self.reserve, (row.lot, row, pixels), key=lambda each: each[0])
+        del self.reserve[self._missing :]
+
+    @property
+    def _missing(self) -> int:
+        """How many rows are still to be chosen for a run that ends now."""
+        chosen = len(self.ready) + len(self.flying) + self.missed
+        return max(0, LEAST - int(self.found["rows"]) - chosen)
+
+    def _limit(self) -> float:
+        """The lot below which a row is chosen or kept in reserve."""
+        missing = self._missing
+        if len(self.reserve) < missing:
+            return 1.0
+        return max(self.share, self.reserve[missing - 1][0] if missing else 0.0)
+
+    # Batches
+
+    def _plan_next(self) -> None:
+        self.strange = self.batch > 1 and not self.random.integers(STRANGE)
+        self.enough = self.few if self.strange or self.batch == 1 else self.batch - self.few
+
+    def due(self) -> list[Seat] | None:
+        """A batch to be evaluated, once enough rows wait for one."""
+        return self._seats() if len(self.ready) >= self.enough else None
+
+    def rest(self) -> list[Seat] | None:
+        """A batch of the rows that are left when a run ends, or None when none is."""
+        missing = self._missing
+        self.ready += [(row, pixels) for _, row, pixels in self.reserve[:missing]]
+        self.reserve = []
+        if not self.ready:
+            return None
+        within = self.found["spent"] + self.batch <= max(BUDGET[0] * self.found["of"], BUDGET[1])
+        self.strange = self.batch > 1 and self.found["strange"] < KINDS and within
+        self.enough = self.few if self.strange else max(1, self.batch - self.few)
+        return self._seats()
+
+    def _seats(self) -> list[Seat]:
+        """A full batch: up to `enough` of the rows that wait, in random order, and strangers."""
+        order = self.random.permutation(len(self.ready))
+        rows = [self.ready[i] for i in order[: self.enough]]
+        self.ready = [self.ready[i] for i in order[self.enough :]]
+        places = self._places([row for row, _ in rows])
+        seats: list[Seat | None] = [None] * self.batch
+        for (row, pixels), place in zip(rows, places, strict=True):
+            block = Block(row.image, row.phase, row.sample, row.sample + 1)
+            seats[place] = Seat(block, pixels, place, place + 1, row.sample, row, place != row.place)
+        for number, place in enumerate(place for place, seat in enumerate(seats) if seat is None):
+            row, pixels = rows[number % len(rows)]
+            seats[place] = self._stranger(row, pixels, number, place)
+        self.flying |= {row for row, _ in rows}
+        self.found["spent"] += self.batch
+        self.found["strange"] += int(self.strange)
+        self._plan_next()
+        return [seat for seat in seats if seat is not None]
+
+    def _places(self, rows: Sequence[Row]) -> list[int]:
+        """A place for each row; where places matter, a part of the rows has its own."""
+        free = self.random.permutation(self.batch).tolist()
+        own: dict[int, int] = {}  # place: which of the rows
+        for number, row in enumerate(rows if self.place_dependent else ()):
+            if self.random.random() < STAYING:
+                own.setdefault(row.place, number)
+        places = {number: place for place, number in own.items()}
+        left = iter([place for place in free if place not in own])
+        return [places[number] if number in places else next(left) for number in range(len(rows))]
+
+    def _stranger(self, row: Row, pixels: Pixels, number: int, place: int) -> Seat:
+        """A row of an image that the run need not have, under noise that no vote has: samples from 2^31 on."""
+        kind = (self.found["strange"] if self.strange else number) % KINDS
+        if kind == 0:
+            pixels = 255 - pixels
+        elif kind < 3:
+            pixels = np.full_like(pixels, 0 if kind == 1 else 255)
+        else:
+            pixels = np.frombuffer(self.random.bytes(len(pixels)), np.uint8)
+        sample = int(self.random.integers(2**31, 2**32))
+        return Seat(Block(row.image, row.phase, sample, sample + 1), pixels, place, place + 1, sample, None, moved=True)
+
+    # Comparison
+
+    def compare(self, seats: Sequence[Span], labels: NDArray[np.int64]) -> None:
+        """Take in the labels of a batch that was evaluated again; AuditError at a difference, which is in `found` then."""
+        differing = []
+        for seat, label in zip(seats, labels.tolist(), strict=True):
+            if not isinstance(seat, Seat) or seat.row is None:
+                continue
+            self.flying.discard(seat.row)
+            self.found["rows"] += 1
+            counted = self.place_dependent and seat.moved
+            if counted:
+                self.found["moved"] += 1
+                self.found["moved_differ"] += int(label != seat.row.label)
+            elif label != seat.row.label:
+                differing.append([seat.row.image, seat.row.phase, seat.row.sample, seat.row.label, label])
+        if differing:
+            image, phase, sample, before, again = differing[0]
+            self.found["differences"] = differing[:KEPT]
+            self._void(
+                f"image {image}, phase {phase}, sample {sample}: label {before} in the run, {again} among other rows",
+                "rows of the engine influence each other, or this machine does not compute the same function twice",
+            )
+
+    def finish(self) -> None:
+        """At the end of a run whose last bits depend on places: AuditError unless labels differ as rarely as its bounds allow."""
+        if not self.place_dependent or not self.found["of"]:
+            return
+        moved, differ = self.found["moved"], self.found["moved_differ"]
+        same = binomial_lower(moved - differ, moved, RISK) if moved else 0.0
+        if same < 1 - SLACK:
+            self._void(
+                f"{differ} of {moved} rows have another label at another place of the batch",
+                f"more than the {SLACK:.1%} that the bounds allow, or too few to tell (7,000 without a difference would do)",
+            )
+
+    def _void(self, said: str, meaning: str) -> None:
+        self.found["void"] = said
+        raise AuditError(f"{said}: {meaning}; no vote of this run counts, {REMEDY}")
+
+    # What lasts
+
+    def changes(self) -> tuple[list[Row], list[Row]]:
+        """Rows that wait and did not at the last call, and the other way round."""
+        left = {row for rows in self.lost.values() for row in rows} | self.flying
+        now = left | {row for row, _ in self.ready} | {row for _, row, _ in self.reserve}
+        added, gone = now - self.kept, self.kept - now
+        self.kept = now
+        return list(added), list(gone)
