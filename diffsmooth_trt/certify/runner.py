@@ -255,7 +255,7 @@ class Runner:
         segments, counts, seconds, labels = done
         start = time.perf_counter()
         used = segments[-1].high
-        self.audit.see(segments, labels)
+        self.audit.see(segments, labels, padded=used < self.method.batch)
         touched: dict[int, _Task] = {}
         for segment, votes in zip(segments, counts, strict=True):
             assert isinstance(segment, _Segment)  # as `_pack` made them

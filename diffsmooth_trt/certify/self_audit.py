@@ -120,7 +120,8 @@ def chosen_share(place_dependent: bool, expected: int) -> float:
 class SelfAudit:
     """Chooses rows of a run, fills batches of `batch` rows with them, and compares labels.
 
-    `found` is what an earlier part of the run found (`state`), `waiting` the rows that it left; their pixels come by `offer`.
+    At least `least` rows are chosen, and a `share` of all. `found` is what an earlier part of the run found, `waiting` the
+    rows that it left; their pixels come by `offer`.
     """
 
     def __init__(
@@ -128,17 +129,18 @@ class SelfAudit:
         batch: int,
         *,
         share: float = SHARE,
+        least: int = LEAST,
         place_dependent: bool = False,
         found: Mapping[str, Any] | None = None,
         waiting: Iterable[Row] = (),
     ) -> None:
-        self.batch, self.share, self.place_dependent = batch, share, place_dependent
+        self.batch, self.share, self.least, self.place_dependent = batch, share, least, place_dependent
         self.found: dict[str, Any] = {"rows": 0, "of": 0, "spent": 0, "strange": 0, **(found or {})}
         if place_dependent:
             self.found = {"moved": 0, "moved_differ": 0, **self.found}
         self.few = max(1, batch // STRANGE)
         self.ready: list[tuple[Row, Pixels]] = []
-        self.reserve: list[tuple[float, Row, Pixels]] = []  # by lot, the least LEAST of those not chosen
+        self.reserve: list[tuple[float, Row, Pixels]] = []  # by lot, the lowest of those not chosen
         self.flying: set[Row] = set()
         self.lost: dict[int, list[Row]] = {}  # whose pixels are not here yet, by image
         for row in waiting:
@@ -156,11 +158,11 @@ class SelfAudit:
             self.missed -= int(row.lot < self.share)
             self._take(row, pixels)
 
-    def see(self, spans: Sequence[Span], labels: NDArray[np.int64]) -> None:
-        """Choose among the rows of a batch, whose labels are there."""
+    def see(self, spans: Sequence[Span], labels: NDArray[np.int64], *, padded: bool) -> None:
+        """Choose among rows, whose labels are there; `padded` says that they were in a batch with fewer rows than it takes."""
         self.found["of"] += len(labels)
         lots = np.frombuffer(os.urandom(8 * len(labels)), np.uint64) * 2.0**-64
-        if len(labels) < self.batch and not self.place_dependent:
+        if padded and not self.place_dependent:
             some = np.argpartition(lots, min(SHORT, len(lots)) - 1)[:SHORT]
             lots[some] *= self.share  # chosen
         lows = [span.low for span in spans]
@@ -181,7 +183,7 @@ class SelfAudit:
     def _missing(self) -> int:
         """How many rows are still to be chosen for a run that ends now."""
         chosen = len(self.ready) + len(self.flying) + self.missed
-        return max(0, LEAST - int(self.found["rows"]) - chosen)
+        return max(0, self.least - int(self.found["rows"]) - chosen)
 
     def _limit(self) -> float:
         """The lot below which a row is chosen or kept in reserve."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..certify.self_audit import audit_line
 from ..errors import EngineError, InputError
 from .bounds import Floats, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
@@ -170,6 +171,7 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
             if store.of_set(i)
         ]
         lines.append(f"draws an image on average: {', '.join(drawn)} (in-distribution first)")
+        lines.append(audit_line({"audit": store.audit}))
     if not store.finished():
         lines.append("unfinished: some images have no record yet, go on with --resume")
     return "\n".join([*lines, *(f"warning: {note}" for note in store.meta.get("notes", ()))])
@@ -186,4 +188,4 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
     ]
     draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
-    return {**meta, "metrics": tables, "mean_draws": means, "guarantee": guarantee(store)}
+    return {**meta, "audit": store.audit, "metrics": tables, "mean_draws": means, "guarantee": guarantee(store)}

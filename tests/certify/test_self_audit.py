@@ -59,7 +59,7 @@ def drawn(audit: SelfAudit, images: int, samples: int, size: int = 4) -> list[li
             high = min(audit.batch, samples - start)
             span = Span(Block(image, ESTIMATION, 0, samples), pixels, 0, high, start)
             labels = [label_of(Span(span.block, pixels, i, i + 1, start + i)) for i in range(high)]
-            audit.see([span], np.array(labels))
+            audit.see([span], np.array(labels), padded=high < audit.batch)
             if seats := audit.due():
                 batches.append(evaluated(audit, seats))
     while seats := audit.rest():
@@ -120,7 +120,8 @@ def test_memory_is_bounded() -> None:
     most = 0
     for image in range(4000):
         span = Span(Block(image, ESTIMATION, 0, 16), np.full(4, image % 256, np.uint8), 0, 16, 0)
-        audit.see([span], np.array([label_of(Span(span.block, span.pixels, i, i + 1, i)) for i in range(16)]))
+        labels = [label_of(Span(span.block, span.pixels, i, i + 1, i)) for i in range(16)]
+        audit.see([span], np.array(labels), padded=False)
         evaluated(audit, audit.due())
         most = max(most, len(audit.ready) + len(audit.reserve) + len(audit.flying))
     assert most <= LEAST + 16 + 5
@@ -129,7 +130,7 @@ def test_memory_is_bounded() -> None:
 def test_a_difference_is_named() -> None:
     audit = SelfAudit(4)
     pixels = np.zeros(4, np.uint8)
-    audit.see([Span(Block(9, ESTIMATION, 0, 4), pixels, 0, 4, 0)], np.array([1, 1, 1, 1]))
+    audit.see([Span(Block(9, ESTIMATION, 0, 4), pixels, 0, 4, 0)], np.array([1, 1, 1, 1]), padded=False)
     seats = audit.rest()
     assert seats is not None
     labels = np.array([3 if seat.row is None else 2 for seat in seats])

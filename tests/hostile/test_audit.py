@@ -22,6 +22,9 @@ from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.engine import BACKENDS
 from diffsmooth_trt.engine.onnx import OnnxRuntimeEngine
 from diffsmooth_trt.errors import AuditError, InputError
+from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.run import run as ood_run
+from diffsmooth_trt.ood.store import OodStore
 
 KEY = "0123456789abcdef0123456789abcdef"
 SIGMA = 0.5
@@ -145,7 +148,7 @@ def test_one_image(twist: Twist, n: int, twisted: Any, half_space: Path, one_ima
     are among them: 0.7^200 are missed.
     """
     twisted(twist)
-    with pytest.raises(AuditError, match=r"label 1 in the run, 0 among other rows"):
+    with pytest.raises(AuditError, match=r"label [01] in the run, [01] among other rows"):
         run(config(half_space, one_image, tmp_path / "r.sqlite", n=n))
     void(tmp_path / "r.sqlite")
 
@@ -329,3 +332,31 @@ def test_places_on_the_cpu_are_refused(
     monkeypatch.setitem(BACKENDS, "onnxruntime", lambda: Placed)
     with pytest.raises(InputError, match="coupled"):
         run(config(half_space, images_npz(count=1), tmp_path / "r.sqlite"))
+
+
+# Out-of-distribution detection
+
+DISTRO: dict[str, Any] = {"score": "distro-l2", "tolerance": 0.0, "n0": 20}
+
+
+def ood(classifier: Path, inside: Path, outside: Path, out: Path, **options: Any) -> OodConfig:
+    given = {"kind": "certified", "sigma": 0.25, "batch": 32, "n": 400, "alpha": 0.05, "backend": "onnxruntime"}
+    return OodConfig(classifier=classifier, in_data=inside, out_data=(str(outside),), out=out, **{**given, **options})
+
+
+@pytest.mark.parametrize(
+    ("twist", "options"),
+    [(by_neighbour, {}), (by_neighbour, DISTRO), (by_batch, DISTRO), (every_seventh_call, DISTRO)],
+)
+def test_confidences(
+    twist: Twist, options: dict[str, Any], twisted: Any, half_space: Path, images_npz: Any, tmp_path: Path
+) -> None:
+    """The bin that is counted, and the class: none of a coupled run's records is read any more."""
+    inside, out = images_npz(count=5).rename(tmp_path / "in.npz"), tmp_path / "r.jsonl"
+    twisted(twist)
+    with pytest.raises(AuditError, match="among other rows"):
+        ood_run(ood(half_space, inside, images_npz(count=5, seed=1), out, **options))
+    with pytest.raises(InputError, match="its audit failed"):
+        OodStore.open(out)
+    for command in (["report", str(out)], ["verify", str(out)]):
+        assert main(command) == 2
