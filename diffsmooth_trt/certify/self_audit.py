@@ -4,8 +4,8 @@ A certificate rests on votes that are one function of a row's noisy image. Where
 here. Each row is chosen with probability `SHARE`, by random numbers of the operating system that are drawn after its label is
 there, so nothing in the batch can know of them; at least `LEAST` rows of a run are, or all of a smaller one. Their draws and
 labels wait, on disk too, until they fill a batch: rows of different images and batches, at other places, and strangers (the
-image inverted, black, white, random pixels; under noise). One batch in eight is nearly all strangers of one kind: where a run
-has one image all its rows look alike, and the majority of some of them is that of all.
+image inverted, black, white, random pixels; under noise). One batch in eight, and one of every run, is nearly all strangers of
+one kind: where a run has one image all its rows look alike, and the majority of some of them is that of all.
 
 **What it finds.** If a share s of a run's votes is other than those rows get among an audit's mates, N audited rows miss all of
 it with probability at most (1 − s)^N ≤ e^(−sN): N = 256 find s = 1.8 % with probability 0.99, N = 10,000 find 0.05 %. A
@@ -21,8 +21,8 @@ difference voids the run. What stays: code that remembers rows, and repeats what
   differs with probability q ≤ `SLACK`. Each p_i is then at most p + `SLACK`, and bounds are taken for p + `SLACK` beside the
   total variation. Chosen rows at random places tell q: the run is void unless the bound of Clopper and Pearson on q at
   confidence 1 − `RISK` is at most `SLACK`. That is the mean over the run's rows; that no image is worse is an assumption,
-  which a fixed n does without. It takes 6,905 rows without a difference: of short runs more rows are chosen, and runs of fewer
-  than `FEWEST` are refused.
+  which a fixed n does without. It takes 6,905 rows without a difference, or `MOVED` with five, which q = 10^-4 stays within
+  with probability 0.99: of short runs more rows are chosen for that, and runs of fewer than `FEWEST` are refused.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ SHARE, LEAST = 0.0105, 256
 SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there
 STRANGE = 8  # one batch in so many is nearly all strangers; as a part of the others, strangers are one row in so many
 KINDS = 4
-BUDGET = (0.014, 512)  # the share of the rows, or so many, that batches of strangers may bring an audit to
+BUDGET = 0.014  # of the rows: more batches of strangers than one are made within it,
+SMALL = (20_000, 512)  # or, in a run of fewer rows, of which LEAST alone cost more, within so many evaluations
 SLACK, RISK = 0.001, 0.001
-MOVED, STAYING = 8000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not
+MOVED, STAYING = 16_000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not
 FEWEST = 16_000
 KEPT = 100  # differences that a store keeps
 REMEDY = "run again with another --backend, --precision or --batch and a new --out"
@@ -209,8 +210,9 @@ class SelfAudit:
         self.reserve = []
         if not self.ready:
             return None
-        within = self.found["spent"] + self.batch <= max(BUDGET[0] * self.found["of"], BUDGET[1])
-        self.strange = self.batch > 1 and self.found["strange"] < KINDS and within
+        budget = SMALL[1] if self.found["of"] < SMALL[0] else BUDGET * self.found["of"]
+        wanted = KINDS if self.found["spent"] + self.batch <= budget else 1
+        self.strange = self.batch > 1 and self.found["strange"] < wanted
         self.enough = self.few if self.strange else max(1, self.batch - self.few)
         return self._seats()
 

@@ -19,7 +19,6 @@ from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.outcome import PredictRule, Rule, Votes
 from diffsmooth_trt.certify.plan import Block
 from diffsmooth_trt.certify.self_audit import (
-    KINDS,
     LEAST,
     MOVED,
     SHARE,
@@ -104,7 +103,7 @@ def test_batches_mix_images_and_places() -> None:
     full = [seats for seats, count in zip(batches, counts, strict=True) if count == 56]
     few = counts == 64 // STRANGE
     assert len(full) > 20 and len({seat.row.image for seat in full[0] if seat.row is not None}) > 4
-    assert few.sum() >= KINDS or audit.found["strange"] >= KINDS
+    assert few.sum() >= audit.found["strange"] >= 1  # the last of the others may be as few
     assert few.mean() < 0.35  # 1 in 8 of about 50: false alarm 1e-5
     moved = [seat.moved for seats in full for seat in seats if seat.row is not None]
     assert np.mean(moved) > 0.9
@@ -308,14 +307,14 @@ def test_damaged_audits(linear_classifier: Any, images_npz: Any, tmp_path: Path,
 
 def test_share_where_places_matter() -> None:
     assert chosen_share(False, 10) == SHARE
-    assert chosen_share(True, 20_000) == MOVED / 0.75 / 20_000
+    assert chosen_share(True, 40_000) == MOVED / 0.75 / 40_000 and chosen_share(True, 16_000) == 1
     assert chosen_share(True, 10**7) == SHARE
     with pytest.raises(InputError, match="100 draws are too few .* raise --n or --max, or use --device cpu"):
         chosen_share(True, 100)
 
 
 def test_own_places_are_strict_and_others_are_counted() -> None:
-    audit = SelfAudit(64, share=0.3, place_dependent=True)
+    audit = SelfAudit(64, share=0.4, place_dependent=True)
     batches = drawn(audit, 30, 1024)
     rows = [seat for seats in batches for seat in seats if seat.row is not None]
     staying = sum(not seat.moved for seat in rows)
