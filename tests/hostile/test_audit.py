@@ -55,7 +55,7 @@ def of_one_image(engine: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def by_count(engine: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Where the batch is padded."""
-    return np.roll(y, 1, axis=1) if len(np.unique(x.reshape(len(x), -1)[:, 0])) < len(x) else y
+    return np.roll(y, 1, axis=1) if len(np.unique(x.reshape(len(x), -1), axis=0)) < len(x) else y
 
 
 def by_neighbour(engine: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
