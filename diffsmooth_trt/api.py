@@ -265,7 +265,8 @@ def certify(*, progress: Progress | None = None, **options: Any) -> RunStore:
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
     Takes the fields of `RunConfig` by name (engine, classifier, data, out, method, sigma, n0, n, alpha, …). Returns the run
-    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise.
+    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise. Raises AuditError,
+    and marks the store void, where rows that the run evaluates again among others have other labels (certify/self_audit.py).
     """
     return run(_config("certify", options), progress)
 

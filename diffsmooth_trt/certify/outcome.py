@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from ..noise import ESTIMATION, PREDICTION, SELECTION
 from .bounds import ABSTAIN, certificate, normal_cdf_lower, prediction, radius_lower
 from .exact import context, down, up
 from .plan import Block, Plan
+from .self_audit import most_moved
 from .sequential import anytime_lower, certifying, looks, out_of_sight, projected_lower, thresholds
 
 CLOSE, TINY = 1e-9, 1e-15
@@ -146,7 +147,7 @@ class PredictRule(Rule):
 
     def _despite_moved(self, counts: NDArray[np.int64]) -> int:
         n, half = int(counts.sum()), _part(self.alpha, Decimal("0.5"))
-        d = int(stats.binom.isf(half * (1 - 1e-9), n, self.slack)) + 1
+        d = most_moved(n, self.slack, half)
         best = int(counts.argmax())
         moved = counts.copy()
         moved[best] = -1

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from ..errors import AuditError, InputError
 from .batch import Span
@@ -46,8 +47,7 @@ SHARE, LEAST = 0.0105, 256
 SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there
 STRANGE = 8  # one batch in so many is nearly all strangers; as a part of the others, strangers are one row in so many
 KINDS = 4
-BUDGET = 0.014  # of the rows: more batches of strangers than one are made within it,
-SMALL = (20_000, 512)  # or, in a run of fewer rows, of which LEAST alone cost more, within so many evaluations
+BUDGET = 0.014  # of the rows: at its end, a run makes more batches of strangers than one within it
 SLACK, RISK = 0.001, 0.001
 MOVED, STAYING = 17_000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not
 FEWEST = 16_000
@@ -94,6 +94,8 @@ def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
 def audit_line(meta: Mapping[str, Any]) -> str:
     """What a report says of a run's audit."""
     audit = meta.get("audit")
+    if "lipschitz_constant" in meta:
+        return "audit: none, a margin is evaluated once"
     if not audit:
         return "audit: none"
     line = f"audit: {audit['rows']} rows of {audit['of']} evaluated again, "
@@ -118,6 +120,21 @@ def chosen_share(place_dependent: bool, expected: int) -> float:
     return min(1.0, max(SHARE, MOVED / (1 - STAYING) / expected))
 
 
+def most_moved(votes: int, slack: float, risk: float) -> int:
+    """A number that votes which places in the batch move, each with probability `slack` at most, exceed with probability ≤ `risk`.
+
+    The least such number, or one more: half a billionth of the risk is kept for the library's rounding.
+    """
+    low, high = 0, votes
+    while low < high:
+        middle = (low + high) // 2
+        if special.bdtrc(middle, votes, slack) <= risk * (1 - 1e-9):
+            high = middle
+        else:
+            low = middle + 1
+    return min(votes, low + 1) if slack else 0
+
+
 class SelfAudit:
     """Chooses rows of a run, fills batches of `batch` rows with them, and compares labels.
 
@@ -139,7 +156,7 @@ class SelfAudit:
         self.found: dict[str, Any] = {"rows": 0, "of": 0, "spent": 0, "strange": 0, **(found or {})}
         if place_dependent:
             self.found = {"moved": 0, "moved_differ": 0, **self.found}
-        self.few = max(1, batch // STRANGE)
+        self.few, self.most = max(1, batch // STRANGE), batch - batch // STRANGE
         self.ready: list[tuple[Row, Pixels]] = []
         self.reserve: list[tuple[float, Row, Pixels]] = []  # by lot, the lowest of those not chosen
         self.flying: set[Row] = set()
@@ -197,7 +214,7 @@ class SelfAudit:
 
     def _plan_next(self) -> None:
         self.strange = self.batch > 1 and not self.random.integers(STRANGE)
-        self.enough = self.few if self.strange or self.batch == 1 else self.batch - self.few
+        self.enough = self.few if self.strange else self.most
 
     def due(self) -> list[Seat] | None:
         """A batch to be evaluated, once enough rows wait for one."""
@@ -210,10 +227,9 @@ class SelfAudit:
         self.reserve = []
         if not self.ready:
             return None
-        budget = SMALL[1] if self.found["of"] < SMALL[0] else BUDGET * self.found["of"]
-        wanted = KINDS if self.found["spent"] + self.batch <= budget else 1
+        wanted = KINDS if self.found["spent"] + self.batch <= BUDGET * self.found["of"] else 1
         self.strange = self.batch > 1 and self.found["strange"] < wanted
-        self.enough = self.few if self.strange else max(1, self.batch - self.few)
+        self.enough = self.few if self.strange else self.most
         return self._seats()
 
     def _seats(self) -> list[Seat]:

@@ -28,6 +28,7 @@ from diffsmooth_trt.certify.self_audit import (
     Seat,
     SelfAudit,
     chosen_share,
+    most_moved,
 )
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.errors import AuditError, InputError
@@ -327,6 +328,14 @@ def test_own_places_are_strict_and_others_are_counted() -> None:
     seat = Seat(Block(0, 1, 5, 6), np.zeros(4, np.uint8), 3, 4, 5, Row(0, 1, 5, 3, 1, 0.0), moved=False)
     with pytest.raises(AuditError, match="sample 5: label 1 in the run, 2"):
         audit.compare([seat], np.array([2]))
+
+
+@pytest.mark.parametrize("risk", [0.5, 0.025, 1e-6])
+@pytest.mark.parametrize("votes", [1, 10, 1000, 10**6])
+def test_votes_that_may_move(votes: int, risk: float) -> None:
+    found, exact = most_moved(votes, SLACK, risk), int(stats.binom.isf(risk, votes, SLACK))
+    assert exact <= found <= min(votes, exact + 2)
+    assert most_moved(votes, 0.0, risk) == 0
 
 
 def test_slack_is_taken_off_every_bound() -> None:

@@ -299,6 +299,7 @@ def test_places_by_rounding(late: Any, half_space: Path, images_npz: Any, tmp_pa
     with run(config(half_space, images_npz(count=4), tmp_path / "r.sqlite", n=6000, device="cuda:0")) as store:
         assert store.meta["slack"] == 0.001 and store.rule.total_variation > 0.001
         audit = store.meta["audit"]
+        assert dst.verify(tmp_path / "r.sqlite", fraction=0.1).agrees
         assert audit["moved"] > 6905 and audit["rows"] > audit["moved"] and audit["moved_differ"] <= 1
     with pytest.raises(InputError, match="220 draws are too few"):
         run(config(half_space, images_npz(count=1), tmp_path / "s.sqlite", n=170, device="cuda:0"))
