@@ -23,10 +23,11 @@ from ..data import Image, Images
 from ..errors import AuditError, InputError
 from ..methods import Method
 from ..noise import grid_law
+from .audit_rows import Seat
 from .batch import Span, flat_pixels
 from .outcome import Votes
 from .plan import Block
-from .self_audit import Seat, SelfAudit, chosen_share
+from .self_audit import SelfAudit, chosen_share
 from .sequential import looks
 from .step import Collected, Counts, Step
 from .store import RunStore
@@ -281,7 +282,7 @@ class Runner:
             for opened in task.open:
                 if 0 < opened.counted < opened.size:
                     self.store.add_partial(opened.block, opened.counts.tolist())
-        self.store.change_audit(*self.audit.changes())
+        self.store.change_audit(*self.audit.held.changes())
         if self.audit.found["of"]:
             self.store.add_audit(self.audit.found)
         self.store.commit()

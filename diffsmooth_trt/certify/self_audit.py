@@ -3,13 +3,15 @@
 A certificate rests on votes that are one function of a row's noisy image. Where that is not proved of what runs, it is tested
 here. Each row is chosen with probability `SHARE`, by random numbers of the operating system that are drawn after its label is
 there, so nothing in the batch can know of them; at least `LEAST` rows of a run are, or all of a smaller one. Their draws and
-labels wait, on disk too, until they fill a batch: rows of different images and batches, at other places, and strangers (the
-image inverted, black, white, random pixels; under noise). One batch in eight, and one of every run, is nearly all strangers of
-one kind: where a run has one image all its rows look alike, and the majority of some of them is that of all.
+labels wait, on disk too, until they fill a batch with rows of many images and other batches, at other places, and strangers (the
+image inverted, black, white, random pixels; under noise). Rows of one image look alike, and the majority of many of them is that
+of all: so as few of an image are in a batch as waiting for other images allows. One batch in eight, and one of every run, is nearly
+all strangers of one kind, with one row of an image.
 
 **What it finds.** If a share s of a run's votes is other than those rows get among an audit's mates, N audited rows miss all of
 it with probability at most (1 − s)^N ≤ e^(−sN): N = 256 find s = 1.8 % with probability 0.99, N = 10,000 find 0.05 %. A
-difference voids the run. What stays: code that remembers rows, and repeats what it answered.
+difference voids the run. What stays: code that remembers rows, and repeats what it answered; and where a run has few images,
+rows that ask only those of their own image, of which an audit's batches hold too many: the fewer images, the less is found of that.
 
 **Where last bits depend on a row's place in the batch** (`Engine.place_dependent`, some GPU kernels), f_j being f at place j:
 - A row that is evaluated again at its own place must have its label: a difference still voids the run. So mates have no
@@ -30,22 +32,28 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from ..errors import AuditError, InputError
+from .audit_rows import Held, Pixels, Pool, Row, Seat
 from .batch import Span
 from .bounds import binomial_lower
 from .plan import Block
 
-SHARE, LEAST = 0.0105, 256
+SHARE, LEAST, FLOOR = 0.0105, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
+SPARE = 64  # rows kept in reserve beyond those that would be missing now
 SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there
 STRANGE = 8  # one batch in so many is nearly all strangers; as a part of the others, strangers are one row in so many
+SOON = (
+    4  # one row in so many is evaluated as soon as it fills a batch with others; the rest waits for other images, until
+)
+IMAGES = (32, 256)  # there are half as many as a batch has rows, within these limits,
+POOL = 16_384  # or until so many rows wait
 KINDS = 4
 BUDGET = 0.014  # of the rows: at its end, a run makes more batches of strangers than one within it
 SLACK, RISK = 0.001, 0.001
@@ -53,27 +61,6 @@ MOVED, STAYING = 17_000, 0.25  # rows to be placed anew where places matter, and
 FEWEST = 16_000
 KEPT = 100  # differences that a store keeps
 REMEDY = "run again with another --backend, --precision or --batch and a new --out"
-
-Pixels = NDArray[np.uint8]
-
-
-class Row(NamedTuple):
-    """A drawn row: its draw, place in the batch and label, and the number in [0, 1) by which it was chosen."""
-
-    image: int
-    phase: int
-    sample: int
-    place: int
-    label: int
-    lot: float
-
-
-@dataclass(frozen=True)
-class Seat(Span):
-    """One row of an audit's batch: `row` again, `moved` to a place that it did not have, or a stranger."""
-
-    row: Row | None
-    moved: bool
 
 
 def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
@@ -157,15 +144,16 @@ class SelfAudit:
         if place_dependent:
             self.found = {"moved": 0, "moved_differ": 0, **self.found}
         self.few, self.most = max(1, batch // STRANGE), batch - batch // STRANGE
-        self.ready: list[tuple[Row, Pixels]] = []
+        self.images = min(max(batch // 2, IMAGES[0]), IMAGES[1])
+        self.random = np.random.default_rng()  # seeded by the operating system
+        self.pool = Pool(self.random)
         self.reserve: list[tuple[float, Row, Pixels]] = []  # by lot, the lowest of those not chosen
         self.flying: set[Row] = set()
         self.lost: dict[int, list[Row]] = {}  # whose pixels are not here yet, by image
         for row in waiting:
             self.lost.setdefault(row.image, []).append(row)
         self.missed = sum(row.lot < share for rows in self.lost.values() for row in rows)  # chosen ones of those
-        self.kept = {row for rows in self.lost.values() for row in rows}
-        self.random = np.random.default_rng()  # seeded by the operating system
+        self.held = Held(row for rows in self.lost.values() for row in rows)
         self._plan_next()
 
     # Rows
@@ -192,23 +180,37 @@ class SelfAudit:
 
     def _take(self, row: Row, pixels: Pixels) -> None:
         if row.lot < self.share:
-            self.ready.append((row, pixels))
+            self.pool.put(row, pixels)
+            self.held.add(row)
         elif row.lot < self._limit():
             bisect.insort(self.reserve, (row.lot, row, pixels), key=lambda each: each[0])
-        del self.reserve[self._missing :]
+            self.held.add(row)
+        else:
+            self.held.drop(row)
+        self._trim(self._missing + SPARE)
+
+    def _trim(self, most: int) -> None:
+        """Leave the `most` lowest lots in reserve."""
+        for _, row, _ in self.reserve[most:]:
+            self.held.drop(row)
+        del self.reserve[most:]
+
+    @property
+    def _taken(self) -> int:
+        """How many rows were evaluated again, or are under way."""
+        return int(self.found["rows"]) + len(self.flying)
 
     @property
     def _missing(self) -> int:
         """How many rows are still to be chosen for a run that ends now."""
-        chosen = len(self.ready) + len(self.flying) + self.missed
-        return max(0, self.least - int(self.found["rows"]) - chosen)
+        wanted = max(self.least, -(-int(self.found["of"]) // FLOOR))
+        return max(0, wanted - self._taken - self.pool.count - self.missed) if self.least else 0
 
     def _limit(self) -> float:
         """The lot below which a row is chosen or kept in reserve."""
-        missing = self._missing
-        if len(self.reserve) < missing:
+        if len(self.reserve) < self._missing:
             return 1.0
-        return max(self.share, self.reserve[missing - 1][0] if missing else 0.0)
+        return max(self.share, self.reserve[-1][0] if self.reserve else 0.0)
 
     # Batches
 
@@ -217,26 +219,31 @@ class SelfAudit:
         self.enough = self.few if self.strange else self.most
 
     def due(self) -> list[Seat] | None:
-        """A batch to be evaluated, once enough rows wait for one."""
-        return self._seats() if len(self.ready) >= self.enough else None
+        """A batch to be evaluated, once rows of enough images wait, or too many; some are not kept waiting for that."""
+        if self.pool.count < self.enough:
+            return None
+        mixed = len(self.pool.rows) >= self.images or self.pool.count >= POOL
+        behind = SOON * self._taken < self._taken + self.pool.count
+        return self._seats() if mixed or behind else None
 
     def rest(self) -> list[Seat] | None:
         """A batch of the rows that are left when a run ends, or None when none is."""
         missing = self._missing
-        self.ready += [(row, pixels) for _, row, pixels in self.reserve[:missing]]
-        self.reserve = []
-        if not self.ready:
+        for _, row, pixels in self.reserve[:missing]:
+            self.pool.put(row, pixels)
+        del self.reserve[:missing]
+        self._trim(0)
+        if not self.pool.count:
             return None
-        wanted = KINDS if self.found["spent"] + self.batch <= BUDGET * self.found["of"] else 1
+        ahead = self.batch * (1 - (-self.pool.count // self.most)) + self.found["spent"]
+        wanted = KINDS if ahead <= BUDGET * self.found["of"] else 1
         self.strange = self.batch > 1 and self.found["strange"] < wanted
         self.enough = self.few if self.strange else self.most
         return self._seats()
 
     def _seats(self) -> list[Seat]:
-        """A full batch: up to `enough` of the rows that wait, in random order, and strangers."""
-        order = self.random.permutation(len(self.ready))
-        rows = [self.ready[i] for i in order[: self.enough]]
-        self.ready = [self.ready[i] for i in order[self.enough :]]
+        """A full batch: up to `enough` of the rows that wait, and strangers; where those are most, a row of each image."""
+        rows = self.pool.take(self.enough, one_each=self.strange)
         places = self._places([row for row, _ in rows])
         seats: list[Seat | None] = [None] * self.batch
         for (row, pixels), place in zip(rows, places, strict=True):
@@ -283,6 +290,7 @@ class SelfAudit:
             if not isinstance(seat, Seat) or seat.row is None:
                 continue
             self.flying.discard(seat.row)
+            self.held.drop(seat.row)
             self.found["rows"] += 1
             counted = self.place_dependent and seat.moved
             if counted:
@@ -313,13 +321,3 @@ class SelfAudit:
     def _void(self, said: str, meaning: str) -> None:
         self.found["void"] = said
         raise AuditError(f"{said}: {meaning}; no vote of this run counts, {REMEDY}")
-
-    # What lasts
-
-    def changes(self) -> tuple[list[Row], list[Row]]:
-        """Rows that wait and did not at the last call, and the other way round."""
-        left = {row for rows in self.lost.values() for row in rows} | self.flying
-        now = left | {row for row, _ in self.ready} | {row for _, row, _ in self.reserve}
-        added, gone = now - self.kept, self.kept - now
-        self.kept = now
-        return list(added), list(gone)

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError, StoreError
+from .audit_rows import Row
 from .outcome import LipschitzRule, Margin, Outcome, RadiusRule, Rule, Votes, rule_of
 from .plan import Block, Plan
-from .self_audit import Row, refuse_void
+from .self_audit import refuse_void
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 has no table `decisions`, nor runs that need it

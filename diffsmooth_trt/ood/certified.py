@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr, ndtri
 
+from ..certify.audit_rows import Seat
 from ..certify.batch import Span, fill, flat_pixels, packed
 from ..certify.bounds import certificate
 from ..certify.plan import BLOCK, Block
 from ..certify.runner import Progress, pixel_digest
-from ..certify.self_audit import LEAST, Seat, SelfAudit
+from ..certify.self_audit import SelfAudit
 from ..certify.sequential import looks
 from ..data import Image
 from ..errors import InputError
@@ -137,8 +138,8 @@ class Certifier:
         found = self.store.audit
         if found is None:
             return SelfAudit(self.model.batch, found={"before": drawn} if drawn else {})
-        found = {**found, "of": max(found["of"], drawn)}
-        return SelfAudit(self.model.batch, least=max(LEAST, -(-found["of"] // 100)), found=found)
+        found = {**found, "of": max(found["of"], drawn - found.get("before", 0))}
+        return SelfAudit(self.model.batch, found=found)
 
     def _check(self, number: int, seats: Sequence[Seat] | None) -> bool:
         """Evaluate rows again, if there are some; AuditError, and the file marked void, where one differs."""

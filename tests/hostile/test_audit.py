@@ -161,6 +161,24 @@ def test_the_coupling_of_one_image_is_one(twisted: Any, half_space: Path, one_im
     assert sum(made.seen[:12]) >= 10
 
 
+def by_likeness(engine: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Every row takes the majority of the rows that are as bright as it: of its own image."""
+    group = np.rint(x.mean(axis=(1, 2, 3)) / 0.04).astype(int)
+    return np.concatenate([majority(y[group == each])[:1] for each in group])
+
+
+def test_a_majority_of_the_own_image(twisted: Any, linear_classifier: Any, tmp_path: Path) -> None:
+    """256 rows of 16 images, about four of one in a batch: at p = 0.7 more than one majority of four in ten is another."""
+    flat = W - W.mean()
+    engine = linear_classifier(np.stack([np.zeros(48), flat]), np.zeros(2))
+    means = 0.2 + 0.04 * np.arange(16)[:, None] + 0.052 * flat / np.linalg.norm(flat)  # Φ(0.052/0.1) = 0.7
+    pixels = np.rint(255 * means).astype(np.uint8).reshape(16, 3, 4, 4).transpose(0, 2, 3, 1)
+    np.savez(tmp_path / "bright.npz", images=pixels, labels=np.ones(16, np.int64))
+    twisted(by_likeness)
+    with pytest.raises(AuditError):
+        run(config(engine, tmp_path / "bright.npz", tmp_path / "r.sqlite", n=1000, sigma=0.1))
+
+
 def test_padded_batches(twisted: Any, half_space: Path, one_image: Path, tmp_path: Path) -> None:
     """Only the last 42 of 10,050 votes are wrong: 16 rows of a padded batch are always audited."""
     twisted(by_count)
