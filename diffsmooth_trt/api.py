@@ -16,9 +16,9 @@ from .certify.fitting import Fitted, fit, search
 from .certify.identity import differences, fingerprint
 from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
+from .certify.places import SLACK
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
-from .certify.self_audit import SLACK
 from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, verify_votes
 from .config import KEY_DIGITS, RunConfig, parse_key

@@ -15,8 +15,8 @@ from scipy import special
 from ..noise import ESTIMATION, PREDICTION, SELECTION
 from .bounds import ABSTAIN, certificate, normal_cdf_lower, prediction, radius_lower
 from .exact import context, down, up
+from .places import most_moved
 from .plan import Block, Plan
-from .self_audit import most_moved
 from .sequential import anytime_lower, certifying, looks, out_of_sight, projected_lower, thresholds
 
 CLOSE, TINY = 1e-9, 1e-15
@@ -101,7 +101,7 @@ class Rule:
 
     meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
     of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
-    `slack` (self_audit.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
+    `slack` (places.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
     """
 
     stops_exactly = True  # `stops` is the same on every machine

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..certify.self_audit import audit_line
+from ..certify.audit_record import audit_line
 from ..errors import EngineError, InputError
 from .bounds import Floats, shifted_upper
 from .certified import bound_of, estimate_of, radius_of

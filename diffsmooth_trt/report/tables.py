@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..certify.audit_record import audit_line
 from ..certify.bounds import ABSTAIN, truncate
 from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
-from ..certify.self_audit import audit_line
 from ..certify.store import RunStore
 from ..errors import InputError
 from .curves import average_certified_radius, certified_accuracy_interval, certified_counts
