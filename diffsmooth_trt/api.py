@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from .certify.fitting import Fitted, fit, search
-from .certify.identity import differences, fingerprint
+from .certify.identity import check_noise_version, differences, fingerprint
 from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
 from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, verify_votes
-from .config import KEY_DIGITS, RunConfig, parse_key
+from .config import RunConfig, parse_key
 from .data import Images
 from .device import CPU, Device, open_device
 from .device.selftest import check_device_noise
@@ -29,6 +29,7 @@ from .errors import InputError
 from .methods import DIFFUSION_CLASSIFIERS, DenoisedSmoothing, DiffSmooth, DiffusionClassifier, Method, Plain
 from .methods.ndc import Settings
 from .noise import NOISE_VERSION, grid_law
+from .noise.counters import KEY_BITS, KEY_DIGITS
 from .report.tsv import write_tsv
 
 
@@ -102,6 +103,7 @@ def _recorded_batch(config: RunConfig) -> int | None:
     if not config.resume or not config.out.is_file() or is_empty(config.out):
         return None
     with open_run(config.out) as store:
+        check_noise_version(config.out, store.meta)
         choice = store.meta.get("batch_choice")
         if isinstance(choice, dict) and choice.get("asked") == config.batch:
             return int(choice["chosen"])
@@ -170,7 +172,7 @@ def open_store(config: RunConfig, described: dict[str, Any], found: dict[str, An
     """
     _refuse_existing(config)  # again: another run may have made the file since the first look
     if not config.out.exists() or is_empty(config.out):
-        key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
+        key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
         named = {"engine": config.engine, "classifier": config.classifier, "data": config.data}
         files = {name: path if path is None else str(path) for name, path in named.items()}
@@ -296,6 +298,7 @@ def verify(
     seed = secrets.randbits(64) if blocks_seed is None else blocks_seed
     given = {"engine": engine, "classifier": classifier, "data": data}
     with open_run(run) as store:
+        check_noise_version(store.path, store.meta)
         paths = {name: None if path is None else Path(path) for name, path in given.items()}
         config = replace(recorded_config(store, paths, threads, device), allow_host_code=allow_host_code)
         images = _open_images(config)

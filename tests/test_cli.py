@@ -150,7 +150,7 @@ def limit_file_size() -> None:
 
 def test_full_disk_keeps_what_was_committed(files, tmp_path):
     """A file-size limit stands in for a full disk: the run fails with one line, and a resume ends as a whole run does."""
-    options = {"n": 300_000, "key": "ab", "backend": "onnxruntime"}
+    options = {"n": 300_000, "key": "ab" * 32, "backend": "onnxruntime"}
     flags = [part for name, value in {**files, **options, "out": "run.sqlite"}.items() for part in (f"--{name}", value)]
     done = call("certify", *flags, cwd=tmp_path, preexec_fn=limit_file_size)
     assert done.returncode == 1

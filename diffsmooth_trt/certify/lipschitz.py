@@ -113,7 +113,8 @@ def margins(method: DiffusionClassifier, images: Iterable[Image]) -> Iterator[li
         pixels = np.stack([flat_pixels(image) for image in group])
         clean = (pixels.astype(np.float32) / np.float32(255)).reshape(len(group), *method.input_shape)
         numbers = np.array([image.index for image in group], np.uint64)
-        losses = method.losses(clean, Rows(np.full_like(numbers, SELECTION), numbers, np.zeros_like(numbers)))
+        rows = Rows(np.full_like(numbers, SELECTION), numbers, np.zeros_like(numbers), 0)  # noise is fixed here: no key
+        losses = method.losses(clean, rows)
         yield [(image, _margin(method, row)) for image, row in zip(group, losses, strict=True)]
 
 

@@ -130,7 +130,7 @@ def _add_machine(parser: Parser) -> None:
     )
     add("--device", default="cpu", help="default: cpu")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
-    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+    add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
 
 
 def _ood(arguments: argparse.Namespace) -> None:

@@ -112,9 +112,9 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         "--local-noise",
         choices=("fixed", "fresh"),
         default="fixed",
-        help="the classifier's own noise: the same or new a sample",
+        help="the classifier's own noise: the same for all samples, or new for each, under the run's key (default: fixed)",
     )
-    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of the classifier's own noise")
+    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of its fixed noise")
     add(
         "--steps",
         type=int,
@@ -159,7 +159,7 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     _add_host_code(parser)
-    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+    add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
     add("--resume", action="store_true", help="go on with --out")
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")

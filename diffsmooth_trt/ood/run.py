@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..api import Silent, versions
-from ..certify.identity import differences
+from ..certify.identity import check_noise_version, differences
 from ..certify.runner import Progress
-from ..config import KEY_DIGITS, parse_key
+from ..config import parse_key
 from ..engine import choose_backend
 from ..errors import InputError
+from ..noise.counters import KEY_BITS, KEY_DIGITS
 from ..noise.selftest import check_noise
 from .certified import Certifier, dense
 from .config import OodConfig
@@ -55,7 +56,7 @@ def _refuse_existing(config: OodConfig) -> None:
 
 def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) -> OodStore:
     if not config.out.exists() or _is_empty(config):
-        key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
+        key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
         named = {"classifier": config.classifier, "engine": config.engine, "detector": config.detector}
         files = {name: None if path is None else str(path) for name, path in named.items()}
@@ -64,6 +65,11 @@ def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) 
             config.out, {**described, **drawn, "files": files, "versions": versions(), "notes": notes}
         )
     store = OodStore.open(config.out, write=True)
+    try:
+        check_noise_version(config.out, store.meta)
+    except InputError:
+        store.close()
+        raise
     differing = differences({name: store.meta.get(name) for name in described}, described)
     if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
         differing.append("key (another one was given)")

@@ -15,6 +15,7 @@ from typing import IO, Any, Self
 
 from ..errors import InputError, StoreError
 from ..files import write_atomically
+from ..noise.counters import KEY_BITS
 
 FORMAT = 1
 KIND = "diffsmooth-trt ood"
@@ -61,7 +62,7 @@ class OodStore:
             meta = lines[0]
             records = {(line["set"], line["row"]): line for line in lines[1:]}
             types = {type(number) for place in records for number in place} | {type(meta["format"])}
-            known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**128
+            known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**KEY_BITS
             once = len(records) == len(lines) - 1
             if not (known and once and types == {int} and all("sha256" in line for line in lines[1:])):
                 raise ValueError

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api import Silent, versions
+from ..certify.identity import check_noise_version
 from ..certify.rebuild import check_sha256, check_weights, find, locate, placed, usable
 from ..certify.runner import Progress
 from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key
@@ -87,6 +88,7 @@ def verify(
     files = {"classifier": classifier, "engine": engine, "detector": detector, "in_data": in_data}
     given = {name: None if path is None else Path(path) for name, path in files.items()}
     with OodStore.open(Path(run)) as store:
+        check_noise_version(store.path, store.meta)
         done = OodVerification(store.path, secrets.randbits(64) if blocks_seed is None else blocks_seed)
         with usable(f"{store.path} holds values in its first line"):
             config = _recorded_config(store, given, out_data, threads, device)

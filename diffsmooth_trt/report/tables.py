@@ -66,8 +66,18 @@ class Summary:
         return f"{config['command']} {identity['method']}, sigma={identity['sigma']}, {drawn}, alpha={config['alpha']}"
 
     @property
+    def fresh(self) -> bool:
+        """Whether the classifier adds noise of its own that is new for every draw."""
+        return bool(self.meta["classifier"].get("local_noise") == "fresh")
+
+    @property
     def guarantee(self) -> str:
         """What is right, and with which probability."""
+        if self.fresh and self.meta["classifier"]["noise_version"] == 1:
+            return (
+                "NO guarantee: the fresh local noise of this run came from a public seed, so that its votes were known "
+                "when the classifier was made; run again with this release"
+            )
         if "lipschitz_constant" in self.meta:
             given = self.meta["config"].get("lipschitz") is not None
             source = (
@@ -114,11 +124,13 @@ class Summary:
             notes.append(
                 "the noise key was given, not drawn: trust it only if its giver could not choose it after the fact"
             )
-        identity, asked = self.meta["classifier"], self.meta.get("images")
-        if identity.get("local_noise") == "fresh":
-            seed = identity["classifier_seed"]
-            note = f"fresh local noise: the guarantee is over the pseudo-randomness of classifier seed {seed} too"
-            notes.append(f"{note}; trust it only if its giver could not choose it after the fact" if seed else note)
+        asked = self.meta.get("images")
+        if self.fresh:
+            notes.append("fresh local noise: f is random; its noise is new for every draw")
+        if self.meta["classifier"].get("noise_version") == 1:
+            notes.append(
+                "noise of version 1 (Philox, no cryptographic generator): right only for networks that were not made against it"
+            )
         if asked is not None and len(self.images) < asked:
             notes.append(f"unfinished: {len(self.images)} of {asked} images")
         return notes

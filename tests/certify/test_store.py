@@ -22,7 +22,7 @@ def finished(linear_classifier, images_npz, tmp_path):
     weights = np.random.default_rng(0).normal(size=(2, 48))
     options = {
         "engine": linear_classifier(weights, np.zeros(2)), "data": images_npz(count=3), "out": tmp_path / "run.sqlite",
-        "method": "rs", "sigma": 0.5, "n": 1500, "n0": 20, "key": "ab", "backend": "onnxruntime",
+        "method": "rs", "sigma": 0.5, "n": 1500, "n0": 20, "key": "ab" * 32, "backend": "onnxruntime",
     }  # fmt: skip
     dst.certify(**options).close()
     return options

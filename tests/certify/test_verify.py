@@ -71,7 +71,7 @@ def read(path: Path, statement: str) -> list[tuple]:
         ("rs", {"backend": "openvino", "precision": "fp32"}),
         ("dds", {"max": 2}),
         ("diffsmooth", {"m": 2}),
-        ("diffsmooth", {"m": 2, "local_noise": "fresh", "classifier_seed": 5, "local_sigma": 0.2, "skip": 2}),
+        ("diffsmooth", {"m": 2, "local_noise": "fresh", "local_sigma": 0.2, "skip": 2}),
     ],
 )
 def test_a_clean_run_verifies(run, method, changes):
@@ -152,7 +152,7 @@ def test_one_moved_vote_is_found(run):
         ),
         ("UPDATE blocks SET counts = '[1, 2' WHERE image = 0 AND phase = 0", ["image 0, selection, ", "cannot"]),
         ("UPDATE blocks SET phase = 9 WHERE image = 0 AND phase = 0", ["image 0, phase 9, ", "unasked"]),
-        ("UPDATE meta SET value = '\"ff\"' WHERE name = 'key'", ["replayed"]),
+        (f"UPDATE meta SET value = '\"{'ff' * 32}\"' WHERE name = 'key'", ["replayed"]),
         ("UPDATE meta SET value = '\"ff\"' WHERE name = 'law'", ["law: recorded ff, here "]),
         ("UPDATE meta SET value = '\"ff\"' WHERE name = 'data'", ["data: recorded ff, here "]),
         ("UPDATE meta SET value = '0.0' WHERE name = 'total_variation'", ["total_variation: recorded 0.0, here "]),
@@ -183,7 +183,7 @@ RADII = {"sigma": 1.0, "radius": (0.05, 0.2), "n": 2000}
     ],
 )
 def test_a_run_that_stops_early_verifies(run, changes):
-    path = run(key="4", **changes)
+    path = run(key="4" * 64, **changes)
     with dst.open_run(path) as store:
         results = list(store.results())
     done = dst.verify(path, fraction=1)
@@ -194,7 +194,7 @@ def test_a_run_that_stops_early_verifies(run, changes):
 
 
 def test_an_extended_run_verifies(run):
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     with dst.open_run(path) as store:
         before = {result.image: result.trials for result in store.results()}
     run(**{**RADII, "n": 5000}, resume=True)
@@ -225,7 +225,7 @@ LAST = "(SELECT MAX(start) FROM blocks b WHERE b.image = blocks.image AND phase 
     ],
 )
 def test_edits_of_a_run_that_stops_early_are_found(run, statement, expected, capsys):
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     edit(path, statement)
     assert main(["verify", str(path), "--fraction", "1"]) == 1
     assert expected in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_edits_of_a_run_that_stops_early_are_found(run, statement, expected, cap
 
 def test_a_moved_vote_of_a_run_that_stops_early_is_found(run):
     """Before a look that decides nothing, so that all else still follows."""
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     ((text,),) = read(path, "SELECT counts FROM blocks WHERE image = 1 AND phase = 1 AND start = 40")
     votes = json.loads(text)
     order = np.argsort(selection(path))
@@ -247,7 +247,7 @@ def test_a_moved_vote_of_a_run_that_stops_early_is_found(run):
 
 @pytest.mark.parametrize("column", [1, 2])
 def test_an_edited_threshold_is_found(run, column, capsys):
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     ((text,),) = read(path, "SELECT value FROM meta WHERE name = 'thresholds'")
     thresholds = json.loads(text)
     thresholds["0.2"][20][column] -= 1
@@ -260,7 +260,7 @@ def test_an_edited_threshold_is_found(run, column, capsys):
     ("part", "value", "expected"),
     [
         ("sigma", 0.5, "is not the hash of the recorded classifier"),
-        ("noise_version", 0, "noise version: recorded 0, here 1"),
+        ("noise_version", 0, "noise version: recorded 0, here 2"),
         ("id", "0123", "0123 is not the hash"),
     ],
 )
@@ -370,7 +370,7 @@ def test_choice_of_blocks(run, capsys):
     path = run(n=5000)
     seeds, chosen = set(), set()
     for number in range(9):
-        edit(path, "UPDATE meta SET value = ? WHERE name = 'key'", json.dumps(f"{number:032x}"))
+        edit(path, "UPDATE meta SET value = ? WHERE name = 'key'", json.dumps(f"{number:064x}"))
         assert main(["verify", str(path), "--fraction", "0.3"]) == 1
         *lines, verdict = capsys.readouterr().out.splitlines()
         seed = verdict.split("--blocks-seed ")[1]
@@ -456,6 +456,6 @@ def test_an_unfinished_run(run):
 
 
 def test_a_given_key_is_noted(run):
-    assert dst.verify(run(key="ab")).notes == [
+    assert dst.verify(run(key="ab" * 32)).notes == [
         "the key was given, not drawn: whoever gave it could have tried many and kept one"
     ]

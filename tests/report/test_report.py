@@ -74,7 +74,7 @@ def make_run(tmp_path: Path) -> RunMaker:
         if command == "certify":
             config["n0"] = 100
         part = {"id": "feedfacefeedface", "method": "dds", "sigma": 0.25, "denoiser": ENGINE, "classifier": ENGINE}
-        facts = {"config": config, "classifier": part | (identity or {}), "key": "0" * 32, "key_source": key_source}
+        facts = {"config": config, "classifier": part | (identity or {}), "key": "0" * 64, "key_source": key_source}
         config |= settings or {}
         facts["data"] = {"rows": "all"}
         return Run(tmp_path / f"{name}.sqlite", facts | meta, rows, decisions)
@@ -262,14 +262,14 @@ def test_an_unfinished_run_is_noted(make_run: RunMaker, asked: int | None, noted
         assert ("unfinished: 6 of 7 images" in text) is noted
 
 
-@pytest.mark.parametrize(
-    ("noise", "seed", "noted", "trusted"),
-    [("fresh", 0, True, False), ("fresh", 7, True, True), ("fixed", 7, False, False)],
-)
-def test_fresh_local_noise_is_noted(make_run: RunMaker, noise: str, seed: int, noted: bool, trusted: bool) -> None:
-    text = text_table([summary_of(make_run(identity={"local_noise": noise, "classifier_seed": seed}))])
-    assert (f"pseudo-randomness of classifier seed {seed}" in text) is noted
-    assert ("could not choose it after the fact" in text) is trusted
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+def test_fresh_local_noise_under_a_public_seed_has_no_guarantee(make_run: RunMaker, noise: str, version: int) -> None:
+    text = text_table([summary_of(make_run(identity={"local_noise": noise, "noise_version": version}))])
+    assert ("f is random" in text) is (noise == "fresh")
+    assert ("NO guarantee" in text) is (noise == "fresh" and version == 1)
+    assert ("each radius is right" in text) is not (noise == "fresh" and version == 1)
+    assert ("made against it" in text) is (version == 1)
 
 
 def test_the_average_radius_rounds_down(make_run: RunMaker) -> None:
