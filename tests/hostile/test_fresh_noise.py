@@ -8,20 +8,19 @@ from scipy import stats
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.methods.diffsmooth import DiffSmooth
-from diffsmooth_trt.noise import FIXED_LOCAL, LOCAL, cpu, grid_law, seed_key
+from diffsmooth_trt.noise import FIXED_LOCAL, LOCAL, PREDICTION, cpu, grid_law, seed_key
 from diffsmooth_trt.noise.counters import fresh_words
 
-SHAPE, N0, N = (3, 16, 16), 50, 600
+SHAPE, N = (3, 16, 16), 600
 D = int(np.prod(SHAPE))
 LOCAL_SIGMA, THRESHOLD = 0.12, 0.8
 
 
 def fitted(key: int, phase: int) -> np.ndarray:
     """A linear rule w with w·η = 1 on the fresh noises that a run of image 0 would have in `phase` under `key`, m = 1."""
-    numbers = np.concatenate([np.arange(N0), np.arange(N)]).astype(np.uint64)
-    draws = np.stack([(np.arange(N0 + N) >= N0).astype(np.uint64), np.zeros_like(numbers), numbers])
+    draws = np.stack([np.full(N, PREDICTION), np.zeros(N), np.arange(N)]).astype(np.uint64)
     noise = cpu.grid_noise(grid_law(LOCAL_SIGMA), key, phase, draws[1], fresh_words(draws, 1, 0), D) / 255
-    return noise.T @ np.linalg.solve(noise @ noise.T, np.ones(N0 + N))
+    return noise.T @ np.linalg.solve(noise @ noise.T, np.ones(N))
 
 
 @pytest.fixture
