@@ -195,7 +195,12 @@ def _verify_records(
     runner.run(sets, replay, progress)
     for place in sorted(chosen):
         found, recorded = replay.records[place], store.records[place]
-        names = [name for name in sorted({*found, *recorded} - {*NOT_AGAIN}) if found.get(name) != recorded.get(name)]
+        lacking = {"distance"} - {*recorded}  # an older version made the run
+        names = [
+            name
+            for name in sorted({*found, *recorded} - {*NOT_AGAIN} - lacking)
+            if found.get(name) != recorded.get(name)
+        ]
         done.mismatches += [
             _difference(_name(store, place), name, recorded.get(name), found.get(name)) for name in names
         ]
@@ -220,12 +225,15 @@ def _wrong_records(
 ) -> Iterator[tuple[Place, str]]:
     """What no run of this configuration and data can have written, by place."""
     digests = [dict(zip(data.images.rows, data.digests, strict=True)) for data in sets]
+    moved = [dict(zip(data.images.rows, data.distances, strict=True)) for data in sets]
     for place, record in sorted(store.records.items()):
         number, row = place
         if not 0 <= number < len(sets) or row not in digests[number]:
             yield place, "recorded, but the data holds no such image"
         elif digests[number][row] != record.get("sha256"):
             yield place, "pixels in the data are not those that the run used"
+        elif "distance" in record and moved[number][row] != record["distance"]:
+            yield place, f"recorded distance {record['distance']}, the data has {moved[number][row]}"
         else:
             said = _wrong_draws(record, runner) if isinstance(runner, Certifier) else _wrong_scores(record)
             if said:
