@@ -269,13 +269,17 @@ def certify(*, progress: Progress | None = None, **options: Any) -> RunStore:
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
     Takes the fields of `RunConfig` by name (engine, classifier, data, out, method, sigma, n0, n, alpha, …). Returns the run
-    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise.
+    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise. With `quantise` the
+    radius is about the image as given: how far rounding moved it is recorded and taken off.
     """
     return run(_config("certify", options), progress)
 
 
 def predict(*, progress: Progress | None = None, **options: Any) -> RunStore:
-    """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha."""
+    """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha.
+
+    With `quantise` the answer is about each image as given, though the noise is added to the rounded one (`bounds.prediction_at`).
+    """
     return run(_config("predict", options), progress)
 
 

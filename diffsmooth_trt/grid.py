@@ -33,8 +33,8 @@ def on_grid(images: NDArray[Any], name: str, quantise: bool = False) -> Pixels:
     if not quantise and not denoted(images, pixels).all():
         worst = float(np.abs(values - levels)[~denoted(images, pixels)].max()) / 255
         raise InputError(
-            f"{name} holds {images.dtype} images off the 8-bit grid (by {worst:.2g}): the noise is exact only on k/255; "
-            "pass --quantise to round them, which takes the distance off every radius"
+            f"{name} holds {images.dtype} images off the 8-bit grid (by {worst:.2g}): the noise is exact only on k/255; store "
+            "8-bit images, or where there is --quantise pass it to round them, which takes the distance off every radius"
         )
     return pixels
 

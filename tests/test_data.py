@@ -80,7 +80,9 @@ def test_what_a_float_means_is_decided_by_its_last_digits(kind):
     for end in (2, -1):
         further = np.nextafter(np.nextafter(nearest, kind(end)), kind(end))
         assert not denoted(further, levels).any()
-        with pytest.raises(InputError, match=rf"x holds {np.dtype(kind)} images off the 8-bit grid .*pass --quantise"):
+        with pytest.raises(
+            InputError, match=rf"x holds {np.dtype(kind)} images off the 8-bit grid .*--quantise pass it"
+        ):
             on_grid(further, "x")
     assert on_grid(nearest.astype(f">f{nearest.itemsize}"), "x").tolist() == levels.tolist()
 

@@ -9,7 +9,7 @@ values, and for no images.
 from __future__ import annotations
 
 import math
-from decimal import ROUND_FLOOR, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -57,20 +57,30 @@ def certified_accuracy_interval(
     upper end, as what is certified is less than what is robust.
 
     The images have to be all that were asked for: those finished first are the easy ones. at: as above. alpha: in (0, 1).
-    wrong: in [0, 1); 0 for certificates that are right together (family-wise): then A ≥ the lower end with probability at least
-    1 − alpha/2 less the family's own alpha, because the images certified are robust together.
+    wrong: ≥ 0, of several runs' certificates together the sum; from 1 on the lower end is 0. It is 0 for certificates that are
+    right together (family-wise): then A ≥ the lower end with probability at least 1 − alpha/2 less the family's own alpha,
+    because the images certified are robust together. Under Holm's procedure, where rows depend on each other, that is all that
+    the interval says.
     """
     if not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha!r}, expected above 0 and below 1: 0.05 is usual")
-    if not 0 <= wrong < 1:
-        raise InputError(f"wrong is {wrong!r}, expected 0 or more and below 1: the runs' alpha")
+    if not 0 <= wrong < math.inf:
+        raise InputError(f"wrong is {wrong!r}, expected 0 or more: the runs' alpha")
     certified, images = certified_counts(labels, predicted, radii, at)
     low = np.asarray(binomial_lower(certified, images, alpha / 2))
-    with localcontext(context(rounding=ROUND_FLOOR)):
-        share = Decimal(wrong)
-        lowered = [max(0.0, down((Decimal(each) - share) / (1 - share))) for each in low.ravel().tolist()]
-    low = np.array(lowered).reshape(low.shape) if wrong else low
+    if wrong:
+        low = np.array([_less_wrong(each, wrong) for each in low.ravel().tolist()]).reshape(low.shape)
     return low, np.asarray(binomial_upper(certified, images, alpha / 2))
+
+
+def _less_wrong(bound: float, wrong: float) -> float:
+    """(bound − wrong)/(1 − wrong), rounded down, at least 0."""
+    if bound <= wrong or wrong >= 1:
+        return 0.0
+    with localcontext(context(rounding=ROUND_CEILING)):
+        rest = 1 - Decimal(wrong)
+    with localcontext(context(rounding=ROUND_FLOOR)):
+        return down((Decimal(bound) - Decimal(wrong)) / rest)
 
 
 def most_wrong(images: int, alpha: float, confidence: float = 0.975) -> int:

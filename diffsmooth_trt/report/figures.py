@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import write_atomically
-from .curves import certified_accuracy
+from .curves import certified_counts
 from .tables import Summary
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -36,10 +36,11 @@ def draw(summaries: Sequence[Summary], kind: str) -> bytes:
     curves = []
     for summary in certified:
         outcome = summary.labels, summary.predicted, summary.radii
-        accuracy = 100 * np.asarray(certified_accuracy(*outcome, grid, summary.missing))
+        counts, images = certified_counts(*outcome, grid, summary.missing)
+        accuracy = 100 * counts / images
         curves += axes.step(grid, accuracy, where="pre")
         if summary.missing:
-            most = accuracy + 100 * summary.missing / summary.asked
+            most = 100 * summary.most(counts) / images
             axes.fill_between(grid, accuracy, most, step="pre", color=curves[-1].get_color(), alpha=0.2, lw=0)
     spaces = {summary.space for summary in certified}
     where = f"ℓ2 radius in {spaces.pop()}" if len(spaces) == 1 else "ℓ2 radius, each run's in its own space"

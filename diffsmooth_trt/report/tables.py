@@ -58,6 +58,14 @@ class Summary:
         """How many images the run was asked for."""
         return len(self.images) + self.missing
 
+    def most(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many images of all may be certified in the end where `counts` are now: as many more as are missing.
+
+        By Holm's procedure each image that is certified helps the others, so that it may be all.
+        """
+        helping = bool(self.preset and self.meta["config"].get("family_wise") and self.missing)
+        return np.full_like(counts, self.asked) if helping else counts + self.missing
+
     @property
     def abstentions(self) -> int:
         """Images without an answer."""
@@ -184,8 +192,8 @@ class Summary:
         """How the accuracies and their intervals are to be read."""
         if self.missing:
             return [
-                f"unfinished: {len(self.images)} of {self.asked} images; a–b is what the finished run may show, with none and "
-                "with all of the others right; no confidence interval, as images finish in the order of their difficulty"
+                f"unfinished: {len(self.images)} of {self.asked} images; a–b is what the finished run may show at least and at "
+                "most; no confidence interval, as images finish in the order of their difficulty"
             ]
         if not self.certified:
             return []
@@ -346,7 +354,7 @@ def share(count: int, summary: Summary) -> str:
     """`count` of the images asked for in percent; of an unfinished run from that up to what it is with all missing ones."""
     if not summary.missing:
         return percent(count, summary.asked)
-    tenths = -(-1000 * (count + summary.missing) // summary.asked)
+    tenths = -(-1000 * int(summary.most(np.array([count]))[0]) // summary.asked)
     return f"{percent(count, summary.asked)[:-1]}–{tenths // 10}.{tenths % 10}%"
 
 
@@ -369,6 +377,7 @@ def _row(summary: Summary, radii: Sequence[float] | None, predictions: bool) -> 
     if predictions:
         correct = int((summary.predicted == summary.labels).sum())
         cells.append("-" if summary.certified else share(correct, summary))
-    fewest = summary.abstentions
-    cells.append(f"{fewest}–{fewest + missing}" if missing else str(fewest))
+    abstain = summary.abstentions
+    fewest = len(summary.images) - int(summary.most(np.array([len(summary.images) - abstain]))[0]) + missing
+    cells.append(f"{max(0, fewest)}–{abstain + missing}" if missing else str(abstain))
     return [*cells, f"{summary.samples.mean():.0f}", f"{summary.seconds / len(summary.images):.2f}"]

@@ -13,7 +13,7 @@ from scipy import stats
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.certify.bounds import less_distance, normal_cdf_lower, prediction, prediction_at
-from diffsmooth_trt.certify.outcome import CERTIFIED, REFUTED, RadiusRule, Rule, Votes
+from diffsmooth_trt.certify.outcome import CERTIFIED, REFUTED, LipschitzRule, RadiusRule, Rule, Votes
 from diffsmooth_trt.certify.plan import Block
 from diffsmooth_trt.certify.sequential import looks
 from diffsmooth_trt.cli import main
@@ -125,6 +125,37 @@ def test_the_distance_is_taken_off_rounded_down():
         assert (found.predict, found.p_lower) == (0 if found.radius > 0 else -1, whole.p_lower)
         assert found.radius == less_distance(whole.radius, distance)
     assert found.predict == -1
+
+
+def test_a_lipschitz_radius_is_about_the_image_as_given():
+    meta = {
+        "config": {"command": "certify", "certificate": "lipschitz"},
+        "total_variation": 0.0,
+        "classifier": {"sigma": 0.0},
+    }
+    rule = LipschitzRule({**meta, "lipschitz_constant": 2.0})
+    for distance, radius, predict in ((0.0, 0.125, 1), (0.1, 0.025, 1), (0.125, 0.0, -1), (1.0, 0.0, -1)):
+        votes = Votes(rule.plan, 2, distance)
+        votes.margin = (1, 1.0)
+        found = rule.outcome(votes)
+        assert found.predict == predict and radius - 1e-16 <= found.radius <= radius
+
+
+def test_a_family_of_moved_images():
+    """Each image has thresholds of its own, so none is certified for more than it is alone at the family's last level."""
+    config = {"command": "certify", "n0": 1, "n": 1000, "alpha": 0.05, "radius": [0.1], "family_wise": True}
+    rule = RadiusRule({"config": config, "total_variation": 0.0, "classifier": {"sigma": SIGMA}, "images": 4})
+    rng, family = np.random.default_rng(1), []
+    for distance in (0.0, 0.001, 0.02, 0.2):
+        votes = Votes(rule.plan, 2, distance)
+        votes.add(Block(0, 0, 0, 1), [1, 0])
+        for size in np.diff([0, *looks(1000)]):
+            hits = rng.binomial(size, 0.93)
+            votes.add(Block(0, 1, 0, int(size)), [hits, size - hits])
+        family.append(votes)
+    said = [outcome.decisions[0] for outcome in rule.family(family)]
+    assert said[:2] == [CERTIFIED, CERTIFIED] and said[3] == REFUTED
+    assert [rule.outcome(votes).decisions[0] for votes in family][3] == REFUTED
 
 
 # ---- predictions ----------------------------------------------------------------------------------------

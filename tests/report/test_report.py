@@ -288,6 +288,19 @@ def test_an_unfinished_run_shows_what_it_may_end_as(make_run: RunMaker) -> None:
     assert "nfinished" not in finished and "95% interval" in finished
 
 
+def test_an_unfinished_run_by_holms_procedure_may_end_with_all_certified(make_run: RunMaker) -> None:
+    """Each certified image raises the level of the others: undecided ones may follow."""
+    rows = [(image, 1, predict, 0.25 * predict) for image, predict in enumerate([1, 1, -1])]
+    rows = [(image, 1, predict, max(radius, 0.0)) for image, _, predict, radius in rows]
+    settings = {"radius": [0.25], "family_wise": True}
+    said = [("certified",), ("certified",), ("undecided",)]
+    for family_wise, shown, abstain in ((True, "50.0–100.0%", "0–2"), (False, "50.0–75.0%", "1–2")):
+        run = make_run(rows, settings={**settings, "family_wise": family_wise}, decisions=said, images=4)
+        (row,) = table(text_table([summary_of(run)]))
+        assert (row["acc@0.25"], row["abstain"]) == (shown, abstain)
+        assert draw([summary_of(run)], "png").startswith(MAGIC["png"])
+
+
 def test_the_tsv_of_an_unfinished_run_is_refused(make_run: RunMaker, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--tsv: .*run.sqlite has 6 of 10 images, .*--resume"):
         write_tsv(tmp_path / "run.tsv", make_run(images=10))  # type: ignore[arg-type]
