@@ -190,6 +190,8 @@ def open_store(config: RunConfig, described: dict[str, Any], found: dict[str, An
             differing.append("key (another one was given)")
     except (AttributeError, TypeError, ValueError):
         differing = ["meta, which is damaged"]
+    if not differing and not store.has_distances:
+        differing = ["quantise: an older version made it, which did not record how far it moved each image"]
     if not differing and longer and not store.plan.sequential:
         differing = [f"n: a fixed n ({recorded['config']['n']}) was chosen for its bounds, no more draws may follow"]
     if differing:
@@ -242,7 +244,12 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
         for law in (*laws, *([method.law] if isinstance(method, DiffSmooth | DiffusionClassifier) else [])):
             with device.errors():
                 check_device_noise(law, device)  # a method's own noise has a law of its own
-        found = {"versions": versions(device), **({"batch_choice": fitted.choice} if fitted.choice else {})}
+        shape = list(method.input_shape)  # of the space that radii are distances in
+        found = {
+            "versions": versions(device),
+            "shape": shape,
+            **({"batch_choice": fitted.choice} if fitted.choice else {}),
+        }
         with open_store(config, describe(config, method, images), found) as store:
             try:
                 if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
@@ -264,13 +271,17 @@ def certify(*, progress: Progress | None = None, **options: Any) -> RunStore:
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
     Takes the fields of `RunConfig` by name (engine, classifier, data, out, method, sigma, n0, n, alpha, …). Returns the run
-    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise.
+    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise. With `quantise` the
+    radius is about the image as given: how far rounding moved it is recorded and taken off.
     """
     return run(_config("certify", options), progress)
 
 
 def predict(*, progress: Progress | None = None, **options: Any) -> RunStore:
-    """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha."""
+    """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha.
+
+    With `quantise` the answer is about each image as given, though the noise is added to the rounded one (`bounds.prediction_at`).
+    """
     return run(_config("predict", options), progress)
 
 
@@ -285,9 +296,13 @@ def verify(
     threads: int | None = None,
     blocks_seed: int | None = None,
     allow_host_code: bool = False,
+    unfinished: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Draw a random `fraction` of a run's blocks again and compare their votes; derive and check the rest of the store.
+
+    At least 30 blocks are drawn, all where there are fewer. A run that lacks images it was asked for does not agree, unless
+    it may be `unfinished`: then they are noted, and what is there is verified.
 
     The files are those that the run records unless given, the kind of device too ("cpu" or "cuda:0"). `blocks_seed` repeats
     an earlier choice of blocks, which is fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it
@@ -306,14 +321,17 @@ def verify(
         method = build_method(config, device=opened)
         try:
             check_weights(store.meta, method.engines)
+            shape = store.meta.get("shape", list(method.input_shape))
             here = describe(config, method, images)
+            options: dict[str, Any] = {"fraction": fraction, "seed": seed, "unfinished": unfinished}
             if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
-                done = verify_margins(store, method, images, here, fraction=fraction, seed=seed)
+                done = verify_margins(store, method, images, here, **options)
             else:
-                shown = progress or Silent()
-                done = verify_votes(store, method, images, here, fraction=fraction, seed=seed, progress=shown)
+                done = verify_votes(store, method, images, here, progress=progress or Silent(), **options)
         finally:
             method.close()
+        if shape != list(method.input_shape):
+            done.mismatches.append(f"shape: recorded {shape}, here {list(method.input_shape)}")
         check_identity(store.meta, here["classifier"], versions(opened), done)
     return done
 

@@ -57,7 +57,8 @@ class RunConfig:
 
     `sigma` is in image units and may be None where the denoiser says its own; `n0` is for certify only; `key` is hex or
     None (drawn by the operating system). `radius` (ℓ2, image units; one number or several) and `tolerance` are for certify only,
-    and make `n` the most draws an image may take; `batch` is a number of rows or "auto", `device` "cpu" or "cuda:N".
+    and make `n` the most draws an image may take; `quantise` rounds float images to the 8-bit grid, what is said stays about the
+    images as given (see `Rule`); `batch` is a number of rows or "auto", `device` "cpu" or "cuda:N".
     Raises InputError on construction for values that cannot be.
     """
 

@@ -234,8 +234,10 @@ def test_closed_and_narrow_outputs(files, tmp_path):
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith(expected)
         assert len(done.stderr.splitlines()) <= 1
-    narrow = call("report", "run.sqlite", cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
-    assert narrow.returncode == 0, narrow.stderr
+    narrow = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([PROGRAM, "report", "run.sqlite"], cwd=tmp_path, env=narrow, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "?2 in [0, 1]^(3×4×4)".encode("latin-1") in done.stdout
 
 
 def test_huge_sizes_are_refused(files, tmp_path):

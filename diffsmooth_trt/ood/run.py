@@ -89,6 +89,12 @@ def _check_records(store: OodStore, sets: list[DataSet]) -> None:
             raise InputError(
                 f"{store.path} has a record of set {number}, row {row} with other pixels: the data changed"
             )
+        moved = dict(zip(sets[number].images.rows, sets[number].distances, strict=True))[row]
+        if store.meta["config"].get("quantise") and record.get("distance") != moved:
+            raise InputError(
+                f"{store.path} has a record of set {number}, row {row} with distance {record.get('distance')}, here {moved}: the "
+                "data changed, or an older version made it; start anew"
+            )
         if store.meta["config"]["kind"] == "certified":
             dense(record)
 

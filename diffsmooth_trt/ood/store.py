@@ -111,9 +111,13 @@ class OodStore:
         """The records of one set, by row."""
         return [record for (which, _), record in sorted(self.records.items()) if which == number]
 
+    def missing(self, number: int) -> int:
+        """How many images of a set have no record; negative where there are more than the run was asked for."""
+        return int(self.meta["sets"][number]["images"]) - len(self.of_set(number))
+
     def finished(self) -> bool:
         """Whether every image has its record."""
-        return all(len(self.of_set(number)) == entry["images"] for number, entry in enumerate(self.meta["sets"]))
+        return all(self.missing(number) == 0 for number in range(len(self.meta["sets"])))
 
     def close(self) -> None:
         """Put all lines on disk and close the file."""

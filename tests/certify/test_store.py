@@ -99,7 +99,7 @@ def test_no_result_from_incomplete_counts(finished):
 @pytest.mark.parametrize(
     ("statement", "values", "message"),
     [
-        ("UPDATE meta SET value = '99' WHERE name = 'format'", (), "store format 99, this version reads up to 2"),
+        ("UPDATE meta SET value = '99' WHERE name = 'format'", (), "store format 99, this version reads up to 3"),
         ("UPDATE meta SET value = '{' WHERE name = 'format'", (), "damaged in its table meta"),
         ("UPDATE meta SET value = '{' WHERE name = 'config'", (), "damaged"),
         ("DELETE FROM meta WHERE name = 'key'", (), "lacks key"),

@@ -366,29 +366,29 @@ def test_votes_of_another_arithmetic_are_not_reproduced(run, monkeypatch, capsys
 
 
 def test_choice_of_blocks(run, capsys):
-    """A share of the blocks, another one each time, the same one under --blocks-seed."""
-    path = run(n=5000)
+    """A share of the blocks, another one each time, the same one under --blocks-seed; never fewer than 30."""
+    path = run(n=50_000, batch=512)
     seeds, chosen = set(), set()
     for number in range(9):
         edit(path, "UPDATE meta SET value = ? WHERE name = 'key'", json.dumps(f"{number:064x}"))
         assert main(["verify", str(path), "--fraction", "0.3"]) == 1
         *lines, verdict = capsys.readouterr().out.splitlines()
         seed = verdict.split("--blocks-seed ")[1]
-        assert "6 of 18 blocks" in verdict
+        assert "46 of 153 blocks" in verdict
         assert main(["verify", str(path), "--fraction", "0.3", "--blocks-seed", seed]) == 1
         assert capsys.readouterr().out.splitlines() == [*lines, verdict]
         seeds.add(seed)
         chosen |= {line.split(":")[0] for line in lines if "replayed" in line}
     assert len(seeds) == 9
-    assert len(chosen) > 9
-    assert dst.verify(path, fraction=1e-9).blocks == 1
+    assert len(chosen) > 100
+    assert dst.verify(path, fraction=1e-9).blocks == 30
 
 
 def test_exit_codes(run, files, tmp_path, capsys):
     path = run()
     assert main(["verify", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "verified; 1 of 9 blocks" in out and len(out.splitlines()) == 1
+    assert "verified; 9 of 9 blocks" in out and len(out.splitlines()) == 1
     (tmp_path / "text").write_text("no store")
     for arguments, message in (
         ([tmp_path / "none"], "does not exist"),
@@ -443,12 +443,15 @@ def test_an_unfinished_run(run):
     writer = dst.RunStore.open(path, write=True)
     try:
         writer.connection.execute("DELETE FROM blocks WHERE image = 2")  # not committed
-        done = dst.verify(path, fraction=1)
+        done = dst.verify(path, fraction=1, unfinished=True)
     finally:
         writer.close()
     assert done.agrees
     assert (done.blocks, done.results) == (8, 2)
-    assert done.notes == ["the run is not finished: 2 of 3 images have a result"]
+    assert done.notes == ["the run is not finished: 1 of 3 images have no result (1)"]
+    assert dst.verify(path).mismatches == [
+        "missing: 1 of 3 images have no result (1); pass --unfinished to verify what a run has done so far"
+    ]
     edit(path, "DELETE FROM results")
     edit(path, "DELETE FROM blocks")
     with pytest.raises(dst.InputError, match="holds no votes yet"):
@@ -459,3 +462,55 @@ def test_a_given_key_is_noted(run):
     assert dst.verify(run(key="ab" * 32)).notes == [
         "the key was given, not drawn: whoever gave it could have tried many and kept one"
     ]
+
+
+TABLES = ("results", "blocks", "images", "timing")
+
+
+@pytest.mark.parametrize("tables", [TABLES, ("results", "blocks"), ("results", "blocks", "images")])
+def test_images_taken_out_are_missed(run, capsys, tables):
+    """Whoever deletes those that abstain makes no run of the others."""
+    path = run()
+    for table in tables:
+        edit(path, f"DELETE FROM {table} WHERE image IN (0, 2)")
+    assert main(["verify", str(path)]) == 1
+    assert "missing: 2 of 3 images have no result (0, 2); pass --unfinished" in capsys.readouterr().out
+    assert main(["verify", str(path), "--unfinished"]) == 0
+    assert "note: the run is not finished: 2 of 3 images have no result (0, 2)" in capsys.readouterr().out
+    edit(path, "UPDATE meta SET value = '1' WHERE name = 'images'")
+    assert main(["verify", str(path), "--unfinished"]) == 1
+    assert "images: recorded 1, here 3" in capsys.readouterr().out
+    assert main(["report", str(path)]) == 1  # the one that is left is not the first
+    assert "has image 1, which its run was not asked for" in capsys.readouterr().err
+
+
+def test_images_put_in_are_noticed(run, capsys):
+    """A fourth image, as good as the best: with its results, and as a mere row."""
+    path = run(max=2)
+    for table in TABLES:
+        columns = ", ".join(name for _, name, *_ in read(path, f"PRAGMA table_info({table})") if name != "image")
+        edit(path, f"INSERT INTO {table} (image, {columns}) SELECT 2, {columns} FROM {table} WHERE image = 0")
+    assert main(["report", str(path)]) == 1
+    assert "has image 2, which its run was not asked for" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(["verify", str(path)]) == 1
+        assert "not asked for: the run has 1 image more (2)" in capsys.readouterr().out
+        read(path, "DELETE FROM results WHERE image = 2")
+    assert main(["report", str(path)]) == 0
+
+
+def test_results_without_their_votes_are_noticed(run, capsys):
+    path = run()
+    edit(path, "DELETE FROM blocks WHERE image = 1")
+    for command in ("report", "verify"):
+        assert main([command, str(path)]) == 1
+        said = capsys.readouterr()
+        assert "image 1 does not have the blocks that its run asks for" in said.out + said.err
+
+
+def test_the_space_is_verified(run, capsys):
+    path = run()
+    assert read(path, "SELECT value FROM meta WHERE name = 'shape'") == [("[3, 4, 4]",)]
+    edit(path, "UPDATE meta SET value = '[3, 2, 2]' WHERE name = 'shape'")
+    assert main(["verify", str(path)]) == 1
+    assert "shape: recorded [3, 2, 2], here [3, 4, 4]" in capsys.readouterr().out

@@ -425,13 +425,18 @@ def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
     forged.write_bytes(out.read_bytes())
     with sqlite3.connect(forged) as connection:  # one more image, as good as the best
         for table, names in (
-            ("images", "label, sha256"),
+            ("images", "label, sha256, distance"),
             ("margins", "predict, margin"),
             ("results", "predict, radius, p_lower, hits, trials"),
         ):
             connection.execute(f"INSERT INTO {table} (image, {names}) SELECT 77, {names} FROM {table} WHERE image = 0")
     connection.close()
-    assert dst.verify(forged, fraction=0.01).mismatches == ["image 77: recorded, but --data holds no such image"]
+    assert dst.verify(forged, fraction=0.01).mismatches == [
+        "not asked for: the run has 1 image more (77)",
+        "image 77: recorded, but --data holds no such image",
+    ]
+    with pytest.raises(dst.StoreError, match="has image 77, which its run was not asked for"):
+        list(dst.open_run(forged).results())
     with sqlite3.connect(out) as connection:
         connection.execute("UPDATE margins SET margin = margin * 1.01 WHERE image = 2")
     connection.close()
