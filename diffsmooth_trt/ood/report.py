@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, InputError
+from ..report.tables import chosen_of, space_of
 from .bounds import Floats, further, shifted_lower, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
 from .metrics import Metrics, bounded, metrics
@@ -224,7 +225,9 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
             for m in (measured[n] for n in names)
         ]
         rows.append([version.name, f"{version.radius:g}", *cells])
-    lines = [_grid(rows), guarantee(store)]
+    kind = store.meta["config"]["kind"]
+    distance = {"clean": "images in", "certified": "radii: ℓ2 in"}.get(kind, "radii: ℓ∞ in")
+    lines = [_grid(rows), "; ".join([f"{distance} {space_of(store.meta)}", *chosen_of(store.meta)]), guarantee(store)]
     if store.meta["config"]["kind"] == "certified":
         drawn = [
             f"{np.mean([r['n'] for r in store.of_set(i)]):.0f}"

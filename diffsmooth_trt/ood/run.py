@@ -54,7 +54,8 @@ def _refuse_existing(config: OodConfig) -> None:
         raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
 
 
-def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) -> OodStore:
+def _open_store(config: OodConfig, described: dict[str, Any], found: dict[str, Any], notes: list[str]) -> OodStore:
+    """A new file, or with `config.resume` the one that is there, of the same run; `found` is what a new one says besides."""
     if not config.out.exists() or _is_empty(config):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
@@ -62,7 +63,7 @@ def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) 
         files = {name: None if path is None else str(path) for name, path in named.items()}
         files |= {"in_data": str(config.in_data), "out_data": list(config.out_data)}  # type: ignore[dict-item]
         return OodStore.create(
-            config.out, {**described, **drawn, "files": files, "versions": versions(), "notes": notes}
+            config.out, {**described, **drawn, **found, "files": files, "versions": versions(), "notes": notes}
         )
     store = OodStore.open(config.out, write=True)
     try:
@@ -112,7 +113,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         if model.law is not None:
             check_noise(model.law)
         shown = progress or Silent()
-        with _open_store(config, described, notes) as store:
+        with _open_store(config, described, {"shape": list(model.input_shape)}, notes) as store:
             _check_records(store, sets)
             runner.run(sets, store, shown)
     finally:

@@ -102,6 +102,9 @@ def verify(
             if model.law is not None:
                 check_noise(model.law)
             check_derived(store.meta, here, done, DERIVED)
+            shape = list(model.input_shape)
+            if store.meta.get("shape", shape) != shape:
+                done.mismatches.append(f"shape: recorded {store.meta['shape']}, here {shape}")
             note_key(store.meta, done)
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, {**store.meta, **here}, store.records, None)

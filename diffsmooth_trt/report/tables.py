@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +19,21 @@ from ..errors import InputError
 from .curves import average_certified_radius, certified_accuracy_interval, certified_counts, most_wrong
 
 DEFAULT_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def space_of(meta: Mapping[str, Any]) -> str:
+    """Where the images of a run lie that distances are measured in: their shape, and what was done to the data set's images."""
+    config, shape = meta["config"], meta.get("shape")
+    size = f"^({'×'.join(map(str, shape))})" if shape else " a pixel"
+    done = [f"--{name} {config[name]}" for name in ("resize", "crop") if config.get(name)]
+    after = f" after {' '.join(done)}" if done else ""
+    return f"[0, 1]{size}{after}{' (--quantise)' if config.get('quantise') else ''}"
+
+
+def chosen_of(meta: Mapping[str, Any]) -> list[str]:
+    """The options that chose a run's images from its data set."""
+    config = meta["config"]
+    return [f"--{name} {config[name]}" for name in ("skip", "max") if config.get(name) not in (None, 1)]
 
 
 @dataclass(frozen=True)
@@ -84,20 +99,13 @@ class Summary:
 
     @property
     def space(self) -> str:
-        """Where the images lie that radii and answers are about: their shape, and what was done to the data set's images."""
-        config, shape = self.meta["config"], self.meta.get("shape")
-        size = f"^({'×'.join(map(str, shape))})" if shape else " a pixel"
-        done = [f"--{name} {config[name]}" for name in ("resize", "crop") if config.get(name)]
-        rounded = " (--quantise)" if config.get("quantise") else ""
-        after = f" after {' '.join(done)}" if done else ""
-        return f"[0, 1]{size}{after}{rounded}"
+        """`space_of` the run."""
+        return space_of(self.meta)
 
     @property
     def title(self) -> str:
         """Method, σ and sample counts, space and choice of images in a line."""
-        config = self.meta["config"]
-        chosen = [f"--{name} {config[name]}" for name in ("skip", "max") if config.get(name) not in (None, 1)]
-        parts = [self._drawn, f"{'ℓ2 in' if self.certified else 'images in'} {self.space}", *chosen]
+        parts = [self._drawn, f"{'ℓ2 in' if self.certified else 'images in'} {self.space}", *chosen_of(self.meta)]
         return "; ".join(
             [*parts, *([f"UNFINISHED: {len(self.images)} of {self.asked} images"] if self.missing else [])]
         )

@@ -127,6 +127,7 @@ def test_votes_that_draws_cannot_have_given(make):
         (lambda meta: meta["sets"][1].update(images=3), "sets: recorded"),
         (lambda meta: meta.pop("sets"), "sets: recorded None"),
         (lambda meta: meta.update(key="cd" * 32), "than recorded"),
+        (lambda meta: meta.update(shape=[3, 2, 2]), "shape: recorded"),
     ],
 )
 def test_edited_descriptions_are_noticed(make, change, words):
@@ -229,16 +230,19 @@ def test_bounds_are_about_images_as_given(make, floats, capsys):
 def test_scores_without_a_certificate_are_of_the_rounded_images(make, floats, capsys):
     path = make("clean", quantise=True, in_data=floats("floats", 6), out_data=(str(floats("others", 5)),))
     assert main(["report", str(path)]) == 0
-    assert "--quantise: all scores are those of the rounded images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--quantise: all scores are those of the rounded images" in said
+    assert "images in [0, 1]^(3×4×4) (--quantise)\n" in said
 
 
 def test_figures_without_family_wise_are_estimates(make, tmp_path, capsys):
     for family_wise in (False, True):
-        path = make(family_wise=family_wise, out=tmp_path / f"{family_wise}.jsonl")
+        path = make(family_wise=family_wise, max=4, out=tmp_path / f"{family_wise}.jsonl")
         assert main(["report", str(path)]) == 0
         said = capsys.readouterr().out
         assert ("certified (estimate)" in said and "so the figures are estimates" in said) is not family_wise
         assert ("all bounds together are right" in said) is family_wise
+        assert "radii: ℓ2 in [0, 1]^(3×4×4); --max 4\n" in said
 
 
 def test_files_are_found_beside_the_run_or_given(make, tmp_path, capsys):
