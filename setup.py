@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 # No -march: the sampler picks its instruction set at run time, so one build serves every machine of its
 # architecture. No -ffast-math, and no contraction: the pixel scaling has to be IEEE division everywhere.
 FLAGS = ["-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-pthread"]
-KERNELS = ("philox.h", "grid_gaussian.h", "kernels.cu")
+KERNELS = ("xchacha20.h", "grid_gaussian.h", "kernels.cu")
 
 
 class WithKernels(build_py):
@@ -33,7 +33,7 @@ setup(
         Pybind11Extension(
             "diffsmooth_trt._core",
             ["csrc/bindings.cpp", "csrc/sampler.cpp"],
-            depends=["csrc/philox.h", "csrc/grid_gaussian.h", "csrc/sampler.h"],
+            depends=["csrc/xchacha20.h", "csrc/grid_gaussian.h", "csrc/sampler.h"],
             cxx_std=17,
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],

@@ -2,10 +2,11 @@
 
     python benchmarks/audit.py run.sqlite images.npz engine.onnx [classifier.onnx] [--blocks 20]
 
-Needs NumPy and ONNX Runtime. `images` in the .npz is uint8 [N, H, W, C], row i being row i of the data set after resize and
-crop; a parquet file's rows become that by np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row
-in pyarrow.parquet.read_table(path)["img"].to_pylist()]). Votes must be equal where the run's backend was ONNX Runtime; other
-backends round differently, and a block may then differ in 5 % of its votes. Exit status 1 if anything does not agree.
+Needs NumPy, ONNX Runtime and PyCryptodome, whose XChaCha20 draws the noise. `images` in the .npz is uint8 [N, H, W, C], row i
+being row i of the data set after resize and crop; a parquet file's rows become that by np.stack([np.asarray(Image.open(io.BytesIO(
+row["bytes"])).convert("RGB")) for row in pyarrow.parquet.read_table(path)["img"].to_pylist()]). Votes must be equal where the run's
+backend was ONNX Runtime; other backends round differently, and a block may then differ in 5 % of its votes. Exit status 1 if
+anything does not agree.
 
 Checked are noise and votes, that each sample counts once, class and radius, and of a run that stopped early the thresholds
 and the decisions. When it stopped needs no check: its bounds hold at all looks together, so it may stop at any of them, for
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from Crypto.Cipher import ChaCha20
 
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 WHOLE = 2**64
@@ -146,6 +148,8 @@ class Audit:
             raise SystemExit(
                 f"{run} is a run of {self.classifier['method']}: this audits rs and dds, `verify` the others"
             )
+        if self.classifier["noise_version"] != 2:
+            raise SystemExit(f"{run} has noise of version {self.classifier['noise_version']}: this audits version 2")
         roles = known[self.classifier["method"]]
         for role, path in zip(roles, engines, strict=True):
             self.check(
@@ -169,11 +173,10 @@ class Audit:
 
     def noisy(self, image: int, phase: int, sample: int) -> Any:
         """float32 [C, H, W]."""
-        key = int(self.meta["key"], 16)
         pixels = self.images[image].transpose(2, 0, 1)
-        counter = np.array([0, sample, image, phase], np.uint64)
-        stream = np.random.Philox(counter=counter, key=np.array([key % WHOLE, key // WHOLE], np.uint64))
-        words = stream.random_raw(pixels.size).reshape(pixels.shape)
+        nonce = b"".join(word.to_bytes(8, "little") for word in (phase, image, sample))
+        stream = ChaCha20.new(key=bytes.fromhex(self.meta["key"]), nonce=nonce).encrypt(bytes(8 * pixels.size))
+        words = np.frombuffer(stream, "<u8").reshape(pixels.shape)
         column = words >> np.uint64(64 - self.bits)
         own = (words & np.uint64(2 ** (64 - self.bits) - 1)) < self.own_below[column]
         k = np.where(own, column.astype(np.int64), self.alias[column]) - len(self.weights) // 2

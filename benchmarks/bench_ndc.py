@@ -45,7 +45,7 @@ class Noisy:
         self.labels = np.array([image.label for image in images])
         pixels = np.stack([image.pixels.transpose(2, 0, 1).reshape(-1) for image in images])
         index = np.array([image.index for image in images], np.uint64)
-        self.rows = Rows(np.full_like(index, PREDICTION), index, np.zeros_like(index))
+        self.rows = Rows(np.full_like(index, PREDICTION), index, np.zeros_like(index), 0)
         self.x = np.empty((count, 3, 32, 32), np.float32)
         flat = self.x.reshape(count, -1)
         noisy_images(grid_law(SIGMA), KEY, self.rows.phases, pixels, index, self.rows.samples, flat)
@@ -55,7 +55,7 @@ class Noisy:
         found = []
         for start in range(0, len(self.x), method.batch):
             part = slice(start, start + method.batch)
-            rows = Rows(self.rows.phases[part], self.rows.images[part], self.rows.samples[part])
+            rows = self.rows.chosen(part)
             found.append(method.labels(self.x[part], rows))
         return np.concatenate(found)
 

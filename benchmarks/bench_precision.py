@@ -86,7 +86,7 @@ def certified(pair: tuple[Path, Path], precision: str, a: argparse.Namespace, fo
     """Certified accuracy at the published radii of one pair."""
     with dst.certify(
         engine=pair[0], classifier=pair[1], method="dds", data=a.data, max=a.max, n=a.n, backend="openvino",
-        precision=precision, batch=BATCH, out=folder / "run.sqlite", key="0123456789abcdef0123456789abcdef",
+        precision=precision, batch=BATCH, out=folder / "run.sqlite", key="0123456789abcdef" * 4,
     ) as store:  # fmt: skip
         done = summarise(store)
     (folder / "run.sqlite").unlink()

@@ -201,7 +201,10 @@ def ood() -> str:
             if kind in SMOOTHED and measured["radius"] not in OOD_RADII:
                 continue
             ran = kind.removesuffix("-few")
-            label = ran if ran == measured["scores"] else f"{ran}, {measured['scores']}"
+            scores = measured["scores"].removesuffix(" (estimate)")
+            label = ran if ran == scores else f"{ran}, {scores}"
+            if scores == "certified" and not r["config"]["family_wise"]:
+                label += " (estimate)"
             whole = all(name in measured["sets"] for name in names)  # an average over fewer sets is another number
             found = [measured["sets"].get(name) if whole or name != "average" else None for name in order]
             cells = [
@@ -238,14 +241,16 @@ def zoo() -> str:
     for path in sorted((RESULTS / "zoo").glob("*.tsv")):
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file, delimiter="\t"))
-        columns = (np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius"))
-        rows.append(_accuracy_row(f"`{path.stem}`", *columns))
+        label, predict, radius = (
+            np.array([float(line[key]) for line in lines]) for key in ("label", "predict", "radius")
+        )
+        rows.append(_accuracy_row(f"`{path.stem}`", label, predict, radius))
     for path in sorted((RESULTS / "zoo").glob("*.sqlite")):
         if not path.with_suffix(".tsv").exists():
             with open_run(path) as store:
                 done = summarise(store)
-            name = f"`{path.stem}`, unfinished: the first {len(done.labels)} of {store.meta['images']}"
-            rows.append(_accuracy_row(name, done.labels, done.predicted, done.radii))
+            name = f"`{path.stem}`, unfinished: {len(done.labels)} of {done.asked}, the others as not certified"
+            rows.append(_accuracy_row(name, done.labels, done.predicted, done.radii, done.missing))
     return markdown(["run", "images", *(f"ε = {radius:g}" for radius in RADII), "ACR", "abstentions"], rows)
 
 
@@ -305,12 +310,12 @@ def ways() -> str:
     )
 
 
-def _accuracy_row(name: str, labels: Column, predicted: Column, radii: Column) -> list[str]:
+def _accuracy_row(name: str, labels: Column, predicted: Column, radii: Column, missing: int = 0) -> list[str]:
     classes, answers = labels.astype(int), predicted.astype(int)
-    accuracy = certified_accuracy(classes, answers, radii, RADII)
+    accuracy = certified_accuracy(classes, answers, radii, RADII, missing)
     shown = [f"{np.floor(float(value) * 1000 + 1e-9) / 10:.1f}" for value in accuracy]
-    acr = average_certified_radius(classes, answers, radii)
-    return [name, str(len(labels)), *shown, truncate(acr, 4), str(int((answers < 0).sum()))]
+    acr = average_certified_radius(classes, answers, radii, missing)
+    return [name, str(len(labels) + missing), *shown, truncate(acr, 4), str(int((answers < 0).sum()))]
 
 
 TABLES = {

@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -58,14 +60,15 @@ diffsmooth::Law law_of(const py::object& table, int column_bits, int reach) {
     return {data, column_bits, reach};
 }
 
-diffsmooth::Rows rows_of(std::uint64_t key_low, std::uint64_t key_high, const py::object& phases,
-                         const py::object& images, const py::object& samples) {
+using Key = std::array<std::uint32_t, 8>;  // its 32 bytes as little-endian words
+
+diffsmooth::Rows rows_of(const Key& key, const py::object& phases, const py::object& images,
+                         const py::object& samples) {
     const py::array first = array_of<std::uint64_t>("images", images);
     if (first.ndim() != 1)
         fail("images has shape " + shape_text(first) + ", expected (rows,): one entry a row");
     const py::ssize_t rows = first.shape(0);
-    return {key_low,
-            key_high,
+    return {{key[0], key[1], key[2], key[3], key[4], key[5], key[6], key[7]},
             vector<std::uint64_t>("phase", phases, rows),
             vector<std::uint64_t>("images", images, rows),
             vector<std::uint64_t>("samples", samples, rows),
@@ -113,14 +116,14 @@ const std::int64_t* source_of(const char* name, const py::object& index, const p
     return source;
 }
 
-py::array_t<std::int32_t> grid_noise(const py::object& table, int column_bits, int reach,
-                                     std::uint64_t key_low, std::uint64_t key_high, const py::object& phases,
-                                     const py::object& images, const py::object& samples, std::int64_t count,
-                                     int threads, const std::string& variant) {
+py::array_t<std::int32_t> grid_noise(const py::object& table, int column_bits, int reach, const Key& key,
+                                     const py::object& phases, const py::object& images,
+                                     const py::object& samples, std::int64_t count, int threads,
+                                     const std::string& variant) {
     if (count < 1)
         fail("count is " + std::to_string(count) + ", expected at least 1: it is the coordinates a row");
     const diffsmooth::Law law = law_of(table, column_bits, reach);
-    const diffsmooth::Rows rows = rows_of(key_low, key_high, phases, images, samples);
+    const diffsmooth::Rows rows = rows_of(key, phases, images, samples);
     const diffsmooth::Execution how = execution_of(threads, variant);
     py::array_t<std::int32_t> out({static_cast<py::ssize_t>(rows.count), static_cast<py::ssize_t>(count)});
     std::int32_t* data = out.mutable_data();
@@ -131,12 +134,12 @@ py::array_t<std::int32_t> grid_noise(const py::object& table, int column_bits, i
 
 // noisy_images and add_noise differ in what they start from, and in nothing that is checked here.
 template <typename T, typename Fill>
-void apply(const char* name, Fill* fill, const py::object& table, int column_bits, int reach,
-           std::uint64_t key_low, std::uint64_t key_high, const py::object& phases, const py::object& from,
-           const py::object& index, const py::object& images, const py::object& samples,
-           const py::object& out, int threads, const std::string& variant) {
+void apply(const char* name, Fill* fill, const py::object& table, int column_bits, int reach, const Key& key,
+           const py::object& phases, const py::object& from, const py::object& index,
+           const py::object& images, const py::object& samples, const py::object& out, int threads,
+           const std::string& variant) {
     const diffsmooth::Law law = law_of(table, column_bits, reach);
-    const diffsmooth::Rows rows = rows_of(key_low, key_high, phases, images, samples);
+    const diffsmooth::Rows rows = rows_of(key, phases, images, samples);
     const py::array start = array_of<T>(name, from);
     py::array target = array_of<float>("out", out);
     if (!target.writeable()) fail("out is read-only, expected a writable array: pass a fresh one");
@@ -148,28 +151,36 @@ void apply(const char* name, Fill* fill, const py::object& table, int column_bit
     fill(law, rows, dimension, data_of<T>(start), source, filled, how);
 }
 
-void noisy_images(const py::object& table, int column_bits, int reach, std::uint64_t key_low,
-                  std::uint64_t key_high, const py::object& phases, const py::object& pixels,
-                  const py::object& rows, const py::object& images, const py::object& samples,
-                  const py::object& out, int threads, const std::string& variant) {
-    apply<std::uint8_t>("pixels", diffsmooth::noisy_images, table, column_bits, reach, key_low, key_high,
-                        phases, pixels, rows, images, samples, out, threads, variant);
+void noisy_images(const py::object& table, int column_bits, int reach, const Key& key,
+                  const py::object& phases, const py::object& pixels, const py::object& rows,
+                  const py::object& images, const py::object& samples, const py::object& out, int threads,
+                  const std::string& variant) {
+    apply<std::uint8_t>("pixels", diffsmooth::noisy_images, table, column_bits, reach, key, phases, pixels,
+                        rows, images, samples, out, threads, variant);
 }
 
-void add_noise(const py::object& table, int column_bits, int reach, std::uint64_t key_low,
-               std::uint64_t key_high, const py::object& phases, const py::object& values,
-               const py::object& rows, const py::object& images, const py::object& samples,
-               const py::object& out, int threads, const std::string& variant) {
-    apply<float>("values", diffsmooth::add_noise, table, column_bits, reach, key_low, key_high, phases,
-                 values, rows, images, samples, out, threads, variant);
+void add_noise(const py::object& table, int column_bits, int reach, const Key& key, const py::object& phases,
+               const py::object& values, const py::object& rows, const py::object& images,
+               const py::object& samples, const py::object& out, int threads, const std::string& variant) {
+    apply<float>("values", diffsmooth::add_noise, table, column_bits, reach, key, phases, values, rows,
+                 images, samples, out, threads, variant);
 }
 
-// One raw block, for the known answers of Philox itself.
-std::vector<std::uint64_t> philox(const std::array<std::uint64_t, 4>& counter,
-                                  const std::array<std::uint64_t, 2>& key) {
-    const ds_philox_keys keys = ds_philox_schedule(key[0], key[1]);
-    const ds_philox_block block = ds_philox(counter[0], counter[1], counter[2], counter[3], keys);
-    return {block.word[0], block.word[1], block.word[2], block.word[3]};
+ds_chacha_key chacha_key(const Key& key) {
+    ds_chacha_key made;
+    std::copy(key.begin(), key.end(), made.word);
+    return made;
+}
+
+// One subkey and one raw block, for the published test vectors.
+std::vector<std::uint32_t> hchacha20(const Key& key, std::uint64_t first, std::uint64_t second) {
+    const ds_chacha_key subkey = ds_hchacha(chacha_key(key), first, second);
+    return {std::begin(subkey.word), std::end(subkey.word)};
+}
+
+std::vector<std::uint32_t> chacha20(const Key& key, std::uint64_t block, std::uint64_t nonce) {
+    const ds_chacha_block made = ds_chacha(chacha_key(key), block, nonce);
+    return {std::begin(made.word), std::end(made.word)};
 }
 
 }  // namespace
@@ -178,14 +189,15 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "Compiled half of diffsmooth_trt.noise; call it through diffsmooth_trt.noise.cpu.";
     m.attr("noise_version") = DS_NOISE_VERSION;
     m.def("variants", &diffsmooth::variants);
-    m.def("philox", &philox, py::arg("counter"), py::arg("key"));
+    m.def("hchacha20", &hchacha20, py::arg("key"), py::arg("first"), py::arg("second"));
+    m.def("chacha20", &chacha20, py::arg("key"), py::arg("block"), py::arg("nonce"));
     m.def("grid_noise", &grid_noise, py::arg("table"), py::arg("column_bits"), py::arg("reach"),
-          py::arg("key_low"), py::arg("key_high"), py::arg("phases"), py::arg("images"), py::arg("samples"),
-          py::arg("count"), py::arg("threads"), py::arg("variant"));
+          py::arg("key"), py::arg("phases"), py::arg("images"), py::arg("samples"), py::arg("count"),
+          py::arg("threads"), py::arg("variant"));
     m.def("noisy_images", &noisy_images, py::arg("table"), py::arg("column_bits"), py::arg("reach"),
-          py::arg("key_low"), py::arg("key_high"), py::arg("phases"), py::arg("pixels"), py::arg("rows"),
-          py::arg("images"), py::arg("samples"), py::arg("out"), py::arg("threads"), py::arg("variant"));
-    m.def("add_noise", &add_noise, py::arg("table"), py::arg("column_bits"), py::arg("reach"),
-          py::arg("key_low"), py::arg("key_high"), py::arg("phases"), py::arg("values"), py::arg("rows"),
-          py::arg("images"), py::arg("samples"), py::arg("out"), py::arg("threads"), py::arg("variant"));
+          py::arg("key"), py::arg("phases"), py::arg("pixels"), py::arg("rows"), py::arg("images"),
+          py::arg("samples"), py::arg("out"), py::arg("threads"), py::arg("variant"));
+    m.def("add_noise", &add_noise, py::arg("table"), py::arg("column_bits"), py::arg("reach"), py::arg("key"),
+          py::arg("phases"), py::arg("values"), py::arg("rows"), py::arg("images"), py::arg("samples"),
+          py::arg("out"), py::arg("threads"), py::arg("variant"));
 }

@@ -1,5 +1,5 @@
 // The grid Gaussian: one integer k from 64 random bits, by an exact alias table (built in noise/law.py).
-// Includes nothing but philox.h, so g++, nvcc and NVRTC all take it.
+// Includes nothing but xchacha20.h, so g++, nvcc and NVRTC all take it.
 //
 // The table has 2^b columns. Entry i holds (threshold_i << b) | alias_i: column i gives i where the word's
 // low 64-b bits are below threshold_i, and alias_i elsewhere; k is that number minus `reach`, the largest k.
@@ -7,14 +7,13 @@
 #ifndef DIFFSMOOTH_GRID_GAUSSIAN_H
 #define DIFFSMOOTH_GRID_GAUSSIAN_H
 
-#include "philox.h"
+#include "xchacha20.h"
 
 // Changes when any bit of the noise, or the table's layout, does; noise/counters.py holds the same number.
-#define DS_NOISE_VERSION 1
+#define DS_NOISE_VERSION 2
 
-// Coordinate i of a row is word i % 4 of block 1 + i / 4 (NumPy's Philox counts up before its first block).
-#define DS_FIRST_BLOCK 1ULL
-#define DS_WORDS_PER_BLOCK 4
+// Coordinate i of a row is word i % 8 of block i / 8.
+#define DS_WORDS_PER_BLOCK 8
 
 DS_HD ds_u64 ds_grid_column(ds_u64 word, int column_bits) { return word >> (64 - column_bits); }
 

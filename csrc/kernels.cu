@@ -108,56 +108,69 @@ DS_HD unsigned int ds_place(unsigned int i, int channels, int area, int nhwc) {
     return nhwc ? i % (unsigned int)area * (unsigned int)channels + i / (unsigned int)area : i;
 }
 
-// The noise of coordinates 4·quad … 4·quad + 3.
-DS_HD void ds_noise4(const ds_u64* table, int column_bits, int reach, ds_u64 phase, ds_u64 image,
-                     ds_u64 sample, ds_u64 quad, const ds_philox_keys& keys, int k[4]) {
-    ds_philox_block block = ds_philox(DS_FIRST_BLOCK + quad, sample, image, phase, keys);
-    for (int j = 0; j < DS_WORDS_PER_BLOCK; ++j)
-        k[j] = ds_grid_value(block.word[j], table[ds_grid_column(block.word[j], column_bits)], column_bits,
-                             reach);
+// The noise of coordinates 8·octet … 8·octet + 7.
+DS_HD void ds_noise8(const ds_u64* table, int column_bits, int reach, const ds_u32* subkey, ds_u64 sample,
+                     ds_u64 octet, int k[8]) {
+    ds_chacha_key key;
+    for (int i = 0; i < 8; ++i) key.word[i] = subkey[i];
+    const ds_chacha_block block = ds_chacha(key, octet, sample);
+    for (int j = 0; j < DS_WORDS_PER_BLOCK; ++j) {
+        const ds_u64 word = ds_chacha_word(block, j);
+        k[j] = ds_grid_value(word, table[ds_grid_column(word, column_bits)], column_bits, reach);
+    }
 }
 
-// In all kernels `words` is [3, rows]: phases, images, samples, the counters of each row under its key. A
-// row's coordinates are channels × area, noise and pixels in [C,H,W] order; `nhwc` says that an array of
-// floats is not.
+// In all kernels `words` is [3, rows]: phases, images, samples, the nonce of each row under its key, and
+// `subkeys` is [rows, 8], made of the first two by ds_subkeys. A row's coordinates are channels × area, noise
+// and pixels in [C,H,W] order; `nhwc` says that an array of floats is not.
+
+// subkeys[r] of the key's 8 words and the row's image, and its phase, or `phase` for all rows where
+// `one_phase`.
+DS_KERNEL ds_subkeys(const ds_u32* key, const ds_u64* words, ds_u64 rows, int one_phase, ds_u64 phase,
+                     ds_u32* out) {
+    ds_chacha_key whole;
+    for (int i = 0; i < 8; ++i) whole.word[i] = key[i];
+    DS_EACH(row, rows) {
+        const ds_chacha_key made = ds_hchacha(whole, one_phase ? phase : words[row], words[rows + row]);
+        for (int i = 0; i < 8; ++i) out[8 * row + i] = made.word[i];
+    }
+}
 
 // out [rows, count]: the noise in units of 1/255.
-DS_KERNEL ds_grid_noise(const ds_u64* table, int column_bits, int reach, ds_u64 key_low, ds_u64 key_high,
+DS_KERNEL ds_grid_noise(const ds_u64* table, int column_bits, int reach, const ds_u32* subkeys,
                         const ds_u64* words, ds_u64 rows, ds_u64 count, int* out) {
-    const ds_philox_keys keys = ds_philox_schedule(key_low, key_high);
-    const ds_u64 quads = (count + 3) / 4;
-    DS_EACH(i, rows * quads) {
-        const ds_u64 row = i / quads, quad = i % quads;
-        int k[4];
-        ds_noise4(table, column_bits, reach, words[row], words[rows + row], words[2 * rows + row], quad, keys,
-                  k);
-        for (int j = 0; j < 4; ++j)
-            if (4 * quad + j < count) out[row * count + 4 * quad + j] = k[j];
+    const ds_u64 octets = (count + 7) / 8;
+    DS_EACH(i, rows * octets) {
+        const ds_u64 row = i / octets, octet = i % octets;
+        int k[8];
+        ds_noise8(table, column_bits, reach, subkeys + 8 * row, words[2 * rows + row], octet, k);
+        for (int j = 0; j < 8; ++j)
+            if (8 * octet + j < count) out[row * count + 8 * octet + j] = k[j];
     }
 }
 
 // out[r] = (pixels[source[r]] + noise of row r) / 255.
-DS_KERNEL ds_noisy_images(const ds_u64* table, int column_bits, int reach, ds_u64 key_low, ds_u64 key_high,
+DS_KERNEL ds_noisy_images(const ds_u64* table, int column_bits, int reach, const ds_u32* subkeys,
                           const ds_u64* words, const unsigned char* pixels, const long long* source,
                           ds_u64 rows, int channels, int area, void* out, int dtype, int nhwc) {
-    const ds_philox_keys keys = ds_philox_schedule(key_low, key_high);
-    const unsigned int size = (unsigned int)channels * (unsigned int)area, quads = (size + 3) / 4;
-    DS_EACH(i, rows * quads) {
-        const ds_u64 row = i / quads;
-        const unsigned int first = 4 * (unsigned int)(i % quads);
+    const unsigned int size = (unsigned int)channels * (unsigned int)area, octets = (size + 7) / 8;
+    DS_EACH(i, rows * octets) {
+        const ds_u64 row = i / octets;
+        const unsigned int first = 8 * (unsigned int)(i % octets);
         const unsigned char* from = pixels + (ds_u64)source[row] * size;
-        int k[4];
-        float value[4];
-        ds_noise4(table, column_bits, reach, words[row], words[rows + row], words[2 * rows + row], first / 4,
-                  keys, k);
-        for (int j = 0; j < 4; ++j)
+        int k[8];
+        float value[8];
+        ds_noise8(table, column_bits, reach, subkeys + 8 * row, words[2 * rows + row], first / 8, k);
+        for (int j = 0; j < 8; ++j)
             value[j] = first + j < size ? ds_scaled_pixel(from[first + j], k[j]) : 0.0f;
-        if (!nhwc && size % 4 == 0)
+        if (!nhwc && size % 8 == 0) {
             ds_store4(out, row * size + first, value, dtype);
-        else
-            for (int j = 0; j < 4; ++j)
+            ds_store4(out, row * size + first + 4, value + 4, dtype);
+        } else {
+            for (int j = 0; j < 8; ++j)
                 if (first + j < size)
                     ds_store(out, row * size + ds_place(first + j, channels, area, nhwc), value[j], dtype);
+        }
     }
 }
 
@@ -176,20 +189,19 @@ DS_KERNEL ds_add_fixed_noise(const void* values, int dtype, int nhwc, const floa
 }
 
 // out[j, r] = values[r] + noise of copy first + j of `of` copies of row r, j < copies: sample word
-// (phase + 1)·2^56 + sample·of + copy, image word and the new `phase` as they are (methods/diffsmooth.py).
-DS_KERNEL ds_add_fresh_noise(const ds_u64* table, int column_bits, int reach, ds_u64 key_low, ds_u64 key_high,
-                             ds_u64 phase, const ds_u64* words, ds_u64 of, ds_u64 first_copy,
-                             const void* values, int dtype, int nhwc, ds_u64 copies, ds_u64 rows,
-                             int channels, int area, void* out, int out_dtype, int out_nhwc) {
-    const ds_philox_keys keys = ds_philox_schedule(key_low, key_high);
-    const unsigned int size = (unsigned int)channels * (unsigned int)area, quads = (size + 3) / 4;
-    DS_EACH(i, copies * rows * quads) {
-        const ds_u64 at = i / quads, copy = first_copy + at / rows, row = at % rows;
-        const unsigned int first = 4 * (unsigned int)(i % quads);
+// (phase + 1)·2^56 + sample·of + copy (noise/counters.py), phase and image as in `subkeys`.
+DS_KERNEL ds_add_fresh_noise(const ds_u64* table, int column_bits, int reach, const ds_u32* subkeys,
+                             const ds_u64* words, ds_u64 of, ds_u64 first_copy, const void* values, int dtype,
+                             int nhwc, ds_u64 copies, ds_u64 rows, int channels, int area, void* out,
+                             int out_dtype, int out_nhwc) {
+    const unsigned int size = (unsigned int)channels * (unsigned int)area, octets = (size + 7) / 8;
+    DS_EACH(i, copies * rows * octets) {
+        const ds_u64 at = i / octets, copy = first_copy + at / rows, row = at % rows;
+        const unsigned int first = 8 * (unsigned int)(i % octets);
         const ds_u64 sample = ((words[row] + 1) << 56) + words[2 * rows + row] * of + copy;
-        int k[4];
-        ds_noise4(table, column_bits, reach, phase, words[rows + row], sample, first / 4, keys, k);
-        for (int j = 0; j < 4; ++j)
+        int k[8];
+        ds_noise8(table, column_bits, reach, subkeys + 8 * row, sample, first / 8, k);
+        for (int j = 0; j < 8; ++j)
             if (first + j < size) {
                 float value = ds_load(values, row * size + ds_place(first + j, channels, area, nhwc), dtype);
                 ds_store(out, at * size + ds_place(first + j, channels, area, out_nhwc),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -33,13 +34,13 @@ constexpr std::size_t kUnit = 16 * kStrip;
 // Below this many coordinates a thread costs more to start than it saves.
 constexpr std::size_t kWorthAThread = 64 * 1024;
 
-// One row's counter and round keys.
+// One row's subkey and nonce.
 struct Stream {
-    ds_philox_keys keys;
-    ds_u64 sample, image, phase;
+    ds_chacha_key subkey;
+    ds_u64 sample;
 };
 
-// A code path: noise for coordinates first, …, first+count−1 (first a multiple of 4), and the two ways to
+// A code path: noise for coordinates first, …, first+count−1 (first a multiple of 8), and the two ways to
 // apply it.
 struct Variant {
     const char* name;
@@ -49,27 +50,33 @@ struct Variant {
     void (*shift)(const float* values, const std::int32_t* k, std::size_t count, float* out);
 };
 
+DS_INLINE std::int32_t value_of(const Law& law, ds_u64 word) {
+    return ds_grid_value(word, law.table[ds_grid_column(word, law.column_bits)], law.column_bits, law.reach);
+}
+
+// What is left over by paths that make several blocks at once.
 DS_INLINE void noise_blocks(const Law& law, const Stream& s, std::size_t first, std::size_t count,
                             std::int32_t* k) {
-    const int bits = law.column_bits, reach = law.reach;
-    const std::uint64_t* table = law.table;
-    ds_u64 block = DS_FIRST_BLOCK + first / DS_WORDS_PER_BLOCK;
-    std::size_t i = 0;
-    // Rounds depend on each other, blocks do not: two in flight keep the multiplier busy.
-    for (; i + 8 <= count; i += 8, block += 2) {
-        ds_philox_block a = ds_philox(block, s.sample, s.image, s.phase, s.keys);
-        ds_philox_block b = ds_philox(block + 1, s.sample, s.image, s.phase, s.keys);
-        for (int j = 0; j < 4; ++j) {
-            k[i + j] = ds_grid_value(a.word[j], table[ds_grid_column(a.word[j], bits)], bits, reach);
-            k[i + 4 + j] = ds_grid_value(b.word[j], table[ds_grid_column(b.word[j], bits)], bits, reach);
-        }
-    }
-    for (; i < count; i += 4, ++block) {
-        ds_philox_block a = ds_philox(block, s.sample, s.image, s.phase, s.keys);
-        for (std::size_t j = 0; j < 4 && i + j < count; ++j)
-            k[i + j] = ds_grid_value(a.word[j], table[ds_grid_column(a.word[j], bits)], bits, reach);
+    for (std::size_t i = 0; i < count; i += DS_WORDS_PER_BLOCK) {
+        const ds_chacha_block block = ds_chacha(s.subkey, (first + i) / DS_WORDS_PER_BLOCK, s.sample);
+        for (std::size_t j = 0; j < DS_WORDS_PER_BLOCK && i + j < count; ++j)
+            k[i + j] = value_of(law, ds_chacha_word(block, static_cast<int>(j)));
     }
 }
+
+// The words of LANES consecutive blocks from `block` on, x[i] holding word i of each: VECTOR is a vector of
+// LANES 32-bit words. Block numbers stay below 2^61, so a lane carries into the high word as the sum does.
+#define DS_BLOCKS(VECTOR, LANES, s, block, x, ROTATE)                                     \
+    const ds_chacha_block state = ds_chacha_state(s.subkey, block, s.sample);             \
+    VECTOR x[16], number[2];                                                              \
+    for (int lane = 0; lane < LANES; ++lane) {                                            \
+        number[0][lane] = static_cast<ds_u32>(block + static_cast<ds_u64>(lane));         \
+        number[1][lane] = static_cast<ds_u32>((block + static_cast<ds_u64>(lane)) >> 32); \
+    }                                                                                     \
+    for (int i = 0; i < 16; ++i) x[i] = VECTOR{} + state.word[i];                         \
+    x[12] = number[0], x[13] = number[1];                                                 \
+    DS_CHACHA_ROUNDS(x, ROTATE)                                                           \
+    for (int i = 0; i < 16; ++i) x[i] += i == 12 || i == 13 ? number[i - 12] : VECTOR{} + state.word[i];
 
 DS_INLINE void scale_strip(const std::uint8_t* pixels, const std::int32_t* k, std::size_t count, float* out) {
     for (std::size_t i = 0; i < count; ++i) out[i] = ds_scaled_pixel(pixels[i], k[i]);
@@ -89,58 +96,99 @@ DS_INLINE void shift_strip(const float* values, const std::int32_t* k, std::size
     }
 
 DS_APPLY(portable, )
+
+// Four blocks at once, in whatever registers of 16 bytes the architecture has.
+typedef ds_u32 Words4 __attribute__((vector_size(16)));
+
 void noise_portable(const Law& law, const Stream& s, std::size_t first, std::size_t count, std::int32_t* k) {
-    noise_blocks(law, s, first, count, k);
+    std::size_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        const ds_u64 block = (first + i) / DS_WORDS_PER_BLOCK;
+        DS_BLOCKS(Words4, 4, s, block, x, DS_ROTATE)
+        for (int lane = 0; lane < 4; ++lane)
+            for (int j = 0; j < DS_WORDS_PER_BLOCK; ++j)
+                k[i + 8 * lane + j] =
+                    value_of(law, static_cast<ds_u64>(x[2 * j + 1][lane]) << 32 | x[2 * j][lane]);
+    }
+    noise_blocks(law, s, first + i, count - i, k + i);
 }
 bool always() { return true; }
 
 #if defined(DS_X86)
+#define DS_AVX2 __attribute__((target("avx2")))
 #define DS_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
 
+DS_APPLY(avx2, DS_AVX2)
 DS_APPLY(avx512, DS_AVX512)
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 
-struct Product {
-    __m512i high, low;
-};
+typedef ds_u32 Words8 __attribute__((vector_size(32)));
+typedef ds_u32 Words16 __attribute__((vector_size(64)));
 
-// Eight 64 × 64 → 128 bit products by one constant, from 32 × 32 → 64 bit ones.
-DS_AVX512 DS_INLINE Product multiply(__m512i x, ds_u64 constant) {
-    const __m512i m = _mm512_set1_epi64((long long)constant),
-                  m_high = _mm512_set1_epi64((long long)(constant >> 32));
-    const __m512i low_half = _mm512_set1_epi64(0xFFFFFFFFLL);
-    __m512i x_high = _mm512_srli_epi64(x, 32);
-    __m512i t = _mm512_add_epi64(_mm512_mul_epu32(x_high, m), _mm512_srli_epi64(_mm512_mul_epu32(x, m), 32));
-    __m512i u = _mm512_add_epi64(_mm512_mul_epu32(x, m_high), _mm512_and_si512(t, low_half));
-    __m512i high = _mm512_add_epi64(_mm512_mul_epu32(x_high, m_high), _mm512_srli_epi64(t, 32));
-    return {_mm512_add_epi64(high, _mm512_srli_epi64(u, 32)), _mm512_mullo_epi64(x, m)};
+// Bytes that turn each 32-bit word left by 16 and by 8.
+DS_AVX2 DS_INLINE __m256i turned_by_bytes(__m256i x, int bits) {
+    const __m256i by16 = _mm256_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13, 2, 3, 0, 1, 6,
+                                          7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    const __m256i by8 = _mm256_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14, 3, 0, 1, 2, 7,
+                                         4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14);
+    return _mm256_shuffle_epi8(x, bits == 16 ? by16 : by8);
+}
+#define DS_ROTATE8(x, bits) ((bits) % 8 ? DS_ROTATE(x, bits) : (Words8)turned_by_bytes((__m256i)(x), bits))
+#define DS_ROTATE16(x, bits) ((Words16)_mm512_rol_epi32((__m512i)(x), bits))
+
+// Four of ds_grid_value, as 64-bit lanes; a comparison without sign by one with it.
+DS_AVX2 DS_INLINE __m256i grid_value4(__m256i word, const Law& law) {
+    const __m128i bits = _mm_cvtsi32_si128(law.column_bits), rest = _mm_cvtsi32_si128(64 - law.column_bits);
+    const __m256i mask = _mm256_set1_epi64x((1LL << law.column_bits) - 1);
+    const __m256i sign = _mm256_set1_epi64x(static_cast<long long>(1ULL << 63));
+    __m256i column = _mm256_srl_epi64(word, rest);
+    __m256i entry = _mm256_i64gather_epi64(reinterpret_cast<const long long*>(law.table), column, 8);
+    __m256i low = _mm256_or_si256(_mm256_sll_epi64(word, bits), mask);
+    __m256i own = _mm256_cmpgt_epi64(_mm256_xor_si256(entry, sign), _mm256_xor_si256(low, sign));
+    __m256i index = _mm256_blendv_epi8(_mm256_and_si256(entry, mask), column, own);
+    return _mm256_sub_epi64(index, _mm256_set1_epi64x(law.reach));
 }
 
-// Words j of eight consecutive blocks, one block a lane, j = 0 … 3.
-struct Words8 {
-    __m512i word[4];
-};
-
-DS_AVX512 DS_INLINE Words8 philox8(ds_u64 block, const Stream& s) {
-    __m512i c0 =
-        _mm512_add_epi64(_mm512_set1_epi64((long long)block), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
-    __m512i c1 = _mm512_set1_epi64((long long)s.sample), c2 = _mm512_set1_epi64((long long)s.image);
-    __m512i c3 = _mm512_set1_epi64((long long)s.phase);
-#if !defined(__clang__)
-#pragma GCC unroll 10
-#endif
-    for (int r = 0; r < DS_PHILOX_ROUNDS; ++r) {
-        Product p0 = multiply(c0, DS_PHILOX_M0), p1 = multiply(c2, DS_PHILOX_M1);
-        c0 = _mm512_ternarylogic_epi64(p1.high, c1, _mm512_set1_epi64((long long)s.keys.k0[r]),
-                                       0x96);  // three-way xor
-        c1 = p1.low;
-        c2 = _mm512_ternarylogic_epi64(p0.high, c3, _mm512_set1_epi64((long long)s.keys.k1[r]), 0x96);
-        c3 = p0.low;
+// Rows of eight words, one a register, become columns.
+DS_AVX2 DS_INLINE void turn8(const Words8 in[8], __m256i out[8]) {
+    __m256i pair[8], quad[8];
+    for (int i = 0; i < 4; ++i) {
+        pair[2 * i] = _mm256_unpacklo_epi32((__m256i)in[2 * i], (__m256i)in[2 * i + 1]);
+        pair[2 * i + 1] = _mm256_unpackhi_epi32((__m256i)in[2 * i], (__m256i)in[2 * i + 1]);
     }
-    return {{c0, c1, c2, c3}};
+    for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < 2; ++j) {
+            quad[4 * i + 2 * j] = _mm256_unpacklo_epi64(pair[4 * i + j], pair[4 * i + j + 2]);
+            quad[4 * i + 2 * j + 1] = _mm256_unpackhi_epi64(pair[4 * i + j], pair[4 * i + j + 2]);
+        }
+    for (int i = 0; i < 4; ++i) {
+        out[i] = _mm256_permute2x128_si256(quad[i], quad[4 + i], 0x20);
+        out[4 + i] = _mm256_permute2x128_si256(quad[i], quad[4 + i], 0x31);
+    }
+}
+
+DS_AVX2 void noise_avx2(const Law& law, const Stream& s, std::size_t first, std::size_t count,
+                        std::int32_t* k) {
+    const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    std::size_t i = 0;
+    for (; i + 64 <= count; i += 64) {
+        const ds_u64 block = (first + i) / DS_WORDS_PER_BLOCK;
+        DS_BLOCKS(Words8, 8, s, block, x, DS_ROTATE8)
+        for (int half = 0; half < 2; ++half) {
+            __m256i words[8];  // words[b]: four 64-bit words of block b
+            turn8(x + 8 * half, words);
+            for (int b = 0; b < 8; ++b) {
+                __m256i value = _mm256_permutevar8x32_epi32(grid_value4(words[b], law), even);
+                _mm_storeu_si128(reinterpret_cast<__m128i*>(k + i + 8 * b + 4 * half),
+                                 _mm256_castsi256_si128(value));
+            }
+        }
+    }
+    noise_blocks(law, s, first + i, count - i, k + i);
 }
 
 // Eight of ds_grid_value, as 64-bit lanes.
@@ -155,27 +203,41 @@ DS_AVX512 DS_INLINE __m512i grid_value8(__m512i word, const Law& law) {
     return _mm512_sub_epi64(index, _mm512_set1_epi64(law.reach));
 }
 
-// Thirty-two coordinates: the lanes hold blocks and the registers words, so the values are turned before they
-// are stored.
-DS_AVX512 DS_INLINE void store32(const Words8& w, const Law& law, std::int32_t* k) {
-    const __m512i low_half = _mm512_set1_epi64(0xFFFFFFFFLL);
-    __m512i v0 = _mm512_and_si512(grid_value8(w.word[0], law), low_half);
-    __m512i v2 = _mm512_and_si512(grid_value8(w.word[2], law), low_half);
-    __m512i v01 = _mm512_or_si512(v0, _mm512_slli_epi64(grid_value8(w.word[1], law), 32));
-    __m512i v23 = _mm512_or_si512(v2, _mm512_slli_epi64(grid_value8(w.word[3], law), 32));
-    _mm512_storeu_si512(k, _mm512_permutex2var_epi64(v01, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), v23));
-    _mm512_storeu_si512(k + 16,
-                        _mm512_permutex2var_epi64(v01, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), v23));
+// Sixteen rows of sixteen words, one a register, become columns: out[b] is block b.
+DS_AVX512 DS_INLINE void turn16(const Words16 in[16], __m512i out[16]) {
+    __m512i pair[16], quad[16];
+    for (int i = 0; i < 8; ++i) {
+        pair[2 * i] = _mm512_unpacklo_epi32((__m512i)in[2 * i], (__m512i)in[2 * i + 1]);
+        pair[2 * i + 1] = _mm512_unpackhi_epi32((__m512i)in[2 * i], (__m512i)in[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 2; ++j) {
+            quad[4 * i + 2 * j] = _mm512_unpacklo_epi64(pair[4 * i + j], pair[4 * i + j + 2]);
+            quad[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(pair[4 * i + j], pair[4 * i + j + 2]);
+        }
+    for (int c = 0; c < 4; ++c) {  // quad[4i + c] holds, in quarter q, words 4i … 4i + 3 of block 4q + c
+        __m512i low01 = _mm512_shuffle_i32x4(quad[c], quad[4 + c], 0x44);
+        __m512i high01 = _mm512_shuffle_i32x4(quad[c], quad[4 + c], 0xee);
+        __m512i low23 = _mm512_shuffle_i32x4(quad[8 + c], quad[12 + c], 0x44);
+        __m512i high23 = _mm512_shuffle_i32x4(quad[8 + c], quad[12 + c], 0xee);
+        out[c] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+        out[4 + c] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+        out[8 + c] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+        out[12 + c] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+    }
 }
 
 DS_AVX512 void noise_avx512(const Law& law, const Stream& s, std::size_t first, std::size_t count,
                             std::int32_t* k) {
-    ds_u64 block = DS_FIRST_BLOCK + first / DS_WORDS_PER_BLOCK;
     std::size_t i = 0;
-    for (; i + 64 <= count; i += 64, block += 16) {
-        Words8 a = philox8(block, s), b = philox8(block + 8, s);
-        store32(a, law, k + i);
-        store32(b, law, k + i + 32);
+    for (; i + 128 <= count; i += 128) {
+        const ds_u64 block = (first + i) / DS_WORDS_PER_BLOCK;
+        DS_BLOCKS(Words16, 16, s, block, x, DS_ROTATE16)
+        __m512i words[16];
+        turn16(x, words);
+        for (int b = 0; b < 16; ++b)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(k + i + 8 * b),
+                                _mm512_cvtepi64_epi32(grid_value8(words[b], law)));
     }
     noise_blocks(law, s, first + i, count - i, k + i);
 }
@@ -184,6 +246,7 @@ DS_AVX512 void noise_avx512(const Law& law, const Stream& s, std::size_t first, 
 const Variant kVariants[] = {
 #if defined(DS_X86)
     {"avx512", has_avx512, noise_avx512, scale_avx512, shift_avx512},
+    {"avx2", has_avx2, noise_avx2, scale_avx2, shift_avx2},
 #endif
     {"portable", always, noise_portable, scale_portable, shift_portable},
 };
@@ -220,11 +283,12 @@ void for_each_strip(const Law& law, const Rows& rows, std::size_t dimension, con
     const std::size_t worth = std::max<std::size_t>(1, rows.count * dimension / kWorthAThread);
     if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
     threads = static_cast<unsigned>(std::min<std::size_t>({threads, worth, std::max<std::size_t>(1, units)}));
-    const ds_philox_keys keys = ds_philox_schedule(rows.key_low, rows.key_high);
+    ds_chacha_key key;
+    std::copy(std::begin(rows.key), std::end(rows.key), key.word);
     run_units(units, threads, [&](std::size_t unit) {
         const std::size_t row = unit / units_per_row, begin = unit % units_per_row * kUnit;
         const std::size_t end = std::min(dimension, begin + kUnit);
-        const Stream stream{keys, rows.samples[row], rows.images[row], rows.phases[row]};
+        const Stream stream{ds_hchacha(key, rows.phases[row], rows.images[row]), rows.samples[row]};
         alignas(64) std::int32_t k[kStrip];
         for (std::size_t first = begin; first < end; first += kStrip) {
             const std::size_t count = std::min(kStrip, end - first);

@@ -16,9 +16,9 @@ struct Law {
     int reach;
 };
 
-// Row r draws from counter (block, samples[r], images[r], phases[r]) under the key.
+// Row r draws from the nonce (phases[r], images[r], samples[r]) under the key.
 struct Rows {
-    std::uint64_t key_low, key_high;
+    std::uint32_t key[8];  // its 32 bytes as little-endian words
     const std::uint64_t* phases;
     const std::uint64_t* images;
     const std::uint64_t* samples;
@@ -31,7 +31,7 @@ struct Execution {
     std::string variant;  // empty: the first of variants()
 };
 
-// The code paths this processor can run, fastest first ("avx512", "portable").
+// The code paths this processor can run, fastest first ("avx512", "avx2", "portable").
 std::vector<std::string> variants();
 
 // All outputs are [rows, dimension], C order. `source` maps an output row to its row of pixels or values;

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 noise_version: int
 
 def variants() -> list[str]: ...
-def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def hchacha20(key: Sequence[int], first: int, second: int) -> list[int]: ...
+def chacha20(key: Sequence[int], block: int, nonce: int) -> list[int]: ...
 def grid_noise(
     table: NDArray[np.uint64],
     column_bits: int,
     reach: int,
-    key_low: int,
-    key_high: int,
+    key: Sequence[int],
     phases: NDArray[np.uint64],
     images: NDArray[np.uint64],
     samples: NDArray[np.uint64],
@@ -28,8 +28,7 @@ def noisy_images(
     table: NDArray[np.uint64],
     column_bits: int,
     reach: int,
-    key_low: int,
-    key_high: int,
+    key: Sequence[int],
     phases: NDArray[np.uint64],
     pixels: NDArray[np.uint8],
     rows: NDArray[np.int64] | None,
@@ -43,8 +42,7 @@ def add_noise(
     table: NDArray[np.uint64],
     column_bits: int,
     reach: int,
-    key_low: int,
-    key_high: int,
+    key: Sequence[int],
     phases: NDArray[np.uint64],
     values: NDArray[np.float32],
     rows: NDArray[np.int64] | None,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .certify.fitting import Fitted, fit, search
-from .certify.identity import differences, fingerprint
+from .certify.identity import check_noise_version, differences, fingerprint
 from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
 from .certify.places import SLACK
@@ -21,7 +21,7 @@ from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
 from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, verify_votes
-from .config import KEY_DIGITS, RunConfig, parse_key
+from .config import RunConfig, parse_key
 from .data import Images
 from .device import CPU, Device, open_device
 from .device.selftest import check_device_noise
@@ -30,6 +30,7 @@ from .errors import InputError
 from .methods import DIFFUSION_CLASSIFIERS, DenoisedSmoothing, DiffSmooth, DiffusionClassifier, Method, Plain
 from .methods.ndc import Settings
 from .noise import NOISE_VERSION, grid_law
+from .noise.counters import KEY_BITS, KEY_DIGITS
 from .report.tsv import write_tsv
 
 
@@ -103,6 +104,7 @@ def _recorded_batch(config: RunConfig) -> int | None:
     if not config.resume or not config.out.is_file() or is_empty(config.out):
         return None
     with open_run(config.out) as store:
+        check_noise_version(config.out, store.meta)
         choice = store.meta.get("batch_choice")
         if isinstance(choice, dict) and choice.get("asked") == config.batch:
             return int(choice["chosen"])
@@ -173,7 +175,7 @@ def open_store(config: RunConfig, described: dict[str, Any], found: dict[str, An
     """
     _refuse_existing(config)  # again: another run may have made the file since the first look
     if not config.out.exists() or is_empty(config.out):
-        key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
+        key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
         named = {"engine": config.engine, "classifier": config.classifier, "data": config.data}
         files = {name: path if path is None else str(path) for name, path in named.items()}
@@ -191,6 +193,8 @@ def open_store(config: RunConfig, described: dict[str, Any], found: dict[str, An
             differing.append("key (another one was given)")
     except (AttributeError, TypeError, ValueError):
         differing = ["meta, which is damaged"]
+    if not differing and not store.has_distances:
+        differing = ["quantise: an older version made it, which did not record how far it moved each image"]
     if not differing and longer and not store.plan.sequential:
         differing = [f"n: a fixed n ({recorded['config']['n']}) was chosen for its bounds, no more draws may follow"]
     if differing:
@@ -243,7 +247,12 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
         for law in (*laws, *([method.law] if isinstance(method, DiffSmooth | DiffusionClassifier) else [])):
             with device.errors():
                 check_device_noise(law, device)  # a method's own noise has a law of its own
-        found = {"versions": versions(device), **({"batch_choice": fitted.choice} if fitted.choice else {})}
+        shape = list(method.input_shape)  # of the space that radii are distances in
+        found = {
+            "versions": versions(device),
+            "shape": shape,
+            **({"batch_choice": fitted.choice} if fitted.choice else {}),
+        }
         with open_store(config, describe(config, method, images), found) as store:
             try:
                 if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
@@ -265,14 +274,18 @@ def certify(*, progress: Progress | None = None, **options: Any) -> RunStore:
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
     Takes the fields of `RunConfig` by name (engine, classifier, data, out, method, sigma, n0, n, alpha, …). Returns the run
-    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise. Raises AuditError,
-    and marks the store void, where rows that the run evaluates again among others have other labels (certify/self_audit.py).
+    store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise. With `quantise` the
+    radius is about the image as given: how far rounding moved it is recorded and taken off. Raises AuditError, and marks the
+    store void, where rows that the run evaluates again among others have other labels (certify/self_audit.py).
     """
     return run(_config("certify", options), progress)
 
 
 def predict(*, progress: Progress | None = None, **options: Any) -> RunStore:
-    """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha."""
+    """Predict as Cohen et al. 2019 (PREDICT) do: the winner of n draws, or −1 where the top two are too close at alpha.
+
+    With `quantise` the answer is about each image as given, though the noise is added to the rounded one (`bounds.prediction_at`).
+    """
     return run(_config("predict", options), progress)
 
 
@@ -287,9 +300,13 @@ def verify(
     threads: int | None = None,
     blocks_seed: int | None = None,
     allow_host_code: bool = False,
+    unfinished: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Draw a random `fraction` of a run's blocks again and compare their votes; derive and check the rest of the store.
+
+    At least 30 blocks are drawn, all where there are fewer. A run that lacks images it was asked for does not agree, unless
+    it may be `unfinished`: then they are noted, and what is there is verified.
 
     The files are those that the run records unless given, the kind of device too ("cpu" or "cuda:0"). `blocks_seed` repeats
     an earlier choice of blocks, which is fresh otherwise. `allow_host_code` lets a TensorRT plan load host code that it
@@ -300,6 +317,7 @@ def verify(
     seed = secrets.randbits(64) if blocks_seed is None else blocks_seed
     given = {"engine": engine, "classifier": classifier, "data": data}
     with open_run(run) as store:
+        check_noise_version(store.path, store.meta)
         paths = {name: None if path is None else Path(path) for name, path in given.items()}
         config = replace(recorded_config(store, paths, threads, device), allow_host_code=allow_host_code)
         images = _open_images(config)
@@ -307,14 +325,17 @@ def verify(
         method = build_method(config, device=opened)
         try:
             check_weights(store.meta, method.engines)
+            shape = store.meta.get("shape", list(method.input_shape))
             here = describe(config, method, images)
+            options: dict[str, Any] = {"fraction": fraction, "seed": seed, "unfinished": unfinished}
             if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
-                done = verify_margins(store, method, images, here, fraction=fraction, seed=seed)
+                done = verify_margins(store, method, images, here, **options)
             else:
-                shown = progress or Silent()
-                done = verify_votes(store, method, images, here, fraction=fraction, seed=seed, progress=shown)
+                done = verify_votes(store, method, images, here, progress=progress or Silent(), **options)
         finally:
             method.close()
+        if shape != list(method.input_shape):
+            done.mismatches.append(f"shape: recorded {shape}, here {list(method.input_shape)}")
         check_identity(store.meta, here["classifier"], versions(opened), done)
     return done
 

@@ -14,11 +14,11 @@ from .device import device_number
 from .errors import InputError
 from .files import check_outputs
 from .methods import DIFFUSION_CLASSIFIERS, METHODS
-from .methods.ndc import SIFTS, WEIGHTS, Settings
+from .methods.ndc import PUBLISHED_SIEVE, SIFTS, WEIGHTS, Settings
 from .noise import check_noise_level
+from .noise.counters import KEY_DIGITS, check_fresh
 
 COMMANDS = ("certify", "predict")
-KEY_DIGITS = 32
 CERTIFICATES = ("smoothing", "lipschitz")
 STOPPING = ("radius", "tolerance", "family_wise")
 # Whose options they are; elsewhere they are refused, lest somebody take a certificate for what it is not.
@@ -41,11 +41,12 @@ def _positive(name: str, value: int) -> None:
 
 
 def parse_key(text: str) -> int:
-    """A key as its 128-bit integer, from at most 32 hexadecimal digits (big-endian)."""
+    """A key as its 256-bit integer, from 64 hexadecimal digits: the 32 bytes of XChaCha20's key in order."""
     digits = text.removeprefix("0x")
-    if not 0 < len(digits) <= KEY_DIGITS or not all(digit in "0123456789abcdefABCDEF" for digit in digits):
+    if len(digits) != KEY_DIGITS or not all(digit in "0123456789abcdefABCDEF" for digit in digits):
         raise InputError(
-            f"--key takes 1 to {KEY_DIGITS} hexadecimal digits, got {len(text)} characters: leave it out to draw one"
+            f"--key takes {KEY_DIGITS} hexadecimal digits, got {len(digits)} characters: leave it out to draw one, or copy all "
+            "of it"
         )
     return int(digits, 16)
 
@@ -56,7 +57,8 @@ class RunConfig:
 
     `sigma` is in image units and may be None where the denoiser says its own; `n0` is for certify only; `key` is hex or
     None (drawn by the operating system). `radius` (ℓ2, image units; one number or several) and `tolerance` are for certify only,
-    and make `n` the most draws an image may take; `batch` is a number of rows or "auto", `device` "cpu" or "cuda:N".
+    and make `n` the most draws an image may take; `quantise` rounds float images to the 8-bit grid, what is said stays about the
+    images as given (see `Rule`); `batch` is a number of rows or "auto", `device` "cpu" or "cuda:N".
     Raises InputError on construction for values that cannot be.
     """
 
@@ -122,9 +124,13 @@ class RunConfig:
         if not (math.isfinite(self.alpha) and 0 < self.alpha < 1):
             raise InputError(f"--alpha must lie between 0 and 1, got {self.alpha}")
         self._check_stopping()
-        self._check_certificate()
         if self.local_noise not in ("fixed", "fresh"):
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
+        if self.local_noise == "fresh" and self.classifier_seed != Settings.classifier_seed:
+            raise InputError(
+                "--classifier-seed is for --local-noise fixed, fresh noise is drawn under the run's key: leave it out"
+            )
+        self._check_certificate()
         if not 0 <= self.classifier_seed < 2**128:
             raise InputError(f"--classifier-seed must lie in [0, 2^128), got {self.classifier_seed}")
         if self.method == "rs" or self.method in DIFFUSION_CLASSIFIERS:
@@ -153,6 +159,10 @@ class RunConfig:
             raise InputError(
                 f"--lipschitz must be above 0, got {self.lipschitz}: leave it out for the published formula"
             )
+        if self.local_noise == "fresh":
+            check_fresh(
+                max(self.n0, self.n), self.m if self.method == "diffsmooth" else max(self.steps, PUBLISHED_SIEVE)
+            )
         if self.certificate == "smoothing":
             if self.lipschitz is not None:
                 raise InputError("--lipschitz is for --certificate lipschitz: leave it out")
@@ -160,6 +170,10 @@ class RunConfig:
         if self.method != "dc" or self.command != "certify" or self.sift != "none":
             raise InputError(
                 "--certificate lipschitz is for certify --method dc without --sift: nothing else has that bound"
+            )
+        if self.local_noise != "fixed":
+            raise InputError(
+                "--local-noise fresh makes no one function, which --certificate lipschitz needs: leave it out"
             )
         if self.sigma is not None or self.radius is not None or self.tolerance is not None or self.family_wise:
             raise InputError(

@@ -28,8 +28,8 @@ from PIL import ImageFile
 
 from .errors import InputError
 from .files import file_sha256
+from .grid import Pixels, distance, on_grid
 
-Pixels = NDArray[np.uint8]
 FORMATS = "a parquet file, an image folder, an .npz or CIFAR binary .bin files"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 ENCODINGS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # of which the bits of a channel are known, see _check_depth
@@ -39,11 +39,15 @@ MAX_SIDE = 16384
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its row in the data set, its class, its pixels uint8 `[H, W, C]`."""
+    """One image: its row in the data set, its class, its pixels uint8 `[H, W, C]`.
+
+    `distance` is the ℓ2 distance of the image as given from pixels/255, rounded up: 0.0 unless `quantise` moved it.
+    """
 
     index: int
     label: int
     pixels: Pixels
+    distance: float = 0.0
 
 
 class Source(ABC):
@@ -61,6 +65,10 @@ class Source(ABC):
     @abstractmethod
     def labels(self, rows: range) -> Iterator[int]:
         """The labels of `rows`, without their pixels."""
+
+    def given(self, row: int) -> NDArray[Any] | None:
+        """The floats `[H, W, C]` that a row's pixels were rounded from; None where nothing was rounded."""
+        return None
 
     def identity(self) -> str:
         """What `Images.identity` promises: the file's own SHA-256, or one over the names and SHA-256 of several."""
@@ -196,6 +204,7 @@ class ArraySource(Source):
             raise InputError(f"{path} holds labels of dtype {labels.dtype}: expected integers")
         self.files, self.numbers = files, labels
         self.images = on_grid(images, str(path), quantise)
+        self.floats = images if quantise and images.dtype != np.uint8 else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -206,6 +215,9 @@ class ArraySource(Source):
 
     def labels(self, rows: range) -> Iterator[int]:
         return (int(self.numbers[row]) for row in rows)
+
+    def given(self, row: int) -> NDArray[Any] | None:
+        return None if self.floats is None else self.floats[row]
 
 
 @contextlib.contextmanager
@@ -275,26 +287,6 @@ def _check_depth(image: ImageFile.ImageFile, data: bytes, name: str) -> None:
         raise InputError(f"{name} has values up to {arguments[1]}, expected 255: convert it to 8-bit RGB")
 
 
-def on_grid(images: NDArray[Any], name: str, quantise: bool = False) -> Pixels:
-    """`images` as uint8; floats in [0, 1] must lie on the grid 1/255·ℤ unless `quantise` rounds them to it."""
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"{name} holds images of dtype {images.dtype}: expected uint8 or floats in [0, 1]")
-    with np.errstate(over="ignore"):  # an overflow is infinite, and refused
-        values = images.astype(np.float64) * 255.0
-    levels = np.rint(values)
-    if not (np.isfinite(levels).all() and levels.min(initial=0) >= 0 and levels.max(initial=0) <= 255):
-        raise InputError(f"{name} holds values outside [0, 1]: divide 0…255 images by 255")
-    worst = float(np.abs(values - levels).max(initial=0))
-    if worst > 1e-3 and not quantise:
-        raise InputError(
-            f"{name} holds images off the 8-bit grid (by {worst / 255:.2g}): the noise is exact only on k/255; "
-            "pass --quantise to round them"
-        )
-    return levels.astype(np.uint8)
-
-
 def _open_npz(path: Path, quantise: bool) -> Source:
     with _reading(path, "a readable .npz of plain arrays"), path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
@@ -338,17 +330,20 @@ def _open_source(path: Path, quantise: bool) -> Source:
     raise InputError(f"{path} is of no known kind: give {FORMATS}")
 
 
-def _resized(pixels: Pixels, resize: int | None, crop: int | None) -> Pixels:
-    if resize is not None:
-        height, width = pixels.shape[:2]
-        scale = resize / min(height, width)
-        size = (max(resize, round(width * scale)), max(resize, round(height * scale)))
-        if max(size) > MAX_SIDE:
-            raise InputError(
-                f"--resize {resize} makes an image {size}, expected sides up to {MAX_SIDE}: use a smaller one"
-            )
-        picture = PillowImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        pixels = np.asarray(picture.resize(size, PillowImage.Resampling.BICUBIC)).reshape(*size[::-1], -1)
+def _scaled(pixels: Pixels, resize: int | None) -> Pixels:
+    """The picture with its shorter side `resize`; one that has it already stays as it is."""
+    height, width = pixels.shape[:2]
+    if resize is None or resize == min(height, width):
+        return pixels
+    scale = resize / min(height, width)
+    size = (max(resize, round(width * scale)), max(resize, round(height * scale)))
+    if max(size) > MAX_SIDE:
+        raise InputError(f"--resize {resize} makes an image {size}, expected sides up to {MAX_SIDE}: use a smaller one")
+    picture = PillowImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return np.asarray(picture.resize(size, PillowImage.Resampling.BICUBIC)).reshape(*size[::-1], -1)
+
+
+def _cropped(pixels: NDArray[Any], crop: int | None) -> NDArray[Any]:
     if crop is not None:
         top, left = (pixels.shape[0] - crop) // 2, (pixels.shape[1] - crop) // 2
         if top < 0 or left < 0:
@@ -360,8 +355,10 @@ def _resized(pixels: Pixels, resize: int | None, crop: int | None) -> Pixels:
 class Images:
     """The chosen images of a data set: every `skip`-th row, at most `limit` of them; iterate as often as needed.
 
-    `resize` scales the shorter side (bicubic) and `crop` cuts the centre, both on 8-bit pixels. Memory does not grow
-    with the number of images for parquet files and folders.
+    `resize` scales the shorter side (bicubic) and `crop` cuts the centre, both on 8-bit pixels. `quantise` rounds floats to
+    them, and each image says how far it was moved (`Image.distance`, of the pixels that `crop` keeps); such an image cannot
+    be resized too, as it would have no distance there. Memory does not grow with the number of images for parquet files
+    and folders.
     """
 
     def __init__(
@@ -396,7 +393,20 @@ class Images:
     def read(self, rows: range) -> Iterator[Image]:
         """The images of `rows` (ascending rows of the data set)."""
         for image in self.source.read(rows):
-            yield Image(image.index, image.label, _resized(image.pixels, self.resize, self.crop))
+            pixels = _cropped(_scaled(image.pixels, self.resize), self.crop)
+            yield Image(image.index, image.label, pixels, self._distance(image, pixels))
+
+    def _distance(self, image: Image, pixels: Pixels) -> float:
+        """How far rounding moved the pixels that are left of an image."""
+        given = self.source.given(image.index)
+        if given is None or not distance(given, image.pixels):
+            return 0.0
+        if self.resize not in (None, min(given.shape[:2])):
+            raise InputError(
+                f"{self.path} image {image.index} is off the 8-bit grid and --resize {self.resize} works on 8-bit pixels: "
+                "resize the floats before you store them, or store 8-bit images"
+            )
+        return distance(_cropped(given, self.crop), pixels)
 
     def labels(self) -> Iterator[int]:
         """The labels of the chosen images, in their order; no pixel is decoded."""

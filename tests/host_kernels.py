@@ -21,6 +21,8 @@ FLAGS = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"
 TYPES = {
     "int": ("int32",),
     "ds_u64": ("uint64",),
+    "const ds_u32*": ("uint32",),
+    "ds_u32*": ("uint32",),
     "const ds_u64*": ("uint64",),
     "ds_u64*": ("int64", "uint64"),
     "const long long*": ("int64",),

@@ -8,6 +8,7 @@ import os
 import struct
 import zipfile
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import pytest
 from PIL import Image as PillowImage
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.data import Images, decode, on_grid
+from diffsmooth_trt.data import Images, decode
 from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.grid import denoted, distance, on_grid
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (7, 8, 10, 3), dtype=np.uint8)
@@ -61,6 +63,78 @@ def test_parquet_npz_and_folder_agree(parquet, tmp_path):
     got = list(Images(folder))
     assert [image.label for image in got] == sorted(LABELS)
     np.testing.assert_array_equal(got[0].pixels, PIXELS[0])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_what_a_float_means_is_decided_by_its_last_digits(kind):
+    """Every k/255, divided or multiplied, and the floats next to the nearest; two floats away is off the grid."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    nearest = levels.astype(kind) / kind(255)
+    taken = {
+        "divided": nearest, "multiplied": levels.astype(kind) * (kind(1) / kind(255)),
+        "above": np.nextafter(nearest, kind(2)), "below": np.nextafter(nearest, kind(-1)),
+    }  # fmt: skip
+    for values in taken.values():
+        np.testing.assert_array_equal(on_grid(values, "x"), levels)
+        assert distance(values[0], levels[0]) == 0.0
+    for end in (2, -1):
+        further = np.nextafter(np.nextafter(nearest, kind(end)), kind(end))
+        assert not denoted(further, levels).any()
+        with pytest.raises(
+            InputError, match=rf"x holds {np.dtype(kind)} images off the 8-bit grid .*--quantise pass it"
+        ):
+            on_grid(further, "x")
+    assert on_grid(nearest.astype(f">f{nearest.itemsize}"), "x").tolist() == levels.tolist()
+
+
+@pytest.mark.parametrize("step", [0.00099, 1e-3, 1e-6])
+def test_nothing_is_moved_in_silence(step):
+    with pytest.raises(InputError, match="off the 8-bit grid"):
+        on_grid(np.full((1, 4, 4, 3), (128 - step) / 255), "x")
+
+
+def test_half_precision_is_no_matter_of_last_digits():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    half = (levels / 255).astype(np.float16)
+    with pytest.raises(InputError, match="float16 images off the 8-bit grid"):
+        on_grid(half, "x")
+    assert on_grid(half, "x", quantise=True).tolist() == levels.tolist()
+    assert denoted(half, levels).ravel().tolist() == [True, *[False] * 254, True]
+    assert 1e-4 < distance(half[0], levels[0]) < 16 * 2.5e-4
+    with pytest.raises(InputError, match="dtype float128|dtype longdouble"):
+        on_grid(levels.astype(np.longdouble) / 255, "x", quantise=True)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_distances_are_rounded_up(kind):
+    rng = np.random.default_rng(7)
+    for size, spread in ((2, 0.5), (16, 0.5), (9, 1e-4), (5, 1e-12)):
+        base = rng.integers(0, 256, (size, size, 3))
+        values = np.clip((base + rng.uniform(-spread, spread, base.shape)) / 255, 0, 1).astype(kind)
+        pixels = on_grid(values[None], "x", quantise=True)[0]
+        moved = ~denoted(values, pixels)
+        exact = sum(
+            (Fraction(float(x)) - Fraction(int(k), 255)) ** 2 for x, k in zip(values[moved], pixels[moved], strict=True)
+        )
+        found = Fraction(distance(values, pixels))
+        assert exact <= found**2
+        assert float(found) <= float(exact) ** 0.5 * (1 + 1e-12) + moved.sum() ** 0.5 * 2.0**-44 / 255
+
+
+def test_the_distance_is_of_the_pixels_that_are_left(tmp_path):
+    floats = np.full((2, 6, 6, 3), 128 / 255)
+    floats[0, 2:4, 2:4] += 0.25 / 255  # 12 coordinates by a quarter of a step
+    floats[0, 0, 0] += 0.4 / 255
+    np.savez(tmp_path / "x.npz", images=floats, labels=[0, 1])
+    (first, second) = Images(tmp_path / "x.npz", quantise=True, crop=2)
+    assert (first.distance, second.distance) == (pytest.approx(0.25 * 12**0.5 / 255, rel=1e-9), 0.0)
+    (whole, _) = Images(tmp_path / "x.npz", quantise=True, resize=6)
+    assert whole.distance == pytest.approx((12 * 0.25**2 + 3 * 0.4**2) ** 0.5 / 255, rel=1e-9)
+    resized = Images(tmp_path / "x.npz", quantise=True, resize=3)
+    with pytest.raises(InputError, match="image 0 is off the 8-bit grid and --resize 3 works on 8-bit pixels"):
+        list(resized)
+    np.savez(tmp_path / "y.npz", images=np.full((1, 6, 6, 3), 128, np.uint8), labels=[0])
+    assert [image.distance for image in Images(tmp_path / "y.npz", quantise=True, resize=3)] == [0.0]
 
 
 def test_floats_on_the_grid_are_taken_and_others_refused(tmp_path):

@@ -71,4 +71,4 @@ def fill(law: GridLaw, key: int, spans: Sequence[Span], noisy: NDArray[np.float3
     lay_out(spans, words, sources)
     pixels = np.stack([span.pixels for span in spans])
     noisy_images(law, key, words[0], pixels, words[1], words[2], noisy.reshape(batch, -1), rows=sources)
-    return Rows(phases=words[0], images=words[1], samples=words[2])
+    return Rows(words[0], words[1], words[2], key)

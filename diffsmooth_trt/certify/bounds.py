@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_FLOOR, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal, localcontext
 from functools import lru_cache
 from typing import Any, SupportsFloat, SupportsIndex, overload
 
@@ -32,6 +32,7 @@ from .exact import (
     normal_directed,
     one_minus,
     tail_at_most,
+    up,
 )
 
 ABSTAIN = -1
@@ -123,6 +124,42 @@ def prediction(counts: ArrayLike, alpha: float, total_variation: float = 0.0) ->
     if level <= 0 or not tail_at_most(first + second, first, HALF, HALF, level):
         return ABSTAIN
     return best
+
+
+def prediction_at(counts: ArrayLike, alpha: float, sigma: float, distance: float, total_variation: float = 0.0) -> int:
+    """Return the smoothed classifier's class at a point x from votes at a point z with ‖x − z‖₂ ≤ distance, or −1 (abstains).
+
+    The class with most votes, c, is returned where the votes show P_c > t = Φ(distance/sigma) at z: then c has more than ½ at x
+    (Cohen et al. 2019, Theorem 1, with pooled other classes), so that it is the answer there.
+
+    Guarantee: a class other than the smoothed classifier's at x is returned with probability at most alpha. For only classes
+    with P_c ≤ t at z would be wrong. Of n exact draws, one of them is returned only with h hits or more, h the least number for
+    which F(t) = P(Bin(n, t) ≥ h) ≤ alpha'/2 and (h − 1)/(n − 1) ≥ t are verified. F is convex up to (h − 1)/(n − 1) with
+    F(0) = 0 and t ≥ ½, so ΣF(P_c) over classes with P_c ≤ t and ΣP_c ≤ 1 is at most F(t) + F(1 − t) ≤ 2F(t) ≤ alpha'. alpha' is
+    alpha − n·total_variation, as in `prediction`.
+
+    counts, alpha, total_variation: as in `prediction`. sigma: > 0, distance: ≥ 0, in image units. Raises InputError.
+    """
+    votes = _check_votes("counts", counts)
+    level = Decimal(_check_alpha(alpha))
+    best, trials = int(np.argmax(votes)), int(votes.sum())
+    hits = int(votes[best])
+    with localcontext(context(rounding=ROUND_CEILING)):
+        least = normal_cdf_upper(up(Decimal(_check_real("distance", distance)) / Decimal(_check_sigma(sigma))))
+    with localcontext(context(rounding=ROUND_FLOOR)):
+        level = (level - (trials * _check_total_variation(total_variation)).next_plus()) / 2
+    convex = Decimal(hits - 1) >= Decimal(least) * (trials - 1)
+    if level <= 0 or least >= 1 or not convex:
+        return ABSTAIN
+    return best if tail_at_most(trials, hits, Decimal(least), one_minus(least), level) else ABSTAIN
+
+
+def less_distance(radius: float, distance: float) -> float:
+    """Return what a ball of `radius` around a point leaves around another one at `distance`: the difference, rounded down, ≥ 0."""
+    if not distance:
+        return radius
+    with localcontext(context(rounding=ROUND_FLOOR)):
+        return max(0.0, down(Decimal(radius) - Decimal(distance)))
 
 
 Count = int | np.integer[Any]

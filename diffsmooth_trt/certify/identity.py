@@ -5,13 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from ..errors import InputError
+from ..noise.counters import DRAWN_BY, NOISE_VERSION
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """The name of a classifier, 16 hex digits: SHA-256 of its parts as JSON, sorted by name; "id" itself left out."""
     text = json.dumps({name: part for name, part in parts.items() if name != "id"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_noise_version(run: Path, meta: Mapping[str, Any]) -> None:
+    """InputError for a run whose noise an earlier release draws: it can be reported, not verified or resumed."""
+    classifier = meta.get("classifier")
+    drawn = classifier.get("noise_version") if isinstance(classifier, dict) else None
+    if drawn in DRAWN_BY:
+        raise InputError(
+            f"{run} has noise of version {drawn}, this release draws version {NOISE_VERSION}: use release {DRAWN_BY[drawn]} "
+            "to verify or resume it; `report` reads it as it is"
+        )
 
 
 def differences(

@@ -24,8 +24,8 @@ from .batch import flat_pixels
 from .bounds import ABSTAIN
 from .outcome import Margin
 from .runner import Progress, check_image, pixel_digest
-from .store import RunStore
-from .verify import Verification, check_derived, choice
+from .store import UNRECORDED, RunStore
+from .verify import Verification, check_asked, check_derived, choice, to_draw
 
 
 def published_constant(terms: Terms) -> float:
@@ -66,6 +66,7 @@ def verify_margins(
     *,
     fraction: float,
     seed: int,
+    unfinished: bool = False,
 ) -> Verification:
     """Compute the margins of a `fraction` of the images again and compare them exactly; otherwise as `verify_votes`."""
     done = Verification(store.path, seed)
@@ -74,16 +75,17 @@ def verify_margins(
         done.mismatches.append(
             f"constant: recorded {store.meta['lipschitz_constant']}, here {here['lipschitz_constant']}"
         )
-    held = {result.image for result in store.results()}
+    held = {store.result(image).image for image in store.images_with_results()}
     done.recorded = done.results = len(held)
     if not held:
         raise InputError(f"run store {store.path} holds no margins yet: go on with the run before verifying it")
-    count = math.ceil(fraction * len(held))
+    count = to_draw(fraction, len(held))
     order = sorted(held, key=lambda image: choice(done.seed, image, 0, 0))
     chosen = set(order[:count])
 
-    if len(held) < store.meta["images"]:
-        done.notes.append(f"the run is not finished: {len(held)} of {store.meta['images']} images have a result")
+    check_asked(images.rows, sorted({*held} | {*store.known_images()} - {*images.rows}), unfinished, done)
+    if not store.has_distances:
+        done.notes.append(UNRECORDED)
 
     def same() -> Iterator[Image]:
         left = set(held)
@@ -91,8 +93,11 @@ def verify_margins(
             if image.index not in left:
                 continue
             left.remove(image.index)
-            if store.digest(image.index) != (image.label, pixel_digest(image)):
-                done.mismatches.append(f"image {image.index}: label or pixels in --data are not those of the run")
+            moved = image.distance if store.has_distances else 0.0
+            if store.known(image.index) != (image.label, pixel_digest(image), moved):
+                done.mismatches.append(
+                    f"image {image.index}: label, pixels or distance in --data are not those of the run"
+                )
             elif image.index in chosen:
                 yield image
         done.mismatches += [f"image {index}: recorded, but --data holds no such image" for index in sorted(left)]
@@ -113,7 +118,8 @@ def margins(method: DiffusionClassifier, images: Iterable[Image]) -> Iterator[li
         pixels = np.stack([flat_pixels(image) for image in group])
         clean = (pixels.astype(np.float32) / np.float32(255)).reshape(len(group), *method.input_shape)
         numbers = np.array([image.index for image in group], np.uint64)
-        losses = method.losses(clean, Rows(np.full_like(numbers, SELECTION), numbers, np.zeros_like(numbers)))
+        rows = Rows(np.full_like(numbers, SELECTION), numbers, np.zeros_like(numbers), 0)  # noise is fixed here: no key
+        losses = method.losses(clean, rows)
         yield [(image, _margin(method, row)) for image, row in zip(group, losses, strict=True)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
@@ -13,16 +13,27 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ..noise import ESTIMATION, PREDICTION, SELECTION
-from .bounds import ABSTAIN, certificate, normal_cdf_lower, prediction, radius_lower
+from .bounds import (
+    ABSTAIN,
+    certificate,
+    less_distance,
+    normal_cdf_lower,
+    prediction,
+    prediction_at,
+    radius_lower,
+)
 from .exact import context, down, up
 from .places import most_moved
 from .plan import Block, Plan
-from .sequential import anytime_lower, certifying, looks, out_of_sight, projected_lower, thresholds
+from .sequential import anytime_lower, certifying, certifying_if_any, looks, out_of_sight, projected_lower, refuting
 
 CLOSE, TINY = 1e-9, 1e-15
 CERTIFIED, REFUTED, UNDECIDED = "certified", "refuted", "undecided"
 BOUND_SHARE = (
     16  # with preset radii, one part in so many of α is for the bound that is shown, the rest for the decisions
+)
+DISTANCE_STEPS = (
+    1024  # preset radii are decided for distances rounded up to so many parts of σ: images share thresholds
 )
 
 
@@ -30,6 +41,7 @@ BOUND_SHARE = (
 class Outcome:
     """`predict` −1 is an abstention; `radius` (ℓ2, image units) and `p_lower` are None for predict runs.
 
+    `predict`, `radius` and `decisions` are about the image as given, `p_lower` and the votes about its 8-bit pixels.
     `hits` of `trials` votes went to the class: to the selected one (certify), to the most frequent one (predict).
     `decisions` has "certified", "refuted" or "undecided" for each preset radius, ascending.
     """
@@ -41,13 +53,17 @@ class Outcome:
     trials: int
     decisions: tuple[str, ...] = ()
 
-    def agrees(self, other: Outcome) -> bool:
-        """Whether both say the same, but for the last digits, which a bound may owe to the libraries it was guessed with."""
+    def agrees(self, other: Outcome, distance: float = 0.0) -> bool:
+        """Whether both say the same, but for the last digits, which a bound may owe to the libraries it was guessed with.
+
+        `distance` is what was taken off the radii: the digits are those before.
+        """
+        least = max(TINY, CLOSE * distance)
         mine = (self.predict, self.hits, self.trials, self.decisions)
         exact = mine == (other.predict, other.hits, other.trials, other.decisions)
         pairs = ((self.radius, other.radius), (self.p_lower, other.p_lower))
         return exact and all(
-            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=CLOSE, abs_tol=TINY))
+            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=CLOSE, abs_tol=least))
             for a, b in pairs
         )
 
@@ -66,9 +82,10 @@ Margin = tuple[int, float]  # the class with the least loss (−1 where one is n
 
 
 class Votes:
-    """One image's votes by phase, added block by block in the plan's order."""
+    """One image's votes by phase, added block by block in the plan's order; `distance` is `Image.distance`."""
 
-    def __init__(self, plan: Plan, classes: int) -> None:
+    def __init__(self, plan: Plan, classes: int, distance: float = 0.0) -> None:
+        self.distance = distance
         self.totals = {phase: np.zeros(classes, dtype=np.int64) for phase, _ in plan.phases}
         self.sequential = plan.sequential
         self.margin: Margin | None = None  # of a run without votes
@@ -102,6 +119,9 @@ class Rule:
     meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
     of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
     `slack` (places.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
+
+    The votes are those of an image's 8-bit pixels z. What is said is about the image as given, x: every x' with ‖x' − z‖ < R has
+    the class, so all within R − ‖x − z‖ of x have. Where nothing is left, it abstains: the class at x may be another one.
     """
 
     stops_exactly = True  # `stops` is the same on every machine
@@ -128,11 +148,19 @@ class Rule:
         c = certificate(totals[SELECTION], totals[ESTIMATION], self.alpha, self.sigma, self.total_variation)
         if votes.selected == self.void:
             return Outcome(ABSTAIN, 0.0, 0.0, c.hits, c.trials)
-        return Outcome(c.predict, c.radius, c.p_lower, c.hits, c.trials)
+        return _about_given(Outcome(c.predict, c.radius, c.p_lower, c.hits, c.trials), votes.distance)
+
+
+def _about_given(outcome: Outcome, distance: float) -> Outcome:
+    """An outcome about 8-bit pixels as one about the image that they were rounded from."""
+    if not distance or outcome.radius is None:
+        return outcome
+    radius = less_distance(outcome.radius, distance)
+    return replace(outcome, radius=radius, predict=outcome.predict if radius > 0 else ABSTAIN)
 
 
 class PredictRule(Rule):
-    """What a predict run says: `bounds.prediction`.
+    """What a predict run says: `bounds.prediction`; of an image that was rounded `bounds.prediction_at`.
 
     With `slack`, more than d of n votes would differ at other places with probability at most half of alpha. The other half is
     for the test, of counts with d votes moved from the first class to the second: as strict as that of the votes at other places,
@@ -141,21 +169,25 @@ class PredictRule(Rule):
 
     def outcome(self, votes: Votes) -> Outcome:
         counts = votes.totals[PREDICTION]
-        predict = self._despite_moved(counts) if self.slack else prediction(counts, self.alpha, self.total_variation)
+        predict = self._answer(*self._moved(counts), votes.distance)
         predict = ABSTAIN if predict == self.void else predict
         return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
 
-    def _despite_moved(self, counts: NDArray[np.int64]) -> int:
+    def _answer(self, counts: NDArray[np.int64], alpha: float, distance: float) -> int:
+        if distance:
+            return prediction_at(counts, alpha, self.sigma, distance, self.drawn_variation)
+        return prediction(counts, alpha, self.drawn_variation)
+
+    def _moved(self, counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
+        """The counts to be tested, and the level; counts of which no class is ahead where too many may have moved."""
+        if not self.slack:
+            return counts, self.alpha
         n, half = int(counts.sum()), _part(self.alpha, Decimal("0.5"))
-        d = most_moved(n, self.slack, half)
-        best = int(counts.argmax())
-        moved = counts.copy()
-        moved[best] = -1
-        moved[moved.argmax()] += d
-        moved[best] = counts[best] - d
-        if moved.argmax() != best or moved[best] < 0:
-            return ABSTAIN
-        return prediction(moved, half, self.drawn_variation)
+        best, moved = int(counts.argmax()), counts.copy()
+        second = int(np.where(np.arange(len(counts)) == best, -1, counts).argmax())
+        d = min(most_moved(n, self.slack, half), -(-int(counts[best] - counts[second]) // 2))
+        moved[best], moved[second] = counts[best] - d, counts[second] + d
+        return moved, half
 
 
 class LipschitzRule(Rule):
@@ -172,7 +204,8 @@ class LipschitzRule(Rule):
         predict, margin = votes.margin or (ABSTAIN, 0.0)
         with localcontext(context(rounding=ROUND_FLOOR)):
             radius = down(Decimal(margin) / (4 * Decimal(self.constant)))
-        return Outcome(predict if radius > 0 else ABSTAIN, max(radius, 0.0), None, 0, 0)
+        found = Outcome(predict if radius > 0 else ABSTAIN, max(radius, 0.0), None, 0, 0)
+        return _about_given(found, votes.distance)
 
 
 class SequentialRule(Rule):
@@ -184,7 +217,7 @@ class SequentialRule(Rule):
         self.draws = np.array(looks(self.n), dtype=np.int64)
 
     def stated(self, votes: Votes, bound: float, certified: float = 0.0, decisions: tuple[str, ...] = ()) -> Outcome:
-        """The outcome with the larger of two radii: `certified`, and what `bound` on the probability as drawn gives."""
+        """The outcome with the larger of two radii: `certified`, and what `bound` on the probability as drawn leaves."""
         with localcontext(context(rounding=ROUND_FLOOR)):
             p_lower = max(0.0, down(Decimal(bound) - Decimal(self.total_variation)))
             if certified:
@@ -192,7 +225,7 @@ class SequentialRule(Rule):
         if votes.selected == self.void:
             certified = p_lower = 0.0
             decisions = tuple(REFUTED if said == CERTIFIED else said for said in decisions)
-        radius = max(certified, radius_lower(p_lower, self.sigma))
+        radius = max(certified, less_distance(radius_lower(p_lower, self.sigma), votes.distance))
         return Outcome(
             votes.selected if radius > 0 else ABSTAIN, radius, p_lower, votes.hits[-1], votes.trials, decisions
         )
@@ -213,13 +246,18 @@ class ToleranceRule(SequentialRule):
 
     def stops(self, votes: Votes) -> bool:
         now, later = projected_lower(np.array(votes.hits), self.alpha, self.n)
-        return self._radius(later) <= (1 + self.tolerance) * self._radius(now)
+        least = votes.distance
+        return self._radius(later, least) <= (1 + self.tolerance) * self._radius(now, least)
 
     def outcome(self, votes: Votes) -> Outcome:
         return self.stated(votes, anytime_lower(np.array(votes.hits), self.alpha))
 
-    def _radius(self, p: float) -> float:
-        return self.sigma * max(0.0, float(special.ndtri(p - self.total_variation))) if p > 0.5 else 0.0
+    def _radius(self, p: float, distance: float = 0.0) -> float:
+        return max(0.0, self.sigma * float(special.ndtri(p - self.total_variation)) - distance) if p > 0.5 else 0.0
+
+
+Limits = tuple[NDArray[np.int64], NDArray[np.int64]]  # at each look, the least hits that certify, the most that refute
+Steps = list[list[Limits]]  # by level and radius
 
 
 class RadiusRule(SequentialRule):
@@ -236,6 +274,9 @@ class RadiusRule(SequentialRule):
     raised to those of the greater levels where they were below, and all refute at the first level alone. That is needed for
     refutations anyway: the images that are certified are those which a refutation would be wrong of. All certifications are
     right together with probability 1 − alpha, and so are all refutations.
+
+    Of an image that was rounded, r plus the distance is decided, rounded up to a multiple of σ/1024: the hypotheses are each
+    image's own, which nothing above minds. Such an r is refuted where the class is too rare for that.
     """
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
@@ -243,47 +284,68 @@ class RadiusRule(SequentialRule):
         self.radii = tuple(float(radius) for radius in meta["config"]["radius"])
         self.images = int(meta["images"]) if meta["config"].get("family_wise") else 1
         part = Decimal((1 - 1 / BOUND_SHARE) / (1 if len(self.radii) == 1 else 2))  # exact
-        levels = [_part(self.alpha, part)]
-        while _holm_step(len(levels), self.images, 1):
-            levels.append(_part(levels[0], Decimal(2 ** (len(levels) / 4) * (1 - 1e-12))))
-        given = (self.sigma, self.total_variation)
-        steps = [[certifying(radius, *given, level, self.n).copy() for radius in self.radii] for level in levels]
-        for lesser, greater in zip(steps[-2::-1], steps[:0:-1], strict=True):
-            for certify, least in zip(lesser, greater, strict=True):
-                np.maximum(certify, least, out=certify)
-        refute = [thresholds(radius, *given, levels[0], self.n)[1] for radius in self.radii]
-        self.steps = [list(zip(certify, refute, strict=True)) for certify in steps]
+        self.levels = [_part(self.alpha, part)]
+        while _holm_step(len(self.levels), self.images, 1):
+            self.levels.append(_part(self.levels[0], Decimal(2 ** (len(self.levels) / 4) * (1 - 1e-12))))
+        for radius in self.radii:
+            certifying(radius, self.sigma, self.total_variation, self.levels[0], self.n)  # InputError beyond n's reach
+        self.steps = self._thresholds(self.radii)  # of images on the grid, by level and radius
+        self._moved: dict[int, Steps] = {}
         self.recorded = {
             repr(radius): np.stack([self.draws, *pair], axis=1).tolist()
             for radius, pair in zip(self.radii, self.steps[0], strict=True)
         }
 
+    def steps_at(self, distance: float) -> Steps:
+        """`steps` for images moved by `distance`, rounded up."""
+        if not distance:
+            return self.steps
+        with localcontext(context(rounding=ROUND_CEILING)):
+            parts = math.ceil(Decimal(distance) * DISTANCE_STEPS / Decimal(self.sigma))
+        if parts not in self._moved:
+            with localcontext(context(rounding=ROUND_CEILING)):
+                further = parts * Decimal(self.sigma) / DISTANCE_STEPS
+                radii = [up(Decimal(radius) + further) for radius in self.radii]
+            self._moved[parts] = self._thresholds(radii)
+        return self._moved[parts]
+
+    def _thresholds(self, radii: Sequence[float]) -> Steps:
+        given = (self.sigma, self.total_variation)
+        steps = [[certifying_if_any(r, *given, level, self.n).copy() for r in radii] for level in self.levels]
+        for lesser, greater in zip(steps[-2::-1], steps[:0:-1], strict=True):
+            for certify, least in zip(lesser, greater, strict=True):
+                np.maximum(certify, least, out=certify)
+        refute = [refuting(radius, *given, self.levels[0], self.n) for radius in radii]
+        return [list(zip(certify, refute, strict=True)) for certify in steps]
+
     def stops(self, votes: Votes) -> bool:
         last, look = np.array(votes.hits[-1]), len(votes.hits) - 1
-        limits = zip(self._reached(votes.hits), self.steps[0], self.steps[-1], strict=True)
+        steps = self.steps_at(votes.distance)
+        limits = zip(self._reached(votes.hits, steps[0]), steps[0], steps[-1], strict=True)
         return all(
             said != UNDECIDED or bool(out_of_sight(last, look, certify, refute, self.draws))
             for said, (_, refute), (certify, _) in limits
         )
 
     def outcome(self, votes: Votes, step: int = 0) -> Outcome:
-        decisions = self.decide(votes.hits, step)
+        decisions = self.decide(votes.hits, step, votes.distance)
         certified = max((r for r, said in zip(self.radii, decisions, strict=True) if said == CERTIFIED), default=0.0)
         bound = anytime_lower(np.array(votes.hits), self.alpha / BOUND_SHARE)
         return self.stated(votes, bound, certified, decisions)
 
-    def decide(self, hits: Sequence[int], step: int = 0) -> tuple[str, ...]:
+    def decide(self, hits: Sequence[int], step: int = 0, distance: float = 0.0) -> tuple[str, ...]:
         """The decision on each radius after the looks at which there were `hits`."""
-        found = self._reached(hits, step)
+        found = self._reached(hits, self.steps_at(distance)[step])
         first = next((i for i, said in enumerate(found) if said != CERTIFIED), len(found))
         last = next((i for i in reversed(range(len(found))) if found[i] != REFUTED), -1)
         return (CERTIFIED,) * first + (UNDECIDED,) * (last + 1 - first) + (REFUTED,) * (len(found) - last - 1)
 
-    def _reached(self, hits: Sequence[int], step: int = 0) -> list[str]:
+    @staticmethod
+    def _reached(hits: Sequence[int], limits: Sequence[Limits]) -> list[str]:
         """Which of its thresholds each radius reached first; what is reached later does not count."""
         seen = np.array(hits)
         found = []
-        for certify, refute in self.steps[step]:
+        for certify, refute in limits:
             yes, no = seen >= certify[: len(seen)], seen <= refute[: len(seen)]
             either = yes | no
             found.append((CERTIFIED if yes[either.argmax()] else REFUTED) if either.any() else UNDECIDED)
@@ -296,7 +358,7 @@ class RadiusRule(SequentialRule):
             found = [self.outcome(each, step) for each in votes]
             complete = sum(set(outcome.decisions) == {CERTIFIED} for outcome in found)
             left = max(1, self.images - complete)
-            further = max(i for i in range(len(self.steps)) if _holm_step(i, self.images, left))
+            further = max(i for i in range(len(self.levels)) if _holm_step(i, self.images, left))
             if further == step:
                 return found
             step = further

@@ -97,10 +97,10 @@ def check_image(method: Method, store: RunStore, image: Image) -> None:
             "pass --resize and --crop, or another engine or data set"
         )
     digest = pixel_digest(image)
-    known = store.digest(image.index)
+    known = store.known(image.index)
     if known is None:
-        store.add_image(image.index, image.label, digest)
-    elif known != (image.label, digest):
+        store.add_image(image.index, image.label, digest, image.distance)
+    elif known != (image.label, digest, image.distance):
         raise InputError(f"image {image.index} differs from the one in {store.path}: --data is not the run's")
 
 
@@ -197,7 +197,7 @@ class Runner:
             if image.index in self.audit.lost:
                 self.audit.offer(image.index, flat_pixels(image))
             if not self.store.has_result(image.index):
-                votes = Votes(self.plan, self.method.bins)
+                votes = Votes(self.plan, self.method.bins, image.distance)
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
                 yield from self._drawable(task)
         self.exhausted = True

@@ -189,27 +189,36 @@ def thresholds(
     Guarantee, for one radius: whatever the probability is, only one of the two answers can be false, and that one is given with
     probability at most alpha, all looks together. Raises InputError where no number of hits up to n certifies.
     """
-    certify = certifying(radius, sigma, total_variation, alpha, n)
+    given = (radius, sigma, total_variation, alpha, n)
+    return certifying(*given), refuting(*given)
+
+
+def refuting(radius: float, sigma: float, total_variation: float, alpha: float, n: int) -> NDArray[np.int64]:
+    """The second half of `thresholds`: the most hits that refute `radius`."""
     with localcontext(context(rounding=ROUND_FLOOR)):
         ratio = down(Decimal(radius) / Decimal(sigma))
     with localcontext(context(rounding=ROUND_CEILING)):
         miss = up(Decimal(normal_cdf_upper(-ratio)) + Decimal(total_variation))
-    return certify, np.array(looks(n), dtype=np.int64) - least_hits(miss, alpha, n)
+    return np.array(looks(n), dtype=np.int64) - least_hits(miss, alpha, n)
 
 
 def certifying(radius: float, sigma: float, total_variation: float, alpha: float, n: int) -> NDArray[np.int64]:
-    """The first half of `thresholds`: the least hits that certify `radius`."""
-    with localcontext(context(rounding=ROUND_CEILING)):
-        ratio = up(Decimal(radius) / Decimal(sigma))
-        hit = up(Decimal(normal_cdf_upper(ratio)) + Decimal(total_variation))
-    draws = np.array(looks(n), dtype=np.int64)
-    certify = least_hits(hit, alpha, n) if hit < 1 else draws + 1
-    if not np.any(certify <= draws):
+    """The first half of `thresholds`: the least hits that certify `radius`. Raises InputError where none up to n do."""
+    certify = certifying_if_any(radius, sigma, total_variation, alpha, n)
+    if not np.any(certify <= np.array(looks(n), dtype=np.int64)):
         reach = largest_radius(sigma, total_variation, alpha, n)
         raise InputError(
             f"--radius {radius} is beyond what n = {n} draws can certify, at most {reach:.4f}: raise --n or --alpha"
         )
     return certify
+
+
+def certifying_if_any(radius: float, sigma: float, total_variation: float, alpha: float, n: int) -> NDArray[np.int64]:
+    """`certifying`, but T + 1 at every look T for a radius that no hits up to n certify."""
+    with localcontext(context(rounding=ROUND_CEILING)):
+        ratio = up(Decimal(radius) / Decimal(sigma))
+        hit = up(Decimal(normal_cdf_upper(ratio)) + Decimal(total_variation))
+    return least_hits(hit, alpha, n) if hit < 1 else np.array(looks(n), dtype=np.int64) + 1
 
 
 def largest_radius(sigma: float, total_variation: float, alpha: float, n: int) -> float:

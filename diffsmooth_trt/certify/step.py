@@ -95,7 +95,7 @@ class Step:
             self.words, self.source, self.slots, self.pixels = (
                 device.mirror(staged) for staged in (first.words, first.source, first.slots, first.pixels)
             )
-            self.rows = PackedRows.of(self.words)
+            self.rows = PackedRows.of(self.words, self.key)
             self.counts = device.empty(first.counts.shape, np.int64)
             self.labels: Any = None  # of the step launched last, on the device
         self.flying: deque[_Staged] = deque()

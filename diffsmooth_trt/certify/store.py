@@ -1,6 +1,7 @@
 """The run store: one SQLite file a run (WAL, full sync) with configuration, votes per block, and results.
 
-Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the pixels), `blocks` (image, phase, start, stop,
+Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the 8-bit pixels, ℓ2 distance that rounding to them moved
+the image, 0.0 unless the run has `quantise`), `blocks` (image, phase, start, stop,
 JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
 `results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `audit` (rows that the
 run will evaluate again, empty when it ends; stores from before the audit lack it), `timing` (seconds an image; besides it, two
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,8 +30,9 @@ from .audit_rows import Row
 from .outcome import LipschitzRule, Margin, Outcome, RadiusRule, Rule, Votes, rule_of
 from .plan import Block, Plan
 
-FORMAT = 2
-READABLE = (1, FORMAT)  # format 1 has no table `decisions`, nor runs that need it
+FORMAT = 3
+READABLE = (1, 2, FORMAT)  # format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances
+UNRECORDED = "radii are about the rounded images, the distance was not recorded (an older version made the run)"
 REQUIRED = (
     "config",
     "classifier",
@@ -44,7 +47,9 @@ REQUIRED = (
 )
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE images (image INTEGER PRIMARY KEY, label INTEGER NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE images (
+    image INTEGER PRIMARY KEY, label INTEGER NOT NULL, sha256 TEXT NOT NULL, distance REAL NOT NULL
+);
 CREATE TABLE blocks (
     image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
@@ -216,7 +221,7 @@ class RunStore:
         rule = rule_of({**self.meta, **changed})
         if isinstance(rule, RadiusRule):
             changed["thresholds"] = rule.recorded
-        images = self._images_with_results()
+        images = self.images_with_results()
         unfinished = [image for image in images if not self._complete(rule, self.votes(image))]
         with _guarded(self.path):
             for table in ("decisions", "results"):
@@ -228,7 +233,8 @@ class RunStore:
     def _complete(rule: Rule, votes: Votes) -> bool:
         return rule.stops(votes) or votes.trials >= rule.plan.phases[-1][1]
 
-    def _images_with_results(self) -> list[int]:
+    def images_with_results(self) -> list[int]:
+        """The images that have a result, ascending."""
         with _guarded(self.path):
             return [image for (image,) in self.connection.execute("SELECT image FROM results ORDER BY image")]
 
@@ -286,11 +292,43 @@ class RunStore:
             raise ValueError(f"image {image} has impossible votes in the block of sample {start}")
         return votes
 
-    def digest(self, image: int) -> tuple[int, str] | None:
-        """Label and pixel hash of an image, if it is here."""
+    @property
+    def has_distances(self) -> bool:
+        """Whether it says how far rounding moved each image: with `quantise` not before format 3, else it is 0."""
+        return bool(self.meta["format"] > 2 or not self.meta["config"].get("quantise"))
+
+    @property
+    def asked(self) -> range:
+        """The rows of the images that the run was asked for: all of the data set, or with `skip` and `max` some."""
         with _guarded(self.path):
-            row = self.connection.execute("SELECT label, sha256 FROM images WHERE image = ?", (image,)).fetchone()
-        return None if row is None else (int(row[0]), str(row[1]))
+            count, skip = self.meta["images"], self.meta["config"].get("skip", 1)
+            if not (type(count) is type(skip) is int and count > 0 and skip > 0):
+                raise ValueError(f"images {count} and skip {skip}, which are no numbers from 1 on")
+            return range(0, count * skip, skip)
+
+    def known_images(self) -> dict[int, tuple[int, str, float]]:
+        """Label, pixel hash and distance of every image that is here."""
+        with _guarded(self.path):
+            rows = self.connection.execute(f"SELECT image, {self._facts} FROM images").fetchall()
+            return {image: self._known(image, *facts) for image, *facts in rows}
+
+    def known(self, image: int) -> tuple[int, str, float] | None:
+        """Label, pixel hash and distance of an image, if it is here."""
+        with _guarded(self.path):
+            row = self.connection.execute(f"SELECT {self._facts} FROM images WHERE image = ?", (image,)).fetchone()
+            return None if row is None else self._known(image, *row)
+
+    @property
+    def _facts(self) -> str:
+        return f"label, sha256, {'distance' if self.meta['format'] > 2 else '0.0'}"
+
+    def _known(self, image: int, label: int, sha256: str, distance: float) -> tuple[int, str, float]:
+        """A row of `images`, or ValueError where rounding cannot have moved the image so far."""
+        if type(distance) is not float or not 0 <= distance < math.inf:
+            raise ValueError(f"image {image} has distance {distance}")
+        if distance and not self.meta["config"].get("quantise"):
+            raise ValueError(f"image {image} has distance {distance} in a run that rounds none")
+        return int(label), str(sha256), distance
 
     def counts(self, image: int) -> dict[int, list[int]]:
         """Votes a class by phase; raises StoreError unless the image's blocks are those that its run asks for."""
@@ -301,7 +339,8 @@ class RunStore:
 
         Where the moment of stopping owes its last digit to a library, and the image has a result, any look may be the last.
         """
-        votes = Votes(self.plan, int(self.meta["classes"]))
+        known = self.known(image)
+        votes = Votes(self.plan, int(self.meta["classes"]), known[2] if known else 0.0)
         any_look = not self.rule.stops_exactly and self.has_result(image)
         with _guarded(self.path):
             rows = self.connection.execute(
@@ -335,10 +374,11 @@ class RunStore:
         with _guarded(self.path):
             return sum(int(json.loads(text)[void]) for (text,) in self.connection.execute("SELECT counts FROM blocks"))
 
-    def add_image(self, image: int, label: int, sha256: str) -> None:
+    def add_image(self, image: int, label: int, sha256: str, distance: float = 0.0) -> None:
         """Record an image before its first block."""
+        row = (image, label, sha256, distance)[: 4 if self.meta["format"] > 2 else 3]
         with _guarded(self.path):
-            self.connection.execute("INSERT INTO images VALUES (?, ?, ?)", (image, label, sha256))
+            self.connection.execute(f"INSERT INTO images VALUES ({', '.join('?' * len(row))})", row)
 
     def add_block(self, block: Block, counts: list[int]) -> None:
         """Record a block's votes; they are on disk after the next `commit`."""
@@ -420,13 +460,17 @@ class RunStore:
     def results(self) -> Iterator[Result]:
         """Outcomes by ascending image, derived from the votes; StoreError where the recorded one says otherwise.
 
-        A family-wise run with preset radii adds what Holm's procedure gives for the images finished so far.
+        A family-wise run with preset radii adds what Holm's procedure gives for the images finished so far. StoreError, too,
+        for a result of an image that the run was not asked for.
         """
-        rule = self.rule
+        rule, images, asked = self.rule, self.images_with_results(), self.asked
+        foreign = [image for image in images if image not in asked]
+        if foreign:
+            raise StoreError(f"run store {self.path} has image {foreign[0]}, which its run was not asked for")
         if not isinstance(rule, RadiusRule) or rule.images == 1:
-            yield from map(self.result, self._images_with_results())
+            yield from map(self.result, images)
             return
-        votes = {image: self.votes(image) for image in self._images_with_results()}
+        votes = {image: self.votes(image) for image in images}
         alone = [self._agreed(image, each) for image, each in votes.items()]
         for result, outcome in zip(alone, rule.family(list(votes.values())), strict=True):
             yield replace(result, **vars(outcome))
@@ -447,7 +491,7 @@ class RunStore:
                 raise ValueError(f"image {image} lacks its result or its row in the table images")
             label, seconds, predict, radius, p_lower, hits, trials = row
             recorded = Outcome(predict, radius, p_lower, hits, trials, self._decisions(image))
-            if not outcome.agrees(recorded):
+            if not outcome.agrees(recorded, votes.distance):
                 raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")
         return Result(**vars(outcome), image=image, label=label, seconds=seconds)
 

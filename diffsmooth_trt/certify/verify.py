@@ -1,8 +1,9 @@
 """Verifying a run: recorded votes drawn again from key and counters, and everything that follows from them derived again.
 
-Which blocks are drawn again is decided by a seed that nobody knew when the run was written: blocks in the order of SHA-256 of
-"seed image phase start" (decimal numbers, one space between), the first ones. A replayed block agrees only if every class has
-exactly the recorded votes.
+At least 30 blocks are drawn again, all where there are fewer. Which ones is decided by a seed that nobody knew when the run was
+written: blocks in the order of SHA-256 of "seed image phase start" (decimal numbers, one space between), the first ones. A
+replayed block agrees only if every class has exactly the recorded votes. Whether all images that the run was asked for have a
+result is looked at, too.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from .places import most_moved
 from .plan import Block
 from .runner import Progress, pixel_digest
 from .step import Step
-from .store import RunStore
+from .store import UNRECORDED, RunStore
 
+LEAST_BLOCKS = 30  # drawn again whatever the fraction: with fewer, one forged block in ten stays unseen too easily
 PHASES = {SELECTION: "selection", ESTIMATION: "estimation", PREDICTION: "prediction"}
+MENTIONS = ("images", "blocks", "partial", "margins", "timing")  # tables that may hold images without a result
 DERIVED = ("classes", "law", "total_variation", "data", "images")
 
 
@@ -79,9 +82,9 @@ class Verification:
 
 @dataclass
 class _Held:
-    """What one look into the store found: label and pixel hash an image, and the blocks to draw again with their votes."""
+    """What one look into the store found: label, pixel hash, distance an image; the blocks to draw again with their votes."""
 
-    images: dict[int, tuple[int, str]]
+    images: dict[int, tuple[int, str, float]]
     chosen: dict[int, list[tuple[Block, list[int]]]]
 
 
@@ -96,6 +99,32 @@ def check_fraction(fraction: float) -> None:
         raise InputError(f"--fraction must be above 0 and at most 1, got {fraction}: 1 draws every block again")
 
 
+def to_draw(fraction: float, recorded: int) -> int:
+    """How many of the `recorded` blocks are drawn again: a `fraction`, at least LEAST_BLOCKS, all where there are fewer."""
+    return min(recorded, max(LEAST_BLOCKS, math.ceil(fraction * recorded)))
+
+
+def check_asked(
+    asked: Sequence[int], held: Sequence[int], unfinished: bool, done: Verification, what: str = "result"
+) -> None:
+    """Add images without a `what`, as notes if the run may be `unfinished`, and images that it was not asked for."""
+    missing, foreign = sorted({*asked} - {*held}), sorted({*held} - {*asked})
+    if missing:
+        found = f"{len(missing)} of {len(asked)} images have no {what} ({_some(missing)})"
+        if unfinished:
+            done.notes.append(f"the run is not finished: {found}")
+        else:
+            done.mismatches.append(f"missing: {found}; pass --unfinished to verify what a run has done so far")
+    if foreign:
+        done.mismatches.append(
+            f"not asked for: the run has {len(foreign)} image{'s' * (len(foreign) > 1)} more ({_some(foreign)})"
+        )
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return f"{', '.join(map(str, numbers[:10]))}{', …' if len(numbers) > 10 else ''}"
+
+
 def verify_votes(
     store: RunStore,
     method: Method,
@@ -105,15 +134,20 @@ def verify_votes(
     fraction: float,
     seed: int,
     progress: Progress,
+    unfinished: bool = False,
 ) -> Verification:
     """Check `store` against the rebuilt `method` and `images`; `here` is what a new run of them would record as meta.
 
-    A run that is still being written is looked at as of its last commit. Raises InputError for a store without blocks.
+    A run that is still being written is looked at as of its last commit; that images are missing is a mismatch unless it may
+    be `unfinished`. Raises InputError for a store without blocks.
     """
     done = Verification(store.path, seed)
     check_derived(store.meta, here, done)
-    held = _read(store, fraction, done)
+    held = _read(store, fraction, images.rows, unfinished, done)
     note_key(store.meta, done)
+    if not store.has_distances:
+        done.notes.append(UNRECORDED)
+        held.images |= {image: (*known[:2], math.nan) for image, known in held.images.items()}
     samples = sum(block.stop - block.start for chosen in held.chosen.values() for block, _ in chosen)
     progress.start(len(held.chosen), 0, samples, 0)
     _replay(store.meta, method, images, held, done, progress)
@@ -152,19 +186,21 @@ def check_identity(
         done.notes.append(f"other versions: {', '.join(elsewhere)}")
 
 
-def _read(store: RunStore, fraction: float, done: Verification) -> _Held:
+def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done: Verification) -> _Held:
     """Choose blocks, and check what needs no engine; one transaction, so that a live run is seen at one moment."""
     with store.snapshot() as connection:
-        rows = connection.execute("SELECT image, label, sha256 FROM images")
-        images = {image: (label, digest) for image, label, digest in rows}
+        images = store.known_images()
         (done.recorded,) = connection.execute("SELECT COUNT(*) FROM blocks").fetchone()
         if not done.recorded:
             raise InputError(f"run store {store.path} holds no votes yet: go on with the run before verifying it")
-        count = min(done.recorded, math.ceil(fraction * done.recorded))
+        count = to_draw(fraction, done.recorded)
         chosen: dict[int, list[tuple[Block, list[int]]]] = {}
         for _, block, votes in heapq.nsmallest(count, _blocks(store, done), key=lambda found: found[0]):
             chosen.setdefault(block.image, []).append((block, votes))
         _check_results(store, images, done)
+        results = {image for (image,) in connection.execute("SELECT image FROM results")}
+        mentioned = {image for table in MENTIONS for (image,) in connection.execute(f"SELECT image FROM {table}")}
+        check_asked(asked, sorted(results | (mentioned - {*asked})), unfinished, done)
     return _Held(images, chosen)
 
 
@@ -213,8 +249,6 @@ def _check_results(store: RunStore, images: Mapping[int, object], done: Verifica
         except StoreError:
             continue  # its votes are not complete, so no result is due
         done.mismatches.append(f"image {image}: has all its votes, but no result")
-    if len(held) < store.meta["images"]:
-        done.notes.append(f"the run is not finished: {len(held)} of {store.meta['images']} images have a result")
 
 
 def _name(block: Block) -> str:
@@ -230,7 +264,9 @@ def _work(
     for image in images if left else ():
         recorded = left.pop(image.index, None)
         if recorded is not None:
-            found = (image.label, pixel_digest(image))
+            found = (image.label, pixel_digest(image), image.distance)
+            if not (found[2] == recorded[2] or math.isnan(recorded[2])):
+                done.mismatches.append(f"image {image.index}: recorded distance {recorded[2]}, --data has {found[2]}")
             if found[0] != recorded[0]:
                 done.mismatches.append(f"image {image.index}: recorded label {recorded[0]}, --data has {found[0]}")
             if found[1] != recorded[1] or image.pixels.transpose(2, 0, 1).shape != tuple(shape):

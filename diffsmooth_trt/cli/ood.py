@@ -48,7 +48,8 @@ def _add_files(parser: Parser) -> None:
     add("--max", type=int, metavar="N", help="take at most N images of each set")
     add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
-    add("--quantise", action="store_true", help="round float images to the 8-bit grid instead of refusing them")
+    text = "round float images to the 8-bit grid; certified: bounds are about the images as given, else scores are of the rounded"
+    add("--quantise", action="store_true", help=text)
     add("--out", type=Path, required=True, metavar="RUN.jsonl", help="the file of records to make")
     add("--resume", action="store_true", help="go on with --out")
     add("--json", type=Path, metavar="FILE", help="also write all metrics as JSON")
@@ -100,7 +101,8 @@ def _add_smoothing(parser: Parser) -> None:
     add("--n", type=int, default=OodConfig.n, help="certified: the most samples an image may take (default: 10000)")
     add("--n0", type=int, default=OodConfig.n0, help="distro-l2: samples that select the class (default: 100)")
     add("--alpha", type=float, default=OodConfig.alpha, help="failure probability an image (default: 0.001)")
-    add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
+    text = "alpha is for all images together, not for each: without it certified figures are estimates"
+    add("--family-wise", action="store_true", help=text)
     text = (
         "stop an image when more samples are unlikely to change its bound, or its part of the AUROC, by more than this; "
         "0: never before --n (default: 0.05)"
@@ -130,7 +132,7 @@ def _add_machine(parser: Parser) -> None:
     )
     add("--device", default="cpu", help="default: cpu")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
-    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+    add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
 
 
 def _ood(arguments: argparse.Namespace) -> None:

@@ -25,8 +25,12 @@ def add(commands: Commands) -> None:
     report.add_argument(
         "--radii", type=numbers, metavar="R,R,…", help="default: the runs' preset radii, else 0,0.25,0.5,0.75,1"
     )
-    report.add_argument("--envelope", action="store_true", help="add a row with each image's best radius over the runs")
-    report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one run)")
+    report.add_argument(
+        "--envelope",
+        action="store_true",
+        help="add a row with each image's best radius over finished runs of the same pixels; no certificate of one classifier",
+    )
+    report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one finished run)")
     report.add_argument("--html", type=Path, metavar="FILE", help="a single-file page")
     report.add_argument("--figure", type=Path, metavar="FILE", help="certified-accuracy curve: .png, .svg or .pdf")
 

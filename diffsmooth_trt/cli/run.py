@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
         type=float,
         default=0.01,
         metavar="F",
-        help="share of blocks (of `ood`: images) to draw again; 1 for all (default: 0.01)",
+        help="share of blocks (of `ood`: images) to draw again, at least 30 of them; 1 for all (default: 0.01)",
     )
     for name in ("engine", "classifier", "data", *OOD_FILES):
         what = (
@@ -48,6 +48,8 @@ def add(commands: Commands) -> None:
         )
         text, nargs = f"{what}default: the path that the run records", "+" if name == "out-data" else None
         verify.add_argument(f"--{name}", type=Path, nargs=nargs, metavar="PATH", help=text)
+    text = "the run may lack images still: note which, and verify what is there; else that is a mismatch (status 1)"
+    verify.add_argument("--unfinished", action="store_true", help=text)
     _add_host_code(verify)
     verify.add_argument("--device", metavar="DEVICE", help="cpu, or cuda:0; default: the kind that the run was on")
     verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
@@ -87,7 +89,11 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--max", type=int, metavar="N", help="take at most N images")
     add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
-    add("--quantise", action="store_true", help="round float images to the 8-bit grid instead of refusing them")
+    if command == "certify":
+        text = "round float images to the 8-bit grid; the distance is recorded and taken off each radius"
+    else:
+        text = "round float images to the 8-bit grid; the answer is about the image as given, for which more votes are needed"
+    add("--quantise", action="store_true", help=text)
     if command == "certify":
         add("--n0", type=int, default=100, help="samples that select the class (default: 100)")
     add("--n", type=int, default=100_000, help="samples of the estimate (default: 100000)")
@@ -112,9 +118,9 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         "--local-noise",
         choices=("fixed", "fresh"),
         default="fixed",
-        help="the classifier's own noise: the same or new a sample",
+        help="the classifier's own noise: the same for all samples, or new for each, under the run's key (default: fixed)",
     )
-    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of the classifier's own noise")
+    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of its fixed noise")
     add(
         "--steps",
         type=int,
@@ -159,7 +165,7 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     _add_host_code(parser)
-    add("--key", metavar="HEX", help="128-bit noise key; drawn from the operating system where left out")
+    add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
     add("--resume", action="store_true", help="go on with --out")
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
@@ -186,7 +192,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..ood.store import is_ood_file
     from ..report.progress import ProgressBar
 
-    names = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed"]
+    names = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed", "unfinished"]
     of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["data", "allow_host_code"]
     own, foreign = (of_ood, others) if is_ood_file(arguments.run) else (others, of_ood)
     for name in foreign:

@@ -135,7 +135,7 @@ class Device(ABC):
         nhwc: bool,
         out_nhwc: bool,
     ) -> Array:
-        """values[r] plus the noise of one of the row's own copies (methods/diffsmooth.py), in `out` or a new array."""
+        """values[r] plus the noise of one of the row's own copies (`fresh_words`) in `phase`, in `out` or a new array."""
 
     @abstractmethod
     def winners(self, scores: Array) -> Array:

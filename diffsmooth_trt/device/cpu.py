@@ -11,16 +11,12 @@ from scipy.special import softmax
 
 from ..errors import EngineError
 from ..noise import GridLaw, cpu
+from ..noise.counters import fresh_words
 from .base import Array, Device, Host, Size, Words
 
 
 def _nothing() -> None:
     pass
-
-
-def fresh_words(words: Words, copies: int, copy: int) -> Words:
-    """Sample words of fresh local noise, uint64 [rows]: (phase + 1)·2^56 + sample·copies + copy; no two draws share one."""
-    return ((words[0] + np.uint64(1)) << np.uint64(56)) + words[2] * np.uint64(copies) + np.uint64(copy)
 
 
 class Cpu(Device):

@@ -15,7 +15,7 @@ from .base import Device
 from .kernel import KernelDevice
 
 REMEDY = "do not use this device; reinstall CuPy, the driver or diffsmooth-trt, and trust no earlier run of this device"
-PROBE = 71
+PROBE = 199
 
 
 def check_device_noise(law: GridLaw, device: Device) -> None:

@@ -21,16 +21,24 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Which draw each row of a batch is: phase, image and sample, uint64 `[batch]` each, arrays of the device."""
+    """Which draw each row of a batch is: phase, image and sample, uint64 `[batch]` each, arrays of the device, under a key.
+
+    The key is the run's, under which a method draws what fresh noise it adds.
+    """
 
     phases: Words
     images: Words
     samples: Words
+    key: int
 
     @property
     def words(self) -> Any:
-        """The three of them, to be indexed by 0, 1, 2."""
+        """Phases, images and samples, to be indexed by 0, 1, 2."""
         return self.phases, self.images, self.samples
+
+    def chosen(self, index: Any) -> Rows:
+        """The rows that `index` takes of an array."""
+        return Rows(self.phases[index], self.images[index], self.samples[index], self.key)
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,9 @@ class PackedRows(Rows):
     packed: Array
 
     @classmethod
-    def of(cls, packed: Array) -> PackedRows:
+    def of(cls, packed: Array, key: int) -> PackedRows:
         """The rows that `packed` holds."""
-        return cls(packed[0], packed[1], packed[2], packed)
+        return cls(packed[0], packed[1], packed[2], key, packed)
 
     @property
     def words(self) -> Any:

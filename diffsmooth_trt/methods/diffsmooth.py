@@ -6,25 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from ..device import Array, cpu
+from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
-from ..noise import LOCAL, grid_law
+from ..noise import FIXED_LOCAL, LOCAL, grid_law, seed_key
 from ..noise.cpu import grid_noise
-from .base import Denoised, Rows, Words
-
-
-def fresh_words(rows: Rows, copies: int, copy: int) -> Words:
-    """Sample words of fresh local noise: (phase + 1)·2^56 + sample·copies + copy, so that no two draws share one."""
-    return np.asarray(cpu.fresh_words(rows.words, copies, copy))
+from .base import Denoised, Rows
 
 
 class DiffSmooth(Denoised):
     """f(x + δ) = argmax mean_j softmax F(D(x + δ) + η_j), η_j ~ N(0, σ'²I) on the grid 1/255·ℤ, j = 1…m.
 
-    The η_j belong to f: they come from the classifier's public `seed`, never from a run's key. Fixed (the default), they
-    are the same for every image and sample (image word 0, sample word = copy) and f is deterministic; `fresh` ones are
-    drawn for every row (`fresh_words`, image word = image).
+    Fixed η_j (the default) are part of f: the same for every image and sample (phase 32, image word 0, sample word = copy),
+    under the key made of the classifier's public `seed`, never under a run's; f is deterministic. `fresh` ones are drawn for
+    every row and make f random, so that its votes are independent only if nobody knew them when f was made: under the run's
+    key (phase 16, image word = image, sample word by `noise.counters.fresh_words`).
     """
 
     name = "diffsmooth"
@@ -41,14 +37,14 @@ class DiffSmooth(Denoised):
             "local_sigma": local_sigma,
             "m": copies,
             "local_noise": "fresh" if fresh else "fixed",
-            "classifier_seed": seed,
+            **({} if fresh else {"classifier_seed": seed}),
             "softmax": self.device.softmax,
         }
         self.notes = [classifier.warning] if classifier.warning else []
         shape = denoiser.facts.denoised_shape  # the noise comes after the denoiser's resize, where it has one
         size = int(np.prod(shape))
         words = np.arange(copies, dtype=np.uint64)
-        steps = grid_noise(self.law, seed, LOCAL, np.zeros_like(words), words, size)
+        steps = grid_noise(self.law, seed_key(seed), FIXED_LOCAL, np.zeros_like(words), words, size)
         with self.device.errors():
             self.fixed = self.device.asarray(steps.astype(np.float32) / np.float32(255))
             self.total = self.device.empty((self.batch, self.classes))
@@ -71,5 +67,5 @@ class DiffSmooth(Denoised):
         }
         if not self.fresh:
             return self.device.with_fixed_noise(denoised, self.fixed[copy], classifier.input, **how)
-        where = (self.law, self.seed, LOCAL, rows.words, self.copies, copy)
+        where = (self.law, rows.key, LOCAL, rows.words, self.copies, copy)
         return self.device.with_fresh_noise(*where, denoised, classifier.input, **how)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
-from ..noise import DIFFUSION_CLASSIFIER, grid_law
+from ..noise import DIFFUSION_CLASSIFIER, FIXED_DIFFUSION_CLASSIFIER, grid_law, seed_key
+from ..noise.counters import fresh_words
 from ..noise.cpu import grid_noise
 from .base import Floats, Labels, Method, Rows
-from .diffsmooth import fresh_words
 
 S_MIN = 1e-4
 S_DATA = 0.5
@@ -108,8 +108,9 @@ class Settings:
 class DiffusionClassifier(Method):
     """f(x) = argmax_y −Σ_i w_i · mean‖residual_i(y)‖², ties to the lowest class; a NaN loss makes the vote void.
 
-    The noises ε_i are part of f: they come from the public classifier seed (phase 17), one a step, shared by the classes;
-    `fixed` ones by all samples too, `fresh` ones are a sample's own. They are of the grid Gaussian with σ = 1.
+    The noises ε_i, one a step, are shared by the classes. `fixed` ones are part of f, shared by all samples too (phase 33,
+    sample word = step) under the key made of the public classifier seed; `fresh` ones are a sample's own, under the run's key
+    (phase 17, sample word by `noise.counters.fresh_words`). They are of the grid Gaussian with σ = 1.
     Losses are summed in float64 in the order of the steps, whatever the batches.
     """
 
@@ -145,8 +146,9 @@ class DiffusionClassifier(Method):
             options["sift_margin"] = settings.sift_margin
         if settings.classes is not None:
             options["classes"] = list(settings.classes)
+        if settings.local_noise == "fixed":
+            options["classifier_seed"] = settings.classifier_seed
         self.identity |= options | {
-            "classifier_seed": settings.classifier_seed,
             "local_noise": settings.local_noise,
             "losses": f"numpy {np.__version__}",  # a near tie may fall by their last digit
         }
@@ -191,12 +193,13 @@ class DiffusionClassifier(Method):
     def labels(self, noisy: Array, rows: Rows) -> Array:
         """As `Method.labels`. The losses are NumPy's on every device: a GPU evaluates the network only."""
         device = self.device
-        rows = Rows(*(device.asnumpy(words) for words in (rows.phases, rows.images, rows.samples)))
+        phases, images, samples = (device.asnumpy(words) for words in (rows.phases, rows.images, rows.samples))
+        rows = Rows(phases, images, samples, rows.key)
         return device.asarray(self._labels(device.asnumpy(noisy), rows))
 
     def _labels(self, noisy: Floats, rows: Rows) -> Labels:
         used = _drawn(rows)  # padding would cost as many evaluations as votes do
-        losses = self.losses(noisy[:used], Rows(rows.phases[:used], rows.images[:used], rows.samples[:used]))
+        losses = self.losses(noisy[:used], rows.chosen(slice(used)))
         found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
         found[np.isnan(losses).any(axis=1)] = self.classes  # void
         return np.concatenate([found, np.repeat(found[-1:], len(noisy) - used)])
@@ -233,10 +236,12 @@ class DiffusionClassifier(Method):
     def noise(self, rows: Rows, number: int) -> Floats:
         """ε of step `number` for each row, float32 [batch, d], or [1, d] where it is fixed; no two samples share a fresh one."""
         if self.settings.local_noise == "fresh":
-            images, samples = rows.images, fresh_words(rows, self.noises, number)
+            samples = fresh_words(rows.words, self.noises, number)
+            steps = grid_noise(self.law, rows.key, DIFFUSION_CLASSIFIER, rows.images, samples, self.size)
         else:
-            images, samples = np.zeros(1, np.uint64), np.array([number], np.uint64)
-        steps = grid_noise(self.law, self.settings.classifier_seed, DIFFUSION_CLASSIFIER, images, samples, self.size)
+            place = (np.zeros(1, np.uint64), np.array([number], np.uint64))
+            key = seed_key(self.settings.classifier_seed)
+            steps = grid_noise(self.law, key, FIXED_DIFFUSION_CLASSIFIER, *place, self.size)
         return steps.astype(np.float32) / np.float32(255)
 
     def note(self, text: str) -> None:

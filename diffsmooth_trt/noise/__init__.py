@@ -2,17 +2,30 @@
 
 `law` has the distribution and its bound on total variation, `reference` the NumPy form anyone can audit with,
 `cpu` the C++ one, `selftest` the comparison of the two that runs begin with. What is left to assume is that
-Philox's output cannot be told from random bits.
+XChaCha20's output cannot be told from random bits: a standard assumption.
 """
 
 from __future__ import annotations
 
-from .counters import DIFFUSION_CLASSIFIER, ESTIMATION, LOCAL, NOISE_VERSION, OOD, PREDICTION, SELECTION
+from .counters import (
+    DIFFUSION_CLASSIFIER,
+    ESTIMATION,
+    FIXED_DIFFUSION_CLASSIFIER,
+    FIXED_LOCAL,
+    LOCAL,
+    NOISE_VERSION,
+    OOD,
+    PREDICTION,
+    SELECTION,
+    seed_key,
+)
 from .law import SIGMA_MAX, SIGMA_MIN, GridLaw, check_noise_level, grid_law
 
 __all__ = [
     "DIFFUSION_CLASSIFIER",
     "ESTIMATION",
+    "FIXED_DIFFUSION_CLASSIFIER",
+    "FIXED_LOCAL",
     "LOCAL",
     "NOISE_VERSION",
     "OOD",
@@ -23,4 +36,5 @@ __all__ = [
     "GridLaw",
     "check_noise_level",
     "grid_law",
+    "seed_key",
 ]

@@ -1,29 +1,41 @@
-"""What names one stream of noise: the run's key, and a counter of (phase, image, sample)."""
+"""What names one stream of noise: a 256-bit key, and a nonce of (phase, image, sample)."""
 
 from __future__ import annotations
 
+import hashlib
 import operator
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
+
+import numpy as np
 
 from ..errors import InputError
 
 # Changes when any bit of the noise does; csrc/grid_gaussian.h holds the same number, and cpu.py compares
-# them.
-NOISE_VERSION = 1
+# them. Version 1 was Philox4x64-10 under a 128-bit key.
+NOISE_VERSION = 2
+DRAWN_BY = {1: "0.3"}  # the release that draws an earlier version's noise
 
-# Streams under the run's secret key …
+# Streams under the run's secret key: what the theorem is about …
 SELECTION = 0
 ESTIMATION = 1
 PREDICTION = 2
-# … of runs over several data sets, which number their rows alike: set i takes the phases OOD + 4i (selection), OOD + 4i + 1
-# (estimation) and OOD + 4i + 2 (noise that a score is averaged over) …
-OOD = 64
-# … and streams that are part of the classifier, under its own public seed.
+# … and noise that a random f adds of its own, fresh for every draw (methods/), which must be unknown when f is made, too.
 LOCAL = 16
 DIFFUSION_CLASSIFIER = 17
+# Streams that are part of a deterministic f, under a key made of its public seed (`seed_key`).
+FIXED_LOCAL = 32
+FIXED_DIFFUSION_CLASSIFIER = 33
+# Of runs over several data sets, which number their rows alike, under the run's key: set i takes the phases OOD + 4i
+# (selection), OOD + 4i + 1 (estimation) and OOD + 4i + 2 (noise that a score is averaged over).
+OOD = 64
 
 WORD_BITS = 64
-KEY_BITS = 128
+KEY_BITS = 256
+KEY_DIGITS = KEY_BITS // 4
+SEED_BITS = 128
+
+# The sample word of fresh noise is (phase of the draw + 1)·2^FRESH_BITS + sample·copies + copy: `fresh_words`.
+FRESH_BITS = 56
 
 
 def check_integer(name: str, value: SupportsIndex, low: int, high: int) -> int:
@@ -42,8 +54,8 @@ def check_word(name: str, value: SupportsIndex) -> int:
     return check_integer(name, value, 0, 2**WORD_BITS - 1)
 
 
-def split_key(key: SupportsIndex) -> tuple[int, int]:
-    """Return the (low, high) 64-bit words of a key in [0, 2^128); InputError on anything else.
+def check_key(key: SupportsIndex) -> int:
+    """Return a key as an int in [0, 2^256); InputError on anything else.
 
     The message does not repeat the key: a run's key is secret until the run is published.
     """
@@ -52,5 +64,40 @@ def split_key(key: SupportsIndex) -> tuple[int, int]:
     except TypeError:
         raise InputError(f"key is of type {type(key).__name__}, expected int: pass int(text, 16)") from None
     if not 0 <= number < 2**KEY_BITS:
-        raise InputError("key is outside [0, 2^128): pass an integer of at most 32 hexadecimal digits")
-    return number % 2**WORD_BITS, number >> WORD_BITS
+        raise InputError(
+            f"key is outside [0, 2^{KEY_BITS}): pass an integer of at most {KEY_DIGITS} hexadecimal digits"
+        )
+    return number
+
+
+def key_words(key: SupportsIndex) -> list[int]:
+    """Return the eight little-endian 32-bit words of a key's 32 bytes, which are those of its hexadecimal digits in order."""
+    data = check_key(key).to_bytes(KEY_BITS // 8, "big")
+    return [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
+
+
+def seed_key(seed: SupportsIndex) -> int:
+    """Return the key of the streams that belong to a classifier of public seed `seed`, an integer in [0, 2^128).
+
+    SHA-256 of "diffsmooth-trt classifier seed" and the seed's 16 bytes, little-endian: no run's key, but by a collision.
+    """
+    number = check_integer("classifier_seed", seed, 0, 2**SEED_BITS - 1)
+    text = b"diffsmooth-trt classifier seed" + number.to_bytes(SEED_BITS // 8, "little")
+    return int.from_bytes(hashlib.sha256(text).digest(), "big")
+
+
+def check_fresh(samples: int, copies: int) -> None:
+    """Raise InputError unless `samples` draws with `copies` fresh noises each have sample words that are all different."""
+    if samples * copies > 2**FRESH_BITS:
+        raise InputError(
+            f"{samples} draws of {copies} fresh local noises each are {samples * copies}, expected at most 2^{FRESH_BITS}: "
+            "lower --n, or use --local-noise fixed"
+        )
+
+
+def fresh_words(words: Any, copies: int, copy: int) -> Any:
+    """Sample words of fresh local noise, uint64 [rows]: (phase + 1)·2^56 + sample·copies + copy; no two draws share one.
+
+    words: uint64 [3, rows], phases (below 255), images and samples of the draws; `check_fresh` bounds samples·copies.
+    """
+    return ((words[0] + np.uint64(1)) << np.uint64(FRESH_BITS)) + words[2] * np.uint64(copies) + np.uint64(copy)

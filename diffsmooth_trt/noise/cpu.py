@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import InputError
-from .counters import NOISE_VERSION, check_integer, check_word, split_key
+from .counters import NOISE_VERSION, check_integer, check_word, key_words
 from .law import GridLaw
 
 if _core.noise_version != NOISE_VERSION:
@@ -32,17 +32,17 @@ def instruction_set() -> str:
 
 
 def variants() -> list[str]:
-    """Return the code paths this processor can run, fastest first, such as ["avx512", "portable"]."""
+    """Return the code paths this processor can run, fastest first, such as ["avx512", "avx2", "portable"]."""
     return _core.variants()
 
 
 def _stream(
     law: GridLaw, key: SupportsIndex, phase: SupportsIndex | Words, images: Words
-) -> tuple[Words, int, int, int, int, Words]:
+) -> tuple[Words, int, int, list[int], Words]:
     """Return the leading arguments of the compiled functions, with one phase a row."""
     if not isinstance(phase, np.ndarray):
         phase = np.full(np.shape(images), check_word("phase", phase), np.uint64)
-    return (law.table, law.column_bits, law.reach, *split_key(key), phase)
+    return (law.table, law.column_bits, law.reach, key_words(key), phase)
 
 
 def _threads(threads: SupportsIndex) -> int:
@@ -62,7 +62,7 @@ def grid_noise(
 ) -> NDArray[np.int32]:
     """Return noise in units of 1/255, int32 [R, count]: in row r, `reference.grid_noise` of that row.
 
-    key: integer in [0, 2^128). phase: integer in [0, 2^64), or uint64 [R]. images, samples: uint64 [R].
+    key: integer in [0, 2^256). phase: integer in [0, 2^64), or uint64 [R]. images, samples: uint64 [R].
     count: coordinates a row, at least 1. threads: most threads to use, 0 for one a processor. variant: one of
     `variants()`, empty for the fastest. Raises InputError or ValueError for values out of range or shapes
     that disagree, TypeError for other dtypes.

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoiseError
-from .counters import NOISE_VERSION, split_key
+from .counters import NOISE_VERSION, key_words
 from .law import GridLaw
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 CODES = {"float32": 0, "float16": 1, "uint16": 2}  # enum in kernels.cu
-SOURCES = ("philox.h", "grid_gaussian.h", "kernels.cu")
+SOURCES = ("xchacha20.h", "grid_gaussian.h", "kernels.cu")
 # The kernels' own text asks for single roundings; the flags say it once more.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true")
 NOTHING = np.uint64(0)  # a null pointer
@@ -41,7 +41,7 @@ def kernel_source() -> str:
     if version is None or int(version[1]) != NOISE_VERSION:
         raise NoiseError(f"{folder} has kernels of another noise version, expected {NOISE_VERSION}: reinstall")
     whole = texts["kernels.cu"].replace('#include "grid_gaussian.h"', texts["grid_gaussian.h"])
-    return whole.replace('#include "philox.h"', texts["philox.h"])
+    return whole.replace('#include "xchacha20.h"', texts["xchacha20.h"])
 
 
 def code_of(array: Array) -> np.int32:
@@ -62,6 +62,8 @@ class Kernels(ABC):
 
     def __init__(self) -> None:
         self._tables: dict[str, Array] = {}
+        self._keys: dict[int, Array] = {}
+        self._subkeys: dict[int, Array] = {}
 
     @abstractmethod
     def launch(self, name: str, count: int, arguments: tuple[Any, ...]) -> None:
@@ -71,18 +73,31 @@ class Kernels(ABC):
     def upload(self, array: np.ndarray[Any, Any]) -> Array:
         """A copy of a NumPy array where the kernels can read it."""
 
-    def _law(self, law: GridLaw, key: int) -> tuple[Any, ...]:
+    def _law(self, law: GridLaw) -> tuple[Any, ...]:
         table = self._tables.get(law.digest)
         if table is None:
             table = self._tables[law.digest] = self.upload(law.table)
-        low, high = split_key(key)
-        return table, np.int32(law.column_bits), np.int32(law.reach), np.uint64(low), np.uint64(high)
+        return table, np.int32(law.column_bits), np.int32(law.reach)
+
+    def _stream(self, law: GridLaw, key: int, words: Array, phase: int | None = None) -> tuple[Any, ...]:
+        """What the kernels of noise begin with: the law, the rows' subkeys, made here (of `phase`, where given), and words.
+
+        The subkeys of so many rows have one place, which the next call takes again: all of it is on one stream.
+        """
+        rows = words.shape[1]
+        if key not in self._keys:
+            self._keys[key] = self.upload(np.array(key_words(key), np.uint32))
+        if rows not in self._subkeys:
+            self._subkeys[rows] = self.upload(np.empty((rows, 8), np.uint32))
+        subkeys, chosen = self._subkeys[rows], (np.int32(phase is not None), np.uint64(phase or 0))
+        self.launch("ds_subkeys", rows, (self._keys[key], words, np.uint64(rows), *chosen, subkeys))
+        return *self._law(law), subkeys, words
 
     def grid_noise(self, law: GridLaw, key: int, words: Array, out: Array) -> None:
         """Fill out int32 [rows, count] with the noise in units of 1/255."""
         rows, count = out.shape
-        arguments = (*self._law(law, key), words, np.uint64(rows), np.uint64(count), out)
-        self.launch("ds_grid_noise", rows * ((count + 3) // 4), arguments)
+        arguments = (*self._stream(law, key, words), np.uint64(rows), np.uint64(count), out)
+        self.launch("ds_grid_noise", rows * ((count + 7) // 8), arguments)
 
     def noisy_images(
         self,
@@ -97,9 +112,9 @@ class Kernels(ABC):
         nhwc: bool = False,
     ) -> None:
         """Fill out [rows, …] with (pixels[source[r]] + noise) / 255; pixels uint8 [N, C·H·W] in [C, H, W] order."""
-        rows, quads = len(out), (size[0] * size[1] + 3) // 4
-        given = (words, pixels, source, np.uint64(rows), *_sizes(size), out, code_of(out), np.int32(nhwc))
-        self.launch("ds_noisy_images", rows * quads, (*self._law(law, key), *given))
+        rows, octets = len(out), (size[0] * size[1] + 7) // 8
+        given = (pixels, source, np.uint64(rows), *_sizes(size), out, code_of(out), np.int32(nhwc))
+        self.launch("ds_noisy_images", rows * octets, (*self._stream(law, key, words), *given))
 
     def add_fixed_noise(
         self,
@@ -136,16 +151,16 @@ class Kernels(ABC):
     ) -> None:
         """Fill out [copies·rows, …] with values[r] plus the noise of copies first, first + 1, … of the row's `of` copies.
 
-        `words` are those of the rows' own draws; methods/diffsmooth.py says which words a copy has.
+        `words` are those of the rows' own draws; `counters.fresh_words` says which words a copy has, in `phase`.
         """
-        rows, quads = len(values), (size[0] * size[1] + 3) // 4
+        rows, octets = len(values), (size[0] * size[1] + 7) // 8
         copies = len(out) // rows
         arguments = (
-            *(*self._law(law, key), np.uint64(phase), words, np.uint64(of), np.uint64(first)),
+            *(*self._stream(law, key, words, phase), np.uint64(of), np.uint64(first)),
             *(values, code_of(values), np.int32(nhwc), np.uint64(copies), np.uint64(rows), *_sizes(size)),
             *(out, code_of(out), np.int32(out_nhwc)),
         )
-        self.launch("ds_add_fresh_noise", copies * rows * quads, arguments)
+        self.launch("ds_add_fresh_noise", copies * rows * octets, arguments)
 
     def winners(self, scores: Array, labels: Array) -> None:
         """Fill labels int64 [rows] with the highest of scores [rows, classes], ties to the lowest class."""

@@ -24,18 +24,50 @@ from .law import GridLaw, grid_law
 
 # Of the known answers that the tests share, worked out in Python integers: one stream's first words, the
 # noise they make at σ = 0.01, and the bits of (pixel + k)/255 in float32.
-KEY = 0xF0E1D2C3B4A5968778695A4B3C2D1E0F
+KEY = 0xF0E1D2C3B4A5968778695A4B3C2D1E0F00112233445566778899AABBCCDDEEFF
 PHASE, IMAGE, SAMPLE = 1, 2**32 + 5, 2**33 + 7
 WORDS = """
-    7888f552d4abc171 bf0d59d1cbaa0199 94b982b9f07b9adb 4fd7265f05d13531 bd6d8378ce0216fa 6d4f7bdcd98d94bc
-    79f6995b4373097f cc30040f1f1e189a 6ed696ff201bf9c4 551f6eacf4968905 58ad6684c606d76e a1ee5210bc040a1b
-    cd260f8bf0fbe657
+    2bf081ed3e46733a 25f2b61664bc4ac9 224754ec1473614d 2e366b9b6f757394 a92f27636af7683f 213b0907e75adb8d
+    e7c0add9271f6cda 08971f9bd94a5a4f e081ff48e8418cee 79cd2a617543d7b9 a8f5d8dbfb3dbc7a 9e1a578d09d0bf66
+    06c24264e24d6175 05e1c5cc07488377 02420685e882a85f f9871b1b025cd686 004c7191bf930429 c43982c351da7370
+    96da5a5dca7a1e2a ca411026e8be7f23 7f69b25527f7eb25 71dd686e59ce0eb9 c609c4d720709db4 2c8494c53d21a09c
+    e3d460841bd1f22e e095acbd78404999 6efa4c2b4bb8128e
 """
 SIGMA = 0.01
-NOISE = (7, 1, 0, -3, 1, 4, -1, 1, 5, -2, 0, 0, 1)
-PIXELS = (0, 37, 74, 111, 148, 185, 222, 3, 40, 77, 114, 151, 188)
+NOISE = (-2, -2, -2, -2, 0, -2, 2, -4, 2, -1, 0, 0, -4, -4, -5, 4, -5, 1, 0, 1, -1, 5, 1, -2, 2, 2, 5)
+PIXELS = (
+    0,
+    37,
+    74,
+    111,
+    148,
+    185,
+    222,
+    3,
+    40,
+    77,
+    114,
+    151,
+    188,
+    225,
+    6,
+    43,
+    80,
+    117,
+    154,
+    191,
+    228,
+    9,
+    46,
+    83,
+    120,
+    157,
+    194,
+)
 SCALED = """
-    3ce0e0e1 3e189899 3e949495 3ed8d8d9 3f159596 3f3dbdbe 3f5dddde 3c808081 3e34b4b5 3e969697 3ee4e4e5 3f179798 3f3dbdbe
+    bc008081 3e0c8c8d 3e909091 3edadadb 3f149495 3f37b7b8 3f60e0e1 bb808081 3e28a8a9 3e989899 3ee4e4e5 3f179798
+    3f38b8b9 3f5dddde 3b808081 3e3cbcbd 3e969697 3eececed 3f1a9a9b 3f40c0c1 3f63e3e4 3d60e0e1 3e3cbcbd 3ea2a2a3
+    3ef4f4f5 3f1f9fa0 3f47c7c8
 """
 
 # The first is the known stream. Words on both sides of 2^32, and no two of one stream alike: none can change places.
@@ -43,11 +75,11 @@ PHASES, IMAGES, SAMPLES = np.array(
     [(PHASE, IMAGE, SAMPLE), (0, 9999, 99), (2, 2**63, 1), (16, 0, 2**40 + 3), (2**40 + 17, 2**64 - 2, 2**64 - 1)],
     np.uint64,
 ).T.copy()
-# Past the compiled code's strip of 1024, and no multiple of 4, 16 or 64: what is left over shows too.
+# Past the compiled code's strip of 1024, and no multiple of 8, 32, 64 or 128: what is left over shows too.
 SHORT = 1095
 # Rows past a thread's unit of 16,384, and enough of them to be worth three threads.
 LONG, LONG_ROWS = 17_011, 12
-PROBE, PROBE_BITS = 71, 14
+PROBE, PROBE_BITS = 199, 14  # past the 128 words that the widest path makes at once
 
 REMEDY = "rebuild or reinstall diffsmooth-trt, and trust no earlier run of this build on this machine"
 
@@ -73,7 +105,7 @@ def _reference_fault() -> str | None:
     return (
         None
         if made == known
-        else f"NumPy's Philox begins with {made[0]:016x}, expected {known[0]:016x}: reinstall NumPy"
+        else f"NumPy's XChaCha20 begins with {made[0]:016x}, expected {known[0]:016x}: reinstall NumPy"
     )
 
 

@@ -122,6 +122,14 @@ def complement_lower(bound: float) -> float:
         return max(0.0, down(Decimal(1) - Decimal(bound)))
 
 
+def further(radius: float, distance: float) -> float:
+    """The radius of a ball that holds the one of `radius` around a point at `distance`: the sum, rounded up."""
+    if not distance:
+        return radius
+    with localcontext(context(rounding=ROUND_CEILING)):
+        return up(Decimal(radius) + Decimal(distance))
+
+
 def shifted_upper(bound: float, radius: float, sigma: float) -> float:
     """Φ(Φ⁻¹(bound) + radius/sigma), rounded up: the most that h can be within the ℓ2 `radius` of a point with h ≤ bound.
 

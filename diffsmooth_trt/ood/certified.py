@@ -320,6 +320,8 @@ class Certifier:
             "bins": used.tolist(),
             "counts": task.counts[used].tolist(),
         }
+        if self.config.quantise:
+            record["distance"] = task.image.distance
         if task.votes is not None:
             record["votes"] = [votes.tolist() for votes in task.votes]
         return record

@@ -64,6 +64,8 @@ def draw(store: OodStore, found: Sequence[Version], kind: str) -> bytes:
     _roc(panels[1], found[:4])
     if smoothed:
         _against_radius(panels[2], [version for version in found if version.name != "estimated"])
+    if not store.finished():
+        figure.suptitle("UNFINISHED: histograms and ROC curves are of the images scored so far", fontsize=8)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box

@@ -92,6 +92,7 @@ class BallRunner:
                 "row": image.index,
                 "label": image.label,
                 "sha256": digest,
+                **({"distance": image.distance} if self.config.quantise else {}),
                 **{name: values[i] if name == "by" else float(values[i]) for name, values in found.items()},
             }
             for i, (image, digest) in enumerate(zip(images, digests, strict=True))

@@ -1,7 +1,19 @@
 """AUROC, AUPR and FPR at 95 % TPR, in-distribution positive, larger scores = more in-distribution; ties handled exactly.
 
-All three get worse when an out-of-distribution score grows or an in-distribution one falls. So upper bounds of the former
-and lower bounds of the latter give bounds of the metric that holds whatever lies behind them.
+`metrics` treats equal scores as scikit-learn does: half of a tied pair counts (roc_auc_score), and all scores of one value are
+accepted at once (average_precision_score, roc_curve). That average precision may grow when an in-distribution score falls, to
+where others are. So what is computed from bounds is `bounded`: each in-distribution score on its own, with all
+out-of-distribution ones that equal it before it.
+
+Claim: let true scores a_i ≥ l_i in-distribution and b_j ≤ u_j out of it. Then `bounded(l, u)` is no better than
+`metrics(a, b)` in any of the three. Sort a and l descending: a_(k) ≥ l_(k) for each k, so #{j: b_j ≥ a_(k)} is at most
+n_k := #{j: u_j ≥ l_(k)}. AUPR: `bounded` is the mean over k of k/(k + n_k). In `metrics` the term of k is e/(e + #{b ≥ a_(k)}),
+e ≥ k the last rank with the value a_(k): no less than k/(k + n_k), as x/(x + n) grows with x and falls with n. AUROC: `bounded` is
+the mean of 1 − n_k/M; in `metrics` the part of k is 1 − (#{b > a_(k)} + ½#{b = a_(k)})/M. FPR: #{u ≥ l_(k)}/M or #{b ≥ a_(k)}/M at
+the least k that is 95 % of all.
+
+Where in-distribution scores are known and only the others are bounded (guaranteed), `metrics` of the bounds is such a bound
+itself: its thresholds are then the same in all worlds, and with them everything but #{b ≥ a_(k)}, or ½ for each tie.
 """
 
 from __future__ import annotations
@@ -72,6 +84,19 @@ def fpr_at_tpr(inside: ArrayLike, outside: ArrayLike, tpr: float = TPR) -> float
     """The share of out-of-distribution scores at or above the highest threshold that at least `tpr` of the others reach."""
     _, reached, passed = curve(inside, outside)
     return float(passed[int(np.argmax(reached >= tpr))])
+
+
+def bounded(inside: ArrayLike, outside: ArrayLike) -> Metrics:
+    """Bounds of all three from lower bounds of in-distribution and upper bounds of out-of-distribution scores (see above).
+
+    `auroc` and `aupr` are at most, `fpr` is at least what `metrics` gives for any scores within those bounds. Raises
+    InputError for an empty set or NaN.
+    """
+    first, second = check_scores("the in-distribution set", inside), np.sort(check_scores("an OOD set", outside))
+    ahead = len(second) - np.searchsorted(second, np.sort(first)[::-1], side="left")
+    ranks = np.arange(1, len(first) + 1)
+    area = 1 - int(ahead.sum()) / (len(first) * len(second))
+    return Metrics(area, float(np.mean(ranks / (ranks + ahead))), fpr_at_tpr(first, second))
 
 
 def metrics(inside: ArrayLike, outside: ArrayLike) -> Metrics:

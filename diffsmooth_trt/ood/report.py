@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from itertools import pairwise
 from typing import Any
@@ -13,43 +13,61 @@ import numpy as np
 
 from ..certify.audit_record import audit_line
 from ..errors import EngineError, InputError
-from .bounds import Floats, shifted_upper
+from ..report.tables import chosen_of, space_of
+from .bounds import Floats, further, shifted_lower, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
-from .metrics import Metrics, metrics
+from .metrics import Metrics, bounded, metrics
 from .scores import Score
 from .sets import AVERAGE
 from .store import OodStore
+
+ESTIMATE = "certified (estimate)"
 
 
 @dataclass(frozen=True)
 class Version:
     """One way of scoring a run's sets: scores of the in-distribution set, and of each other one by name.
 
-    `radius` is that of the ball which the out-of-distribution scores hold for: ℓ2 for certified ones, ℓ∞ for the rest.
+    `radius` is that of the ball which the out-of-distribution scores hold for: ℓ2 for certified ones, ℓ∞ for the rest. `bounds`
+    says that scores of both sides are bounds, so that ties count against us. `missing` is how many images have no score, of the
+    in-distribution set under "": the metrics are then the worst that the finished run may show.
     """
 
     name: str
     radius: float
     inside: Floats
     outside: dict[str, Floats]
+    bounds: bool = False
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     def measured(self) -> dict[str, Metrics]:
         """The metrics of every set, and their average."""
-        found = {name: metrics(self.inside, scores) for name, scores in self.outside.items()}
+        worst = np.full(self.missing.get("", 0), -np.inf)
+        found = {
+            name: self._one(np.r_[self.inside, worst], np.r_[scores, np.full(self.missing.get(name, 0), np.inf)])
+            for name, scores in self.outside.items()
+        }
         rows = np.array([[m.auroc, m.aupr, m.fpr] for m in found.values()])
         return {**found, AVERAGE: Metrics(*(float(value) for value in rows.mean(axis=0)))}
 
+    def _one(self, inside: Floats, outside: Floats) -> Metrics:
+        return (bounded if self.bounds or any(self.missing.values()) else metrics)(inside, outside)
+
 
 def _outside(store: OodStore) -> dict[str, list[dict[str, Any]]]:
-    return {
-        entry["name"]: store.of_set(number)
-        for number, entry in enumerate(store.meta["sets"])
-        if number and store.of_set(number)
-    }
+    return {entry["name"]: store.of_set(number) for number, entry in enumerate(store.meta["sets"]) if number}
+
+
+def _missing(store: OodStore) -> dict[str, int]:
+    """How many images of each set have no record, of the in-distribution one under ""; InputError where there are too many."""
+    found = {entry["name"] if number else "": store.missing(number) for number, entry in enumerate(store.meta["sets"])}
+    if min(found.values()) < 0:
+        raise InputError(f"{store.path} has more records than images it was asked for: restore it from a copy")
+    return found
 
 
 def _check_complete(store: OodStore) -> None:
-    if not store.of_set(0) or not _outside(store):
+    if not store.of_set(0) or not any(_outside(store).values()):
         raise InputError(f"{store.path} has no records of both kinds of images yet: finish it with --resume")
 
 
@@ -66,7 +84,7 @@ def _of_ball(store: OodStore) -> list[Version]:
         records = _outside(store)
         if all(key in record for rows in records.values() for record in rows):
             scores = {out: np.array([record[key] for record in rows]) for out, rows in records.items()}
-            found.append(Version(name, radius, inside, scores))
+            found.append(Version(name, radius, inside, scores, missing=_missing(store)))
     for better, worse in pairwise(found):
         for name, first in better.measured().items():
             if worse.measured()[name].auroc > first.auroc + 1e-9:
@@ -78,16 +96,33 @@ def _of_ball(store: OodStore) -> list[Version]:
 
 
 def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
-    """The smoothed confidences as estimated, then their bounds: the in-distribution ones' at 0, the others' over each radius."""
-    sigma = float(store.meta["classifier"]["sigma"])
-    inside = np.array([bound_of(record, store.meta) for record in store.of_set(0)])
-    bounds = {name: [bound_of(record, store.meta) for record in rows] for name, rows in _outside(store).items()}
+    """The smoothed confidences as estimated, then their bounds: the in-distribution ones' at 0, the others' over each radius.
+
+    Radii are around the images as given: for one that was rounded, its distance is added, in-distribution at radius 0 too.
+    """
+    sigma, missing = float(store.meta["classifier"]["sigma"]), _missing(store)
+    inside = np.array(
+        [shifted_lower(bound_of(record, store.meta), record.get("distance", 0.0), sigma) for record in store.of_set(0)]
+    )
+    bounds = {
+        name: [(bound_of(record, store.meta), record.get("distance", 0.0)) for record in rows]
+        for name, rows in _outside(store).items()
+    }
     estimates = {name: np.array([estimate_of(record) for record in rows]) for name, rows in _outside(store).items()}
-    found = [Version("estimated", 0.0, np.array([estimate_of(record) for record in store.of_set(0)]), estimates)]
+    means = np.array([estimate_of(record) for record in store.of_set(0)])
+    found = [Version("estimated", 0.0, means, estimates, missing=missing)]
     for radius in radii:
-        moved = {name: np.array([shifted_upper(b, radius, sigma) for b in values]) for name, values in bounds.items()}
-        found.append(Version("certified", radius, inside, moved))
+        moved = {
+            name: np.array([shifted_upper(b, further(radius, distance), sigma) for b, distance in values])
+            for name, values in bounds.items()
+        }
+        found.append(Version(certified_name(store), radius, inside, moved, bounds=True, missing=missing))
     return found
+
+
+def certified_name(store: OodStore) -> str:
+    """What certified figures are: without `family_wise` each bound is right with 1 − α, all of them together are not."""
+    return "certified" if store.meta["config"]["family_wise"] else ESTIMATE
 
 
 def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
@@ -106,6 +141,7 @@ def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
             r,
             np.where(inside[0] >= r, inside[1], 0.0),
             {name: np.where(radius >= r, score, 0.0) for name, (radius, score) in outside.items()},
+            missing=_missing(store),
         )
         for r in radii
     ]
@@ -125,10 +161,15 @@ def guarantee(store: OodStore) -> str:
     if config["kind"] == "certified" and config["score"] == "distro-l2":
         return "published score, for comparison: it bounds nothing (the radius is of the class, not of the confidence)"
     if config["kind"] == "certified":
-        alpha, every = config["alpha"], "all bounds together are" if config["family_wise"] else "each image's bound is"
+        ball = "against every perturbation of the out-of-distribution images up to the ℓ2 radius"
+        likely = f"right with probability {1 - config['alpha']:g} or more over the noise drawn"
+        if config["family_wise"]:
+            return (
+                f"certified: {ball}; all bounds together are {likely}, and so are the figures; ties count against them"
+            )
         return (
-            f"certified: against every perturbation of the out-of-distribution images up to the ℓ2 radius; {every} right with "
-            f"probability {1 - alpha:g} or more over the noise drawn"
+            f"{ESTIMATE}: {ball}; each image's bound is {likely}, but not all of them together, so the figures are estimates: "
+            "--family-wise makes them certificates"
         )
     said = {
         "clean": "clean: images as they are, nothing is guaranteed",
@@ -137,6 +178,27 @@ def guarantee(store: OodStore) -> str:
         "adversarial": f"adversarial: the worst of the {config.get('budget')} attacks found; worse perturbations may exist",
     }
     return said[config["kind"]]
+
+
+def rounding(store: OodStore) -> list[str]:
+    """What has to be known of a run that rounds images off the grid."""
+    config = store.meta["config"]
+    if not config.get("quantise"):
+        return []
+    distances = [record.get("distance") for record in store.records.values()]
+    if config["kind"] != "certified" or config["score"] == "distro-l2":
+        return ["--quantise: all scores are those of the rounded images"] if any(d != 0.0 for d in distances) else []
+    if any(d is None for d in distances):
+        return [
+            "--quantise: radii are about the rounded images, the distance was not recorded (an older version made the run)"
+        ]
+    moved = [d for d in distances if d]
+    if not moved:
+        return []
+    return [
+        f"rounded: {len(moved)} images, by up to {max(moved):.4f} (ℓ2); bounds are about the images as given, estimates about the "
+        "rounded ones"
+    ]
 
 
 def shown(value: float, upward: bool) -> str:
@@ -153,17 +215,20 @@ def _grid(rows: list[list[str]]) -> str:
 
 def text_report(store: OodStore, found: Sequence[Version]) -> str:
     """The tables of a run and its `versions_of`, in percent, as text: a row a version, three columns a set."""
-    names = [*found[0].outside, AVERAGE]
+    names, finished = [*found[0].outside, AVERAGE], store.finished()
+    least, most = ("", "") if finished else ("≥", "≤")
     head = ["scores", "radius", *(f"{name} AUROC/AUPR/FPR" for name in names)]
     rows = [head]
     for version in found:
         measured = version.measured()
         cells = [
-            f"{shown(m.auroc, False)} / {shown(m.aupr, False)} / {shown(m.fpr, True)}"
+            f"{least}{shown(m.auroc, False)} / {least}{shown(m.aupr, False)} / {most}{shown(m.fpr, True)}"
             for m in (measured[n] for n in names)
         ]
         rows.append([version.name, f"{version.radius:g}", *cells])
-    lines = [_grid(rows), guarantee(store)]
+    kind = store.meta["config"]["kind"]
+    distance = {"clean": "images in", "certified": "radii: ℓ2 in"}.get(kind, "radii: ℓ∞ in")
+    lines = [_grid(rows), "; ".join([f"{distance} {space_of(store.meta)}", *chosen_of(store.meta)]), guarantee(store)]
     if store.meta["config"]["kind"] == "certified":
         drawn = [
             f"{np.mean([r['n'] for r in store.of_set(i)]):.0f}"
@@ -172,8 +237,17 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
         ]
         lines.append(f"draws an image on average: {', '.join(drawn)} (in-distribution first)")
         lines.append(audit_line({"audit": store.audit}))
-    if not store.finished():
-        lines.append("unfinished: some images have no record yet, go on with --resume")
+    if not finished:
+        lacking = ", ".join(
+            f"{missing} of {entry['images']} of {entry['name']}"
+            for number, entry in enumerate(store.meta["sets"])
+            if (missing := store.missing(number))
+        )
+        lines.append(
+            f"UNFINISHED: no record yet of {lacking} images; the figures are the worst that the finished run may show, with each "
+            "of those ranked against us; go on with --resume"
+        )
+    lines += rounding(store)
     return "\n".join([*lines, *(f"warning: {note}" for note in store.meta.get("notes", ()))])
 
 
@@ -188,4 +262,12 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
     ]
     draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
-    return {**meta, "audit": store.audit, "metrics": tables, "mean_draws": means, "guarantee": guarantee(store)}
+    missing = {entry["name"]: store.missing(number) for number, entry in enumerate(store.meta["sets"])}
+    return {
+        **meta,
+        "audit": store.audit,
+        "metrics": tables,
+        "mean_draws": means,
+        "guarantee": guarantee(store),
+        "missing": missing,
+    }

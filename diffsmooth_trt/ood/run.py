@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..api import Silent, versions
-from ..certify.identity import differences
+from ..certify.identity import check_noise_version, differences
 from ..certify.runner import Progress
-from ..config import KEY_DIGITS, parse_key
+from ..config import parse_key
 from ..engine import choose_backend
 from ..errors import InputError
+from ..noise.counters import KEY_BITS, KEY_DIGITS
 from ..noise.selftest import check_noise
 from .certified import Certifier, dense
 from .config import OodConfig
@@ -53,17 +54,23 @@ def _refuse_existing(config: OodConfig) -> None:
         raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
 
 
-def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) -> OodStore:
+def _open_store(config: OodConfig, described: dict[str, Any], found: dict[str, Any], notes: list[str]) -> OodStore:
+    """A new file, or with `config.resume` the one that is there, of the same run; `found` is what a new one says besides."""
     if not config.out.exists() or _is_empty(config):
-        key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
+        key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
         named = {"classifier": config.classifier, "engine": config.engine, "detector": config.detector}
         files = {name: None if path is None else str(path) for name, path in named.items()}
         files |= {"in_data": str(config.in_data), "out_data": list(config.out_data)}  # type: ignore[dict-item]
         return OodStore.create(
-            config.out, {**described, **drawn, "files": files, "versions": versions(), "notes": notes}
+            config.out, {**described, **drawn, **found, "files": files, "versions": versions(), "notes": notes}
         )
     store = OodStore.open(config.out, write=True)
+    try:
+        check_noise_version(config.out, store.meta)
+    except InputError:
+        store.close()
+        raise
     differing = differences({name: store.meta.get(name) for name in described}, described)
     if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
         differing.append("key (another one was given)")
@@ -83,6 +90,12 @@ def _check_records(store: OodStore, sets: list[DataSet]) -> None:
             raise InputError(
                 f"{store.path} has a record of set {number}, row {row} with other pixels: the data changed"
             )
+        moved = dict(zip(sets[number].images.rows, sets[number].distances, strict=True))[row]
+        if store.meta["config"].get("quantise") and record.get("distance") != moved:
+            raise InputError(
+                f"{store.path} has a record of set {number}, row {row} with distance {record.get('distance')}, here {moved}: the "
+                "data changed, or an older version made it; start anew"
+            )
         if store.meta["config"]["kind"] == "certified":
             dense(record)
 
@@ -100,7 +113,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         if model.law is not None:
             check_noise(model.law)
         shown = progress or Silent()
-        with _open_store(config, described, notes) as store:
+        with _open_store(config, described, {"shape": list(model.input_shape)}, notes) as store:
             _check_records(store, sets)
             runner.run(sets, store, shown)
     finally:

@@ -20,11 +20,12 @@ AVERAGE = "average"  # a column of the tables: no set's name
 
 @dataclass(frozen=True)
 class DataSet:
-    """One set: its name, its images and the digest of each, in their order."""
+    """One set: its name, its images, and of each, in their order, the digest and the distance that rounding moved it."""
 
     name: str
     images: Images | GeneratedImages
     digests: tuple[str, ...]
+    distances: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -32,7 +33,7 @@ class DataSet:
 
 def _checked(name: str, option: str, images: Images | GeneratedImages, shape: tuple[int, int, int]) -> DataSet:
     channels, height, width = shape
-    digests = []
+    digests, distances = [], []
     for image in images:
         if image.pixels.shape != (height, width, channels):
             size = f"pass --resize {min(height, width)} --crop {min(height, width)}, or give another data set"
@@ -42,7 +43,8 @@ def _checked(name: str, option: str, images: Images | GeneratedImages, shape: tu
                 f"{remedy}"
             )
         digests.append(pixel_digest(image))
-    return DataSet(name, images, tuple(digests))
+        distances.append(image.distance)
+    return DataSet(name, images, tuple(digests), tuple(distances))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

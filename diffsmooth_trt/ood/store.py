@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 from ..certify.audit_record import refuse_void
 from ..errors import InputError, StoreError
 from ..files import write_atomically
+from ..noise.counters import KEY_BITS
 
 FORMAT = 1
 KIND = "diffsmooth-trt ood"
@@ -67,7 +68,7 @@ class OodStore:
             lines = [line for line in lines if "audit" not in line]
             records = {(line["set"], line["row"]): line for line in lines[1:]}
             types = {type(number) for place in records for number in place} | {type(meta["format"])}
-            known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**128
+            known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**KEY_BITS
             once = len(records) == len(lines) - 1
             if not (known and once and types == {int} and all("sha256" in line for line in lines[1:])):
                 raise ValueError
@@ -136,9 +137,13 @@ class OodStore:
         """The records of one set, by row."""
         return [record for (which, _), record in sorted(self.records.items()) if which == number]
 
+    def missing(self, number: int) -> int:
+        """How many images of a set have no record; negative where there are more than the run was asked for."""
+        return int(self.meta["sets"][number]["images"]) - len(self.of_set(number))
+
     def finished(self) -> bool:
         """Whether every image has its record."""
-        return all(len(self.of_set(number)) == entry["images"] for number, entry in enumerate(self.meta["sets"]))
+        return all(self.missing(number) == 0 for number in range(len(self.meta["sets"])))
 
     def close(self) -> None:
         """Put all lines on disk and close the file."""

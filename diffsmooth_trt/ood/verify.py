@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..api import Silent, versions
+from ..certify.identity import check_noise_version
 from ..certify.rebuild import check_sha256, check_weights, find, locate, placed, usable
 from ..certify.runner import Progress
-from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key
+from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key, to_draw
 from ..errors import InputError
 from ..noise.selftest import check_noise
 from .certified import Certifier, dense
@@ -75,18 +76,21 @@ def verify(
     device: str | None = None,
     threads: int | None = None,
     blocks_seed: int | None = None,
+    unfinished: bool = False,
     progress: Progress | None = None,
 ) -> OodVerification:
     """Score a random `fraction` of the images of a run of `ood` again and compare; check what its records and files say.
 
-    The files are those that the run records unless given; `out_data` are all of its sets, in their order. `blocks_seed` repeats an
-    earlier choice of images. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what
-    cannot be verified: missing files, engines that are not the run's.
+    At least 30 images are scored, all where there are fewer. A run that lacks images does not agree unless it may be
+    `unfinished`. The files are those that the run records unless given; `out_data` are all of its sets, in their order.
+    `blocks_seed` repeats an earlier choice of images. `agrees` of what it returns says whether all of it is reproduced. Raises
+    InputError for what cannot be verified: missing files, engines that are not the run's.
     """
     check_fraction(fraction)
     files = {"classifier": classifier, "engine": engine, "detector": detector, "in_data": in_data}
     given = {name: None if path is None else Path(path) for name, path in files.items()}
     with OodStore.open(Path(run)) as store:
+        check_noise_version(store.path, store.meta)
         done = OodVerification(store.path, secrets.randbits(64) if blocks_seed is None else blocks_seed)
         with usable(f"{store.path} holds values in its first line"):
             config = _recorded_config(store, given, out_data, threads, device)
@@ -98,9 +102,13 @@ def verify(
             if model.law is not None:
                 check_noise(model.law)
             check_derived(store.meta, here, done, DERIVED)
+            shape = list(model.input_shape)
+            if store.meta.get("shape", shape) != shape:
+                done.mismatches.append(f"shape: recorded {store.meta['shape']}, here {shape}")
             note_key(store.meta, done)
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, {**store.meta, **here}, store.records, None)
+            _check_finished(held, unfinished, done)
             _verify_records(held, model, config, sets, fraction, done, progress or Silent())
         finally:
             model.close()
@@ -151,6 +159,21 @@ def _out_data(store: OodStore, given: Sequence[str | Path] | None) -> tuple[str,
     return tuple(str(name) for name in given)
 
 
+def _check_finished(store: OodStore, unfinished: bool, done: Verification) -> None:
+    """Add how many images of which sets have no record: as a note if the run may be `unfinished`."""
+    lacking = [
+        f"{missing} of {entry['images']} of {entry['name']}"
+        for number, entry in enumerate(store.meta["sets"])
+        if (missing := store.missing(number))
+    ]
+    if lacking and unfinished:
+        done.notes.append(f"the run is not finished: no record of {', '.join(lacking)} images")
+    elif lacking:
+        done.mismatches.append(
+            f"missing: no record of {', '.join(lacking)} images; pass --unfinished to verify what a run has done so far"
+        )
+
+
 def _verify_records(
     store: OodStore,
     model: Model,
@@ -171,20 +194,22 @@ def _verify_records(
     done.recorded = len(store.records)
     wrong = dict(_wrong_records(store, sets, runner))
     done.mismatches += [f"{_name(store, place)}: {said}" for place, said in wrong.items()]
-    if not store.finished():
-        total = sum(entry["images"] for entry in store.meta["sets"])
-        done.notes.append(f"the run is not finished: {len(store.records)} of {total} images have a record")
     if config.kind == "adversarial":
         done.notes.append("attacks were not made again: what they found is a score, not a bound")
     ordered = sorted(
         (place for place in store.records if place not in wrong), key=lambda place: choice(done.seed, *place)
     )
-    chosen = set(ordered[: math.ceil(fraction * len(store.records))])
+    chosen = set(ordered[: to_draw(fraction, len(store.records))])
     replay = _Replay(store, chosen, wrong)
     runner.run(sets, replay, progress)
     for place in sorted(chosen):
         found, recorded = replay.records[place], store.records[place]
-        names = [name for name in sorted({*found, *recorded} - {*NOT_AGAIN}) if found.get(name) != recorded.get(name)]
+        lacking = {"distance"} - {*recorded}  # an older version made the run
+        names = [
+            name
+            for name in sorted({*found, *recorded} - {*NOT_AGAIN} - lacking)
+            if found.get(name) != recorded.get(name)
+        ]
         done.mismatches += [
             _difference(_name(store, place), name, recorded.get(name), found.get(name)) for name in names
         ]
@@ -209,12 +234,15 @@ def _wrong_records(
 ) -> Iterator[tuple[Place, str]]:
     """What no run of this configuration and data can have written, by place."""
     digests = [dict(zip(data.images.rows, data.digests, strict=True)) for data in sets]
+    moved = [dict(zip(data.images.rows, data.distances, strict=True)) for data in sets]
     for place, record in sorted(store.records.items()):
         number, row = place
         if not 0 <= number < len(sets) or row not in digests[number]:
             yield place, "recorded, but the data holds no such image"
         elif digests[number][row] != record.get("sha256"):
             yield place, "pixels in the data are not those that the run used"
+        elif "distance" in record and moved[number][row] != record["distance"]:
+            yield place, f"recorded distance {record['distance']}, the data has {moved[number][row]}"
         else:
             said = _wrong_draws(record, runner) if isinstance(runner, Certifier) else _wrong_scores(record)
             if said:

@@ -11,14 +11,17 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import write_atomically
-from .curves import certified_accuracy
+from .curves import certified_counts
 from .tables import Summary
 
 FORMATS = (".png", ".svg", ".pdf")
 
 
 def draw(summaries: Sequence[Summary], kind: str) -> bytes:
-    """Certified accuracy against the ℓ2 radius, one curve a run, as a picture file of `kind` ("png", "svg", "pdf")."""
+    """Certified accuracy against the ℓ2 radius, one curve a run, as a picture file of `kind` ("png", "svg", "pdf").
+
+    Shares are of the images asked for; of an unfinished run the area up to what the missing ones may add is shaded.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -32,9 +35,16 @@ def draw(summaries: Sequence[Summary], kind: str) -> bytes:
     grid = np.linspace(0.0, max(reach, 0.1) * 1.05, 500)
     curves = []
     for summary in certified:
-        accuracy = certified_accuracy(summary.labels, summary.predicted, summary.radii, grid)
-        curves += axes.step(grid, 100 * np.asarray(accuracy), where="pre")
-    axes.set(xlabel="ℓ2 radius", ylabel="certified accuracy, %", xlim=(0, grid[-1]), ylim=(0, 100))
+        outcome = summary.labels, summary.predicted, summary.radii
+        counts, images = certified_counts(*outcome, grid, summary.missing)
+        accuracy = 100 * counts / images
+        curves += axes.step(grid, accuracy, where="pre")
+        if summary.missing:
+            most = 100 * summary.most(counts) / images
+            axes.fill_between(grid, accuracy, most, step="pre", color=curves[-1].get_color(), alpha=0.2, lw=0)
+    spaces = {summary.space for summary in certified}
+    where = f"ℓ2 radius in {spaces.pop()}" if len(spaces) == 1 else "ℓ2 radius, each run's in its own space"
+    axes.set(xlabel=where, ylabel="certified accuracy, %", xlim=(0, grid[-1]), ylim=(0, 100))
     axes.grid(alpha=0.3)
     legend = axes.legend(curves, [str(number) for number in range(len(curves))], fontsize=7)
     for text, summary in zip(legend.get_texts(), certified, strict=True):

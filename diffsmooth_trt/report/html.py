@@ -29,7 +29,8 @@ def _images(summary: Summary) -> str:
         rows.append(f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     names = ("image", "label", "answer", "radius", "samples", *(f"≥ {radius}" for radius in summary.preset))
     head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    return f"<h2>{html.escape(summary.name)}</h2><table>{head}{''.join(rows)}</table>"
+    lacking = f"<p>{summary.missing} of {summary.asked} images have no result yet.</p>" if summary.missing else ""
+    return f"<h2>{html.escape(summary.name)}</h2>{lacking}<table>{head}{''.join(rows)}</table>"
 
 
 def page(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -15,16 +15,35 @@ from numpy.typing import NDArray
 from ..certify.audit_record import audit_line
 from ..certify.bounds import ABSTAIN, truncate
 from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
-from ..certify.store import RunStore
+from ..certify.store import UNRECORDED, RunStore
 from ..errors import InputError
-from .curves import average_certified_radius, certified_accuracy_interval, certified_counts
+from .curves import average_certified_radius, certified_accuracy_interval, certified_counts, most_wrong
 
 DEFAULT_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+def space_of(meta: Mapping[str, Any]) -> str:
+    """Where the images of a run lie that distances are measured in: their shape, and what was done to the data set's images."""
+    config, shape = meta["config"], meta.get("shape")
+    size = f"^({'×'.join(map(str, shape))})" if shape else " a pixel"
+    done = [f"--{name} {config[name]}" for name in ("resize", "crop") if config.get(name)]
+    after = f" after {' '.join(done)}" if done else ""
+    return f"[0, 1]{size}{after}{' (--quantise)' if config.get('quantise') else ''}"
+
+
+def chosen_of(meta: Mapping[str, Any]) -> list[str]:
+    """The options that chose a run's images from its data set."""
+    config = meta["config"]
+    return [f"--{name} {config[name]}" for name in ("skip", "max") if config.get(name) not in (None, 1)]
+
+
 @dataclass(frozen=True)
 class Summary:
-    """What a report says about one run: arrays are `[images]`, in ascending order of `images`, the data-set indices."""
+    """What a report says about one run: arrays are `[images]`, in ascending order of `images`, the data-set indices.
+
+    They are the images with a result; `missing` more were asked for. `digests` are SHA-256 of their 8-bit pixels, `distances` how
+    far rounding to those moved them (None where an older run did not record it).
+    """
 
     name: str
     meta: dict[str, Any]
@@ -34,6 +53,9 @@ class Summary:
     radii: NDArray[np.float64]
     samples: NDArray[np.int64]
     seconds: float
+    digests: tuple[str, ...]
+    distances: NDArray[np.float64] | None
+    missing: int = 0
     decisions: tuple[tuple[str, ...], ...] = ()
     void: int = 0
 
@@ -48,15 +70,51 @@ class Summary:
         return tuple(self.meta["config"].get("radius", ()))
 
     @property
+    def asked(self) -> int:
+        """How many images the run was asked for."""
+        return len(self.images) + self.missing
+
+    def most(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many images of all may be certified in the end where `counts` are now: as many more as are missing.
+
+        By Holm's procedure each image that is certified helps the others, so that it may be all.
+        """
+        helping = bool(self.preset and self.meta["config"].get("family_wise") and self.missing)
+        return np.full_like(counts, self.asked) if helping else counts + self.missing
+
+    @property
     def abstentions(self) -> int:
         """Images without an answer."""
         return int((self.predicted < 0).sum())
 
     @property
+    def conditional(self) -> bool:
+        """Whether its certificates rest on an assumption about the network (Lipschitz)."""
+        return "lipschitz_constant" in self.meta
+
+    @property
+    def wrong(self) -> float:
+        """The probability with which each certificate alone may be wrong: 0 where all hold together, or none is random."""
+        alone = not (self.conditional or self.meta["config"].get("family_wise"))
+        return float(self.meta["config"]["alpha"]) if alone else 0.0
+
+    @property
+    def space(self) -> str:
+        """`space_of` the run."""
+        return space_of(self.meta)
+
+    @property
     def title(self) -> str:
-        """Method, σ and sample counts in a line."""
+        """Method, σ and sample counts, space and choice of images in a line."""
+        parts = [self._drawn, f"{'ℓ2 in' if self.certified else 'images in'} {self.space}", *chosen_of(self.meta)]
+        return "; ".join(
+            [*parts, *([f"UNFINISHED: {len(self.images)} of {self.asked} images"] if self.missing else [])]
+        )
+
+    @property
+    def _drawn(self) -> str:
         config, identity = self.meta["config"], self.meta["classifier"]
-        if "lipschitz_constant" in self.meta:
+        if self.conditional:
             return f"certify {identity['method']}, Lipschitz certificate, {identity['steps']} steps"
         drawn = f"n={config['n']}"
         if self.preset:
@@ -67,9 +125,24 @@ class Summary:
         return f"{config['command']} {identity['method']}, sigma={identity['sigma']}, {drawn}, alpha={config['alpha']}"
 
     @property
+    def fresh(self) -> bool:
+        """Whether the classifier adds noise of its own that is new for every draw."""
+        return bool(self.meta["classifier"].get("local_noise") == "fresh")
+
+    @property
+    def unguaranteed(self) -> bool:
+        """Whether its votes were known when the classifier was made: fresh local noise of version 1."""
+        return self.fresh and self.meta["classifier"].get("noise_version") == 1
+
+    @property
     def guarantee(self) -> str:
         """What is right, and with which probability."""
-        if "lipschitz_constant" in self.meta:
+        if self.unguaranteed:
+            return (
+                "NO guarantee: the fresh local noise of this run came from a public seed, so that its votes were known "
+                "when the classifier was made; run again with this release"
+            )
+        if self.conditional:
             given = self.meta["config"].get("lipschitz") is not None
             source = (
                 "given" if given else "derived for ideal denoisers and infinitely many noises, not for this network"
@@ -111,18 +184,55 @@ class Summary:
         if "extended_from" in self.meta:
             before = ", ".join(map(str, self.meta["extended_from"]))
             notes.append(f"n was raised later, from {before}: allowed, as these bounds hold at every look")
-        if self.meta["key_source"] == "given" and "lipschitz_constant" not in self.meta:
+        if self.meta["key_source"] == "given" and not self.conditional:
             notes.append(
                 "the noise key was given, not drawn: trust it only if its giver could not choose it after the fact"
             )
-        identity, asked = self.meta["classifier"], self.meta.get("images")
-        if identity.get("local_noise") == "fresh":
-            seed = identity["classifier_seed"]
-            note = f"fresh local noise: the guarantee is over the pseudo-randomness of classifier seed {seed} too"
-            notes.append(f"{note}; trust it only if its giver could not choose it after the fact" if seed else note)
-        if asked is not None and len(self.images) < asked:
-            notes.append(f"unfinished: {len(self.images)} of {asked} images")
-        return notes
+        if self.fresh:
+            notes.append("fresh local noise: f is random; its noise is new for every draw")
+        if self.meta["classifier"].get("noise_version") == 1:
+            notes.append(
+                "noise of version 1 (Philox, no cryptographic generator): right only for networks that were not made against it"
+            )
+        return [*notes, *self._rounding, *self._reading]
+
+    @property
+    def _rounding(self) -> list[str]:
+        """What was done about images off the grid."""
+        if self.distances is None:
+            return [
+                UNRECORDED if self.certified else "answers are about the rounded images (an older version made the run)"
+            ]
+        moved = self.distances[self.distances > 0]
+        if not moved.size:
+            return []
+        if self.certified:
+            said = "every radius is about the image as given: the distance is taken off, and where nothing is left it abstains"
+        else:
+            said = "every answer is about the image as given: it needs the votes for all points within that distance"
+        return [f"rounded: {moved.size} images, by up to {moved.max():.4f} (ℓ2); {said}"]
+
+    @property
+    def _reading(self) -> list[str]:
+        """How the accuracies and their intervals are to be read."""
+        if self.missing:
+            return [
+                f"unfinished: {len(self.images)} of {self.asked} images; a–b is what the finished run may show at least and at "
+                "most; no confidence interval, as images finish in the order of their difficulty"
+            ]
+        if not self.certified:
+            return []
+        drawn = "95% interval: for the distribution that the images were drawn from, where they were"
+        if self.conditional or self.unguaranteed:
+            return [drawn]
+        if not self.wrong:
+            return [f"{drawn}; its lower end bounds the robust accuracy too, with probability 97.5% less alpha"]
+        most = most_wrong(self.asked, self.wrong)
+        return [
+            f"{drawn}; its lower end is lowered by alpha, so that with probability 97.5% it bounds the robust accuracy too, "
+            "though each certificate may be wrong",
+            f"of these {self.asked} certificates at most {most} {'is' if most == 1 else 'are'} wrong with probability 97.5%",
+        ]
 
 
 def summarise(store: RunStore) -> Summary:
@@ -132,6 +242,8 @@ def summarise(store: RunStore) -> Summary:
         raise InputError(f"{store.path} has no finished images: let the run finish, or resume it")
     config = store.meta["config"]
     n0 = config.get("n0", 0)
+    known = store.known_images()
+    here = [known[result.image] for result in results]
     return Summary(
         name=_printable(Path(store.path).stem),
         meta=store.meta,
@@ -141,6 +253,9 @@ def summarise(store: RunStore) -> Summary:
         radii=np.array([r.radius or 0.0 for r in results]),
         samples=np.array([r.trials + n0 for r in results]),
         seconds=sum(r.seconds for r in results),
+        digests=tuple(digest for _, digest, _ in here),
+        distances=np.array([distance for *_, distance in here]) if store.has_distances else None,
+        missing=len(store.asked) - len(results),
         decisions=tuple(r.decisions for r in results),
         void=store.void_votes() if "void" in store.meta else 0,
     )
@@ -149,18 +264,23 @@ def summarise(store: RunStore) -> Summary:
 def envelope(summaries: Sequence[Summary]) -> Summary:
     """The runs as one: each image's largest radius with the right class, else its abstention; alpha is the sum of theirs.
 
-    For runs of one set of images, at several σ say. Each statement is about its own run's classifier, and all of an image's
-    are right together with probability at least 1 − Σ alpha (union bound). Raises InputError for runs that do not fit.
+    For finished runs of the same pixels and labels, at several σ say. It picks a classifier for each image, and by its label:
+    it says what some classifier of theirs is certified for, and is no certificate of one classifier. Each statement is about its
+    own run's classifier, and all of an image's are right together with probability at least 1 − Σ alpha (union bound). Raises
+    InputError for runs that do not fit.
     """
     first = summaries[0]
     for summary in summaries:
         kinds = {bool(each.meta["config"].get("family_wise")) for each in (summary, first)}
-        if not summary.certified or "lipschitz_constant" in summary.meta or len(kinds) > 1:
+        if not summary.certified or summary.conditional or len(kinds) > 1:
             raise InputError(f"--envelope takes certify runs of one kind, got {summary.name}: leave it out")
-        same = summary.meta["data"] == first.meta["data"] and np.array_equal(summary.images, first.images)
-        if not same:
+        if summary.missing:
+            raise InputError(f"--envelope takes finished runs, {summary.name} is not: go on with it by --resume")
+        differing = _other_images(summary, first)
+        if differing:
             raise InputError(
-                f"--envelope: {summary.name} has other images than {first.name}: use the same --data, --skip, --max"
+                f"--envelope: {summary.name} and {first.name} are not of the same images ({differing}): their radii do not "
+                "compare; use the same --data, --skip, --max, --resize, --crop, --quantise"
             )
     right = np.stack([np.where(s.predicted == s.labels, s.radii, -1.0) for s in summaries])
     alpha = math.fsum(s.meta["config"]["alpha"] for s in summaries)
@@ -175,6 +295,24 @@ def envelope(summaries: Sequence[Summary]) -> Summary:
         samples=np.sum([s.samples for s in summaries], axis=0),
         seconds=math.fsum(s.seconds for s in summaries),
     )
+
+
+def _other_images(summary: Summary, first: Summary) -> str:
+    """In what the images of two runs differ, of which what comes first; nothing where they are the same."""
+    if not np.array_equal(summary.images, first.images):
+        rows = sorted({*summary.images.tolist()} ^ {*first.images.tolist()})
+        return f"image {rows[0]} is in one of them only"
+    unknown = np.full(len(first.images), -1.0)
+    first_moved, moved = (unknown if each.distances is None else each.distances for each in (first, summary))
+    for name, ours, theirs in (
+        ("other pixels", summary.digests, first.digests),
+        ("another label", summary.labels.tolist(), first.labels.tolist()),
+        ("another distance from its pixels", moved.tolist(), first_moved.tolist()),
+    ):
+        where = [image for image, a, b in zip(first.images, ours, theirs, strict=True) if a != b]
+        if where:
+            return f"image {where[0]} has {name}"
+    return ""
 
 
 def shown_radii(summaries: Sequence[Summary]) -> tuple[float, ...]:
@@ -192,7 +330,8 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
     """The runs side by side; accuracies in percent, rounded down, below each its interval, rounded outward.
 
     The interval is `certified_accuracy_interval`'s at 95 %: where the images were drawn from some distribution, it holds
-    that distribution's certified accuracy. `enveloped` adds the runs' `envelope`.
+    that distribution's certified accuracy, and its lower end bounds the robust accuracy. Of an unfinished run, a cell has the
+    shares that it will show at least and at most, and there is no interval. `enveloped` adds the runs' `envelope`.
     """
     lines = []
     for summary in summaries:
@@ -202,7 +341,8 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
         summaries = [*summaries, envelope(summaries)]
         alpha = summaries[-1].meta["config"]["alpha"]
         lines += [
-            f"envelope: an image's largest radius; all its radii are right together with probability 1 − {alpha:.3g}"
+            f"envelope: an image's largest radius; all its radii are right together with probability 1 − {alpha:.3g}; it picks "
+            "a classifier for each image by its label, so it is no certificate of one classifier"
         ]
     predictions = not all(summary.certified for summary in summaries)
     head = ["run", "images"]
@@ -212,7 +352,7 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
     rows = [head]
     for summary in summaries:
         rows.append(_row(summary, at, predictions))
-        if at is not None and summary.certified:
+        if at is not None and summary.certified and not summary.missing:
             rows.append(_intervals(summary, at, len(head)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
@@ -223,7 +363,7 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
 
 
 def _intervals(summary: Summary, at: Sequence[float], columns: int) -> list[str]:
-    low, high = certified_accuracy_interval(summary.labels, summary.predicted, summary.radii, at)
+    low, high = certified_accuracy_interval(summary.labels, summary.predicted, summary.radii, at, wrong=summary.wrong)
     spans = [f"{math.floor(1000 * a) / 10:.1f}–{math.ceil(1000 * b) / 10:.1f}" for a, b in zip(low, high, strict=True)]
     cells = ["  95% interval", "", *spans]
     return cells + [""] * (columns - len(cells))
@@ -235,6 +375,14 @@ def percent(count: int, images: int) -> str:
     return f"{tenths // 10}.{tenths % 10}%"
 
 
+def share(count: int, summary: Summary) -> str:
+    """`count` of the images asked for in percent; of an unfinished run from that up to what it is with all missing ones."""
+    if not summary.missing:
+        return percent(count, summary.asked)
+    tenths = -(-1000 * int(summary.most(np.array([count]))[0]) // summary.asked)
+    return f"{percent(count, summary.asked)[:-1]}–{tenths // 10}.{tenths % 10}%"
+
+
 def _exactly(radius: float) -> str:
     """The shortest plain decimal that is read as this very float."""
     return f"{Decimal(repr(float(radius) + 0.0)):f}".removesuffix(".0")
@@ -242,15 +390,19 @@ def _exactly(radius: float) -> str:
 
 def _row(summary: Summary, radii: Sequence[float] | None, predictions: bool) -> list[str]:
     outcome = summary.labels, summary.predicted, summary.radii
-    cells = [summary.name, str(len(summary.images))]
+    missing = summary.missing
+    cells = [summary.name, f"{len(summary.images)}/{summary.asked}" if missing else str(summary.asked)]
     if radii is not None and summary.certified:
-        counts, images = certified_counts(*outcome, radii)
-        cells += [percent(int(count), images) for count in counts]
-        cells.append("-" if summary.preset else truncate(average_certified_radius(*outcome), 4))
+        counts, _ = certified_counts(*outcome, radii)
+        cells += [share(int(count), summary) for count in counts]
+        average = truncate(average_certified_radius(*outcome, missing), 4)
+        cells.append("-" if summary.preset else f"≥{average}" if missing else average)
     elif radii is not None:
         cells += ["-"] * (len(radii) + 1)
     if predictions:
         correct = int((summary.predicted == summary.labels).sum())
-        cells.append("-" if summary.certified else percent(correct, len(summary.images)))
-    cells.append(str(summary.abstentions))
+        cells.append("-" if summary.certified else share(correct, summary))
+    abstain = summary.abstentions
+    fewest = len(summary.images) - int(summary.most(np.array([len(summary.images) - abstain]))[0]) + missing
+    cells.append(f"{max(0, fewest)}–{abstain + missing}" if missing else str(abstain))
     return [*cells, f"{summary.samples.mean():.0f}", f"{summary.seconds / len(summary.images):.2f}"]

@@ -1,4 +1,8 @@
-"""The papers' tab-separated results: `idx label predict radius correct time`, written atomically."""
+"""The papers' tab-separated results: `idx label predict radius correct time`, written atomically.
+
+Scripts read these columns by name. A run whose radii hold on a condition only has a seventh column, `condition`, which says it in
+every row: scripts go on reading the file, and nobody who opens it, or loads it as a table, takes it for another.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ from pathlib import Path
 
 from ..certify.bounds import truncate
 from ..certify.store import Result, RunStore
+from ..errors import InputError
 from ..files import write_atomically
 
+CONDITION = "\tcondition"
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 
 
@@ -20,6 +26,27 @@ def tsv_line(result: Result) -> str:
     return "\t".join(str(entry) for entry in fields)
 
 
+def condition_of(store: RunStore) -> str:
+    """On what condition a run's radii hold, in a phrase without tabs; nothing where there is none but the theorem's."""
+    constant = store.meta.get("lipschitz_constant")
+    found = []
+    if constant is not None:
+        given = "given" if store.meta["config"].get("lipschitz") is not None else "derived for ideal denoisers"
+        found.append(f"only if the logits are {constant:.6g}-Lipschitz in [-1, 1] units ({given})")
+    if not store.has_distances:
+        found.append("about the rounded image, its distance from the given one was not recorded")
+    return "; ".join(found)
+
+
 def write_tsv(path: Path, store: RunStore) -> None:
-    """Write a run's finished images to `path`."""
-    write_atomically(path, "\n".join([HEADER, *(tsv_line(result) for result in store.results())]) + "\n")
+    """Write a run to `path`. Raises InputError for an unfinished one: scripts take shares of the rows that there are."""
+    results, asked = list(store.results()), len(store.asked)
+    if len(results) < asked:
+        raise InputError(
+            f"--tsv: {store.path} has {len(results)} of {asked} images, the shares of which mean nothing: "
+            "finish the run with --resume first"
+        )
+    condition = condition_of(store)
+    extra = f"\t{condition}" if condition else ""
+    lines = [HEADER + (CONDITION if condition else ""), *(tsv_line(result) + extra for result in results)]
+    write_atomically(path, "\n".join(lines) + "\n")

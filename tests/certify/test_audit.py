@@ -85,7 +85,7 @@ def early(linear_classifier, tmp_path_factory):
         name = repr(options)
         if name not in made:
             made[name] = folder / f"{len(made)}.sqlite"
-            fixed = {"method": "rs", "sigma": 1.0, "n0": 40, "key": "9", "batch": 48, "backend": "onnxruntime"}
+            fixed = {"method": "rs", "sigma": 1.0, "n0": 40, "key": "1" * 64, "batch": 48, "backend": "onnxruntime"}
             dst.certify(engine=classifier, data=data, out=made[name], **fixed, **options).close()
         return made[name], data, classifier
 

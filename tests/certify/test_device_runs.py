@@ -32,7 +32,7 @@ from diffsmooth_trt.noise import grid_law
 
 RUNNER = importlib.import_module("diffsmooth_trt.certify.runner")
 RNG = np.random.default_rng(3)
-KEY = "0123456789abcdef0123456789abcdef"
+KEY = "0123456789abcdef" * 4
 TABLES = ("images", "blocks", "partial", "results", "decisions")
 
 
@@ -74,7 +74,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rs": {"method": "rs", "sigma": 0.5},
     "dds": {"method": "dds"},
     "diffsmooth": {"method": "diffsmooth", "m": 3, "local_sigma": 0.25},
-    "fresh": {"method": "diffsmooth", "m": 2, "local_sigma": 0.25, "local_noise": "fresh", "classifier_seed": 5},
+    "fresh": {"method": "diffsmooth", "m": 2, "local_sigma": 0.25, "local_noise": "fresh"},
     "radius": {"method": "dds", "radius": (0.25, 0.5), "n": 20_000},
     "tolerance": {"method": "dds", "tolerance": 0.2, "n": 3000},
 }

@@ -24,7 +24,7 @@ from diffsmooth_trt.noise.reference import grid_noise
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=48)
-KEY = "0123456789abcdef0123456789abcdef"
+KEY = "0123456789abcdef" * 4
 TABLES = ("meta", "images", "blocks", "partial", "results", "decisions")
 
 
@@ -52,7 +52,7 @@ def test_half_space_radii(half_space, images_npz, tmp_path):
     """40 images, n = 10^4: no certified radius exceeds the true one (false alarm ≤ 40·10^-6), and all come near."""
     data = images_npz(count=40)
     images = {image.index: image for image in dst.Images(data)}
-    with run(config(half_space, data, tmp_path / "r.sqlite", n=10_000, alpha=1e-6)) as store:
+    with run(config(half_space, data, tmp_path / "r.sqlite", n0=2000, n=10_000, alpha=1e-6)) as store:
         results = list(store.results())
     assert len(results) == 40
     certified = 0
@@ -182,7 +182,7 @@ def test_resume_refuses_another_configuration(half_space, linear_classifier, ima
         ({"sigma": 0.25}, r"classifier\.sigma"),
         ({"batch": 8}, r"classifier\.classifier\.batch"),
         ({"engine": other}, r"classifier\.classifier\.sha256"),
-        ({"key": "ff"}, "key"),
+        ({"key": "ff" * 32}, "key"),
         ({"resume": False}, "exists: pass --resume"),
     ):
         with pytest.raises(dst.InputError, match=message):
@@ -243,7 +243,9 @@ def test_memory_does_not_grow_with_n_or_images(half_space, tmp_path):
         ({"method": "dds"}, "--classifier is needed"),
         ({"classifier": "x.onnx"}, "--classifier is not used"),
         ({"key": "xyz"}, "--key takes"),
-        ({"key": "0" * 33}, "--key takes"),
+        ({"key": "0" * 63}, "--key takes 64 hexadecimal digits, got 63"),
+        ({"key": "0" * 65}, "--key takes 64 hexadecimal digits, got 65"),
+        ({"key": "0" * 32}, "--key takes 64 hexadecimal digits, got 32"),
         ({"local_noise": "pink"}, "'fixed' or 'fresh'"),
         ({"classifier_seed": -1}, "--classifier-seed"),
         ({"m": 0}, "--m"),
@@ -328,7 +330,7 @@ def test_decisions_are_right_and_take_few_samples(half_space, images_npz, tmp_pa
     data = images_npz(count=60)
     images = {image.index: image for image in dst.Images(data)}
     radii = (0.1, 0.3)
-    with run(stopping(half_space, data, tmp_path / "r", radius=radii, alpha=1e-6, n=20_000)) as store:
+    with run(stopping(half_space, data, tmp_path / "r", radius=radii, alpha=1e-6, n0=2000, n=20_000)) as store:
         results = list(store.results())
     said = []
     for result in results:
@@ -375,7 +377,7 @@ def test_only_n_may_change_in_an_extension(half_space, images_npz, tmp_path):
         ({"radius": None}, r"config\.radius"),
         ({"sigma": 0.25}, r"classifier\.sigma"),
         ({"batch": 8}, r"classifier\.classifier\.batch"),
-        ({"key": "ff"}, "key"),
+        ({"key": "ff" * 32}, "key"),
         ({"n0": 60}, r"config\.n0"),
     ):
         with pytest.raises(dst.InputError, match=message):

@@ -22,7 +22,7 @@ def finished(linear_classifier, images_npz, tmp_path):
     weights = np.random.default_rng(0).normal(size=(2, 48))
     options = {
         "engine": linear_classifier(weights, np.zeros(2)), "data": images_npz(count=3), "out": tmp_path / "run.sqlite",
-        "method": "rs", "sigma": 0.5, "n": 1500, "n0": 20, "key": "ab", "backend": "onnxruntime",
+        "method": "rs", "sigma": 0.5, "n": 1500, "n0": 20, "key": "ab" * 32, "backend": "onnxruntime",
     }  # fmt: skip
     dst.certify(**options).close()
     return options
@@ -99,7 +99,7 @@ def test_no_result_from_incomplete_counts(finished):
 @pytest.mark.parametrize(
     ("statement", "values", "message"),
     [
-        ("UPDATE meta SET value = '99' WHERE name = 'format'", (), "store format 99, this version reads up to 2"),
+        ("UPDATE meta SET value = '99' WHERE name = 'format'", (), "store format 99, this version reads up to 3"),
         ("UPDATE meta SET value = '{' WHERE name = 'format'", (), "damaged in its table meta"),
         ("UPDATE meta SET value = '{' WHERE name = 'config'", (), "damaged"),
         ("DELETE FROM meta WHERE name = 'key'", (), "lacks key"),

@@ -71,7 +71,7 @@ def read(path: Path, statement: str) -> list[tuple]:
         ("rs", {"backend": "openvino", "precision": "fp32"}),
         ("dds", {"max": 2}),
         ("diffsmooth", {"m": 2}),
-        ("diffsmooth", {"m": 2, "local_noise": "fresh", "classifier_seed": 5, "local_sigma": 0.2, "skip": 2}),
+        ("diffsmooth", {"m": 2, "local_noise": "fresh", "local_sigma": 0.2, "skip": 2}),
     ],
 )
 def test_a_clean_run_verifies(run, method, changes):
@@ -152,7 +152,7 @@ def test_one_moved_vote_is_found(run):
         ),
         ("UPDATE blocks SET counts = '[1, 2' WHERE image = 0 AND phase = 0", ["image 0, selection, ", "cannot"]),
         ("UPDATE blocks SET phase = 9 WHERE image = 0 AND phase = 0", ["image 0, phase 9, ", "unasked"]),
-        ("UPDATE meta SET value = '\"ff\"' WHERE name = 'key'", ["replayed"]),
+        (f"UPDATE meta SET value = '\"{'ff' * 32}\"' WHERE name = 'key'", ["replayed"]),
         ("UPDATE meta SET value = '\"ff\"' WHERE name = 'law'", ["law: recorded ff, here "]),
         ("UPDATE meta SET value = '\"ff\"' WHERE name = 'data'", ["data: recorded ff, here "]),
         ("UPDATE meta SET value = '0.0' WHERE name = 'total_variation'", ["total_variation: recorded 0.0, here "]),
@@ -183,7 +183,7 @@ RADII = {"sigma": 1.0, "radius": (0.05, 0.2), "n": 2000}
     ],
 )
 def test_a_run_that_stops_early_verifies(run, changes):
-    path = run(key="4", **changes)
+    path = run(key="4" * 64, **changes)
     with dst.open_run(path) as store:
         results = list(store.results())
     done = dst.verify(path, fraction=1)
@@ -194,7 +194,7 @@ def test_a_run_that_stops_early_verifies(run, changes):
 
 
 def test_an_extended_run_verifies(run):
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     with dst.open_run(path) as store:
         before = {result.image: result.trials for result in store.results()}
     run(**{**RADII, "n": 5000}, resume=True)
@@ -225,7 +225,7 @@ LAST = "(SELECT MAX(start) FROM blocks b WHERE b.image = blocks.image AND phase 
     ],
 )
 def test_edits_of_a_run_that_stops_early_are_found(run, statement, expected, capsys):
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     edit(path, statement)
     assert main(["verify", str(path), "--fraction", "1"]) == 1
     assert expected in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_edits_of_a_run_that_stops_early_are_found(run, statement, expected, cap
 
 def test_a_moved_vote_of_a_run_that_stops_early_is_found(run):
     """Before a look that decides nothing, so that all else still follows."""
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     ((text,),) = read(path, "SELECT counts FROM blocks WHERE image = 1 AND phase = 1 AND start = 40")
     votes = json.loads(text)
     order = np.argsort(selection(path))
@@ -247,7 +247,7 @@ def test_a_moved_vote_of_a_run_that_stops_early_is_found(run):
 
 @pytest.mark.parametrize("column", [1, 2])
 def test_an_edited_threshold_is_found(run, column, capsys):
-    path = run(key="4", **RADII)
+    path = run(key="4" * 64, **RADII)
     ((text,),) = read(path, "SELECT value FROM meta WHERE name = 'thresholds'")
     thresholds = json.loads(text)
     thresholds["0.2"][20][column] -= 1
@@ -260,7 +260,7 @@ def test_an_edited_threshold_is_found(run, column, capsys):
     ("part", "value", "expected"),
     [
         ("sigma", 0.5, "is not the hash of the recorded classifier"),
-        ("noise_version", 0, "noise version: recorded 0, here 1"),
+        ("noise_version", 0, "noise version: recorded 0, here 2"),
         ("id", "0123", "0123 is not the hash"),
     ],
 )
@@ -366,29 +366,29 @@ def test_votes_of_another_arithmetic_are_not_reproduced(run, monkeypatch, capsys
 
 
 def test_choice_of_blocks(run, capsys):
-    """A share of the blocks, another one each time, the same one under --blocks-seed."""
-    path = run(n=5000)
+    """A share of the blocks, another one each time, the same one under --blocks-seed; never fewer than 30."""
+    path = run(n=50_000, batch=512)
     seeds, chosen = set(), set()
     for number in range(9):
-        edit(path, "UPDATE meta SET value = ? WHERE name = 'key'", json.dumps(f"{number:032x}"))
+        edit(path, "UPDATE meta SET value = ? WHERE name = 'key'", json.dumps(f"{number:064x}"))
         assert main(["verify", str(path), "--fraction", "0.3"]) == 1
         *lines, verdict = capsys.readouterr().out.splitlines()
         seed = verdict.split("--blocks-seed ")[1]
-        assert "6 of 18 blocks" in verdict
+        assert "46 of 153 blocks" in verdict
         assert main(["verify", str(path), "--fraction", "0.3", "--blocks-seed", seed]) == 1
         assert capsys.readouterr().out.splitlines() == [*lines, verdict]
         seeds.add(seed)
         chosen |= {line.split(":")[0] for line in lines if "replayed" in line}
     assert len(seeds) == 9
-    assert len(chosen) > 9
-    assert dst.verify(path, fraction=1e-9).blocks == 1
+    assert len(chosen) > 100
+    assert dst.verify(path, fraction=1e-9).blocks == 30
 
 
 def test_exit_codes(run, files, tmp_path, capsys):
     path = run()
     assert main(["verify", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "verified; 1 of 9 blocks" in out and len(out.splitlines()) == 1
+    assert "verified; 9 of 9 blocks" in out and len(out.splitlines()) == 1
     (tmp_path / "text").write_text("no store")
     for arguments, message in (
         ([tmp_path / "none"], "does not exist"),
@@ -443,12 +443,15 @@ def test_an_unfinished_run(run):
     writer = dst.RunStore.open(path, write=True)
     try:
         writer.connection.execute("DELETE FROM blocks WHERE image = 2")  # not committed
-        done = dst.verify(path, fraction=1)
+        done = dst.verify(path, fraction=1, unfinished=True)
     finally:
         writer.close()
     assert done.agrees
     assert (done.blocks, done.results) == (8, 2)
-    assert done.notes == ["the run is not finished: 2 of 3 images have a result"]
+    assert done.notes == ["the run is not finished: 1 of 3 images have no result (1)"]
+    assert dst.verify(path).mismatches == [
+        "missing: 1 of 3 images have no result (1); pass --unfinished to verify what a run has done so far"
+    ]
     edit(path, "DELETE FROM results")
     edit(path, "DELETE FROM blocks")
     with pytest.raises(dst.InputError, match="holds no votes yet"):
@@ -456,6 +459,58 @@ def test_an_unfinished_run(run):
 
 
 def test_a_given_key_is_noted(run):
-    assert dst.verify(run(key="ab")).notes == [
+    assert dst.verify(run(key="ab" * 32)).notes == [
         "the key was given, not drawn: whoever gave it could have tried many and kept one"
     ]
+
+
+TABLES = ("results", "blocks", "images", "timing")
+
+
+@pytest.mark.parametrize("tables", [TABLES, ("results", "blocks"), ("results", "blocks", "images")])
+def test_images_taken_out_are_missed(run, capsys, tables):
+    """Whoever deletes those that abstain makes no run of the others."""
+    path = run()
+    for table in tables:
+        edit(path, f"DELETE FROM {table} WHERE image IN (0, 2)")
+    assert main(["verify", str(path)]) == 1
+    assert "missing: 2 of 3 images have no result (0, 2); pass --unfinished" in capsys.readouterr().out
+    assert main(["verify", str(path), "--unfinished"]) == 0
+    assert "note: the run is not finished: 2 of 3 images have no result (0, 2)" in capsys.readouterr().out
+    edit(path, "UPDATE meta SET value = '1' WHERE name = 'images'")
+    assert main(["verify", str(path), "--unfinished"]) == 1
+    assert "images: recorded 1, here 3" in capsys.readouterr().out
+    assert main(["report", str(path)]) == 1  # the one that is left is not the first
+    assert "has image 1, which its run was not asked for" in capsys.readouterr().err
+
+
+def test_images_put_in_are_noticed(run, capsys):
+    """A fourth image, as good as the best: with its results, and as a mere row."""
+    path = run(max=2)
+    for table in TABLES:
+        columns = ", ".join(name for _, name, *_ in read(path, f"PRAGMA table_info({table})") if name != "image")
+        edit(path, f"INSERT INTO {table} (image, {columns}) SELECT 2, {columns} FROM {table} WHERE image = 0")
+    assert main(["report", str(path)]) == 1
+    assert "has image 2, which its run was not asked for" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(["verify", str(path)]) == 1
+        assert "not asked for: the run has 1 image more (2)" in capsys.readouterr().out
+        read(path, "DELETE FROM results WHERE image = 2")
+    assert main(["report", str(path)]) == 0
+
+
+def test_results_without_their_votes_are_noticed(run, capsys):
+    path = run()
+    edit(path, "DELETE FROM blocks WHERE image = 1")
+    for command in ("report", "verify"):
+        assert main([command, str(path)]) == 1
+        said = capsys.readouterr()
+        assert "image 1 does not have the blocks that its run asks for" in said.out + said.err
+
+
+def test_the_space_is_verified(run, capsys):
+    path = run()
+    assert read(path, "SELECT value FROM meta WHERE name = 'shape'") == [("[3, 4, 4]",)]
+    edit(path, "UPDATE meta SET value = '[3, 2, 2]' WHERE name = 'shape'")
+    assert main(["verify", str(path)]) == 1
+    assert "shape: recorded [3, 2, 2], here [3, 4, 4]" in capsys.readouterr().out

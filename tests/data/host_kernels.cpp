@@ -11,6 +11,7 @@ extern "C" int host_launch(const char* name, unsigned int blocks, unsigned int t
         diffsmooth_shim::launch(kernel, blocks, threads, arguments); \
         return 0;                                                    \
     }
+    DS_ENTRY(ds_subkeys)
     DS_ENTRY(ds_grid_noise)
     DS_ENTRY(ds_noisy_images)
     DS_ENTRY(ds_add_fixed_noise)

@@ -37,7 +37,7 @@ from diffsmooth_trt.exporting.compare import compare_engines
 from diffsmooth_trt.methods import DiffSmooth
 from diffsmooth_trt.noise import grid_law
 
-KEY = "0123456789abcdef0123456789abcdef"
+KEY = "0123456789abcdef" * 4
 RNG = np.random.default_rng(1)
 ROOT = Path(dst.__file__).parent
 MODULES = ("device/cuda.py", "noise/cuda.py", "engine/onnx_cuda.py", "engine/tensorrt.py")

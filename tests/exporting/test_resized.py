@@ -82,9 +82,9 @@ def test_local_noise_has_the_classifiers_size(pair: tuple[Path, Path], linear_cl
     clean = method.denoiser.run(x).reshape(BATCH, size)
     want = sum(softmax((clean + step) @ weights.T, axis=1) for step in noise).argmax(1)
     assert method.input_shape == (3, 8, 8)
-    np.testing.assert_array_equal(method.labels(x, Rows(zeros, zeros, zeros)), want)
+    np.testing.assert_array_equal(method.labels(x, Rows(zeros, zeros, zeros, 0)), want)
     fresh = DiffSmooth(method.denoiser, method.classifier, local_sigma=0.25, copies=2, seed=7, fresh=True)
-    assert fresh.labels(x, Rows(zeros, zeros, zeros)).shape == (BATCH,)
+    assert fresh.labels(x, Rows(zeros, zeros, zeros, 0)).shape == (BATCH,)
     method.close()
 
 

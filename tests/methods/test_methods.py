@@ -8,8 +8,8 @@ import pytest
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Plain, Rows
-from diffsmooth_trt.methods.diffsmooth import fresh_words
-from diffsmooth_trt.noise import LOCAL, grid_law
+from diffsmooth_trt.noise import FIXED_LOCAL, LOCAL, grid_law, seed_key
+from diffsmooth_trt.noise.counters import check_fresh, fresh_words
 from diffsmooth_trt.noise.reference import grid_noise
 
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def noisy():
 @pytest.fixture
 def rows():
     words = RNG.integers(0, 2**40, (2, BATCH), dtype=np.uint64)
-    return Rows(phases=np.arange(BATCH, dtype=np.uint64) % np.uint64(3), images=words[0], samples=words[1])
+    return Rows(phases=np.arange(BATCH, dtype=np.uint64) % np.uint64(3), images=words[0], samples=words[1], key=77)
 
 
 def logits(x: np.ndarray) -> np.ndarray:
@@ -60,12 +60,14 @@ def test_diffsmooth_follows_its_formula(engines, noisy, rows, fresh):
         for row in range(BATCH):
             image = int(rows.images[row]) if fresh else 0
             sample = (int(rows.phases[row]) + 1 << 56) + int(rows.samples[row]) * 3 + copy if fresh else copy
-            eta[row] = grid_noise(law, 5, LOCAL, image, sample, 48) / 255
+            where = (77, LOCAL) if fresh else (seed_key(5), FIXED_LOCAL)
+            eta[row] = grid_noise(law, *where, image, sample, 48) / 255
         z = logits(denoised(noisy) + eta.reshape(noisy.shape))
         p = np.exp(z - z.max(1, keepdims=True))
         total += p / p.sum(1, keepdims=True)
     np.testing.assert_array_equal(method.labels(noisy, rows), total.argmax(1))
     assert method.identity["local_noise"] == ("fresh" if fresh else "fixed")
+    assert method.identity.get("classifier_seed") == (None if fresh else 5)
 
 
 def test_probabilities_instead_of_logits_are_warned_of(engines, linear_classifier):
@@ -82,9 +84,17 @@ def test_probabilities_instead_of_logits_are_warned_of(engines, linear_classifie
 
 def test_fresh_words_never_meet(rows):
     phases, samples = np.meshgrid(np.arange(3, dtype=np.uint64), np.arange(50, dtype=np.uint64))
-    drawn = Rows(phases.ravel(), np.zeros(150, np.uint64), samples.ravel())
+    drawn = np.stack([phases.ravel(), np.zeros(150, np.uint64), samples.ravel()])
     words = np.concatenate([fresh_words(drawn, 4, copy) for copy in range(4)])
     assert len(set(words.tolist())) == 600
+
+
+def test_fresh_words_of_the_last_draw_stay_below_the_next_phase():
+    check_fresh(2**40, 2**16)
+    last = np.array([[1], [0], [2**40 - 1]], np.uint64)
+    assert fresh_words(last, 2**16, 2**16 - 1).tolist() == [3 * 2**56 - 1]
+    with pytest.raises(InputError, match="expected at most 2\\^56"):
+        check_fresh(2**40 + 1, 2**16)
 
 
 def test_bad_options(engines, linear_classifier, shrinking_denoiser):

@@ -14,7 +14,7 @@ from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.methods import DiffusionClassifier, Rows, ndc
 from diffsmooth_trt.methods.ndc import Settings, default_drop
-from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.noise import grid_law, seed_key
 from diffsmooth_trt.noise.reference import grid_noise
 from diffsmooth_trt.report.tables import summarise, text_table
 
@@ -23,6 +23,7 @@ RNG = np.random.default_rng(1)
 MEANS = RNG.uniform(-0.7, 0.7, (5, 48))
 SD, SIGMA = 0.5, 0.25
 S_TAU = 2 * SIGMA
+KEY = 99  # the run's
 
 
 def ideal(x, s, y):
@@ -39,7 +40,8 @@ def density(s, kind):
 
 def epsilon(number, sample, image, steps, fresh, seed):
     word, name = (2**56 * 2 + sample * steps + number, image) if fresh else (number, 0)
-    return grid_noise(grid_law(1.0), seed, 17, name, word, 48) / 255
+    where = (KEY, 17) if fresh else (seed_key(seed), 33)
+    return grid_noise(grid_law(1.0), *where, name, word, 48) / 255
 
 
 def restated(name, x_tau, steps, s_max, kind, noise, y, drop=None):
@@ -70,7 +72,7 @@ def drawn(count, seed=0):
     rng = np.random.default_rng(seed)
     picked = MEANS[rng.integers(0, 5, count)] + SD * rng.normal(size=(count, 48))
     noisy = ((picked + 1) / 2 + SIGMA * rng.normal(size=(count, 48))).astype(np.float32).reshape(count, *SHAPE)
-    return noisy, Rows(*(np.array(v, np.uint64) for v in ([1] * count, [3] * count, list(range(7, 7 + count)))))
+    return noisy, Rows(*(np.array(v, np.uint64) for v in ([1] * count, [3] * count, list(range(7, 7 + count)))), KEY)
 
 
 @pytest.fixture
@@ -111,14 +113,11 @@ def test_batches_and_order_change_no_bit(opened, name, sift):
     noisy, rows = drawn(12)
     whole = opened(name, batch=12, sift=sift, steps=20).losses(noisy, rows)
     order = np.random.default_rng(0).permutation(12)
-    shuffled = Rows(*(part[order] for part in (rows.phases, rows.images, rows.samples)))
+    shuffled = rows.chosen(order)
     assert np.array_equal(opened(name, batch=12, sift=sift, steps=20).losses(noisy[order], shuffled), whole[order])
     for batch in (1, 4, 6):
         method = opened(name, batch=batch, sift=sift, steps=20)
-        parts = [
-            method.losses(noisy[i : i + batch], Rows(*(part[i : i + batch] for part in vars(rows).values())))
-            for i in range(0, 12, batch)
-        ]
+        parts = [method.losses(noisy[i : i + batch], rows.chosen(slice(i, i + batch))) for i in range(0, 12, batch)]
         assert np.array_equal(np.concatenate(parts), whole)
 
 
@@ -139,9 +138,7 @@ def test_padding_is_not_evaluated(opened, used):
     noisy, rows = drawn(7)
     whole = method.labels(noisy, rows)
     before = method.evaluations
-    padded = Rows(
-        *(np.concatenate([part[:used], np.repeat(part[used - 1 : used], 7 - used)]) for part in vars(rows).values())
-    )
+    padded = rows.chosen(np.minimum(np.arange(7), used - 1))
     found = method.labels(noisy[np.minimum(np.arange(7), used - 1)], padded)
     assert np.array_equal(found[:used], whole[:used])
     assert (found[used:] == found[used - 1]).all()
@@ -178,7 +175,7 @@ def test_the_published_sieve_leaves_samples_alone_that_are_done(opened, name):
     whole.labels(noisy, rows)
     alone = opened(name, batch=1, means=means, sift="published", steps=4)
     for row in range(6):
-        alone.labels(noisy[row : row + 1], Rows(*(part[row : row + 1] for part in vars(rows).values())))
+        alone.labels(noisy[row : row + 1], rows.chosen(slice(row, row + 1)))
     assert whole.evaluations == alone.evaluations
     assert 6 * 40 < whole.evaluations < 6 * 40 * 50
 
@@ -250,7 +247,16 @@ def test_what_does_not_fit(opened, name, options, message):
 
 
 def settings(path, data, out, **options):
-    given = {"engine": path, "data": data, "out": out, "method": "apndc", "sigma": SIGMA, "n0": 10, "n": 60, "key": "5"}
+    given = {
+        "engine": path,
+        "data": data,
+        "out": out,
+        "method": "apndc",
+        "sigma": SIGMA,
+        "n0": 10,
+        "n": 60,
+        "key": "5" * 64,
+    }
     return {**given, "steps": 6, "batch": 8, "backend": "onnxruntime", **options}
 
 
@@ -419,13 +425,18 @@ def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
     forged.write_bytes(out.read_bytes())
     with sqlite3.connect(forged) as connection:  # one more image, as good as the best
         for table, names in (
-            ("images", "label, sha256"),
+            ("images", "label, sha256, distance"),
             ("margins", "predict, margin"),
             ("results", "predict, radius, p_lower, hits, trials"),
         ):
             connection.execute(f"INSERT INTO {table} (image, {names}) SELECT 77, {names} FROM {table} WHERE image = 0")
     connection.close()
-    assert dst.verify(forged, fraction=0.01).mismatches == ["image 77: recorded, but --data holds no such image"]
+    assert dst.verify(forged, fraction=0.01).mismatches == [
+        "not asked for: the run has 1 image more (77)",
+        "image 77: recorded, but --data holds no such image",
+    ]
+    with pytest.raises(dst.StoreError, match="has image 77, which its run was not asked for"):
+        list(dst.open_run(forged).results())
     with sqlite3.connect(out) as connection:
         connection.execute("UPDATE margins SET margin = margin * 1.01 WHERE image = 2")
     connection.close()

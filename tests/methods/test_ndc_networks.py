@@ -15,7 +15,7 @@ from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
 from diffsmooth_trt.methods import DiffusionClassifier, Rows  # noqa: E402
 from diffsmooth_trt.methods.ndc import Settings, default_drop, level_weights  # noqa: E402
-from diffsmooth_trt.noise import grid_law  # noqa: E402
+from diffsmooth_trt.noise import grid_law, seed_key  # noqa: E402
 from diffsmooth_trt.noise.reference import grid_noise  # noqa: E402
 
 SIGMA, STEPS, SIZE = 0.25, 6, 16
@@ -64,7 +64,8 @@ def network(request, tmp_path_factory, random_checkpoint):
 
 def noise(number, fresh, count):
     word, image = (2 * 2**56 + 9 * count + number, 4) if fresh else (number, 0)
-    return grid_noise(grid_law(1.0), 0, 17, image, word, 3 * SIZE**2) / 255
+    where = (6, 17) if fresh else (seed_key(0), 33)
+    return grid_noise(grid_law(1.0), *where, image, word, 3 * SIZE**2) / 255
 
 
 def restated(name, denoise, x_tau, y, fresh):
@@ -93,7 +94,7 @@ def test_losses_on_random_networks(network, name, fresh):
     path, denoise = network
     x = np.random.default_rng(1).uniform(0, 1, (1, 3, SIZE, SIZE)).astype(np.float32)
     settings = Settings(steps=STEPS, local_noise="fresh" if fresh else "fixed")
-    rows = Rows(*(np.array([value], np.uint64) for value in (1, 4, 9)))
+    rows = Rows(*(np.array([value], np.uint64) for value in (1, 4, 9)), 6)
     with open_engine(path, batch=1, role="conditional", backend="onnxruntime") as engine:
         found = DiffusionClassifier(name, engine, SIGMA, settings).losses(x, rows)[0]
     x_tau = 2 * x.reshape(-1).astype(np.float64) - 1

@@ -15,8 +15,9 @@ ANSWERS = Path(__file__).parent.parent / "data" / "noise_known_answers.json"
 def answers() -> dict[str, Any]:
     """The known answers, with hexadecimal words as ints."""
     found: dict[str, Any] = json.loads(ANSWERS.read_text(encoding="utf-8"))
-    for row in found["philox"]:
-        row.update({name: [int(word, 16) for word in row[name]] for name in ("counter", "key", "words")})
+    for name in ("chacha20", "hchacha20", "xchacha20"):
+        for row in found[name]:
+            row.update({part: bytes.fromhex(text) for part, text in row.items()})
     for row in found["streams"]:
         row.update({name: int(row[name], 16) for name in ("key", "phase", "image", "sample")})
         row["words"] = [int(word, 16) for word in row["words"]]

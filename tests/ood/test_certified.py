@@ -42,7 +42,7 @@ def config(classifier, inside, outside, out, **options) -> OodConfig:
     given = {
         "kind": "certified",
         "sigma": SIGMA,
-        "key": "c0ffee",
+        "key": "c0ffee42" * 8,
         "batch": 32,
         "n": 400,
         "alpha": 0.05,
@@ -135,7 +135,8 @@ def test_counts_are_those_of_the_reference_noise(known, image_set, tmp_path):
             for record, image in zip(store.of_set(number), np.load(path)["images"], strict=True):
                 phase = OOD + 4 * number + 1
                 steps = [
-                    reference.grid_noise(LAW, 0xC0FFEE, phase, record["row"], sample, 48)[0] for sample in range(60)
+                    reference.grid_noise(LAW, int("c0ffee42" * 8, 16), phase, record["row"], sample, 48)[0]
+                    for sample in range(60)
                 ]
                 u = np.abs(np.tanh(GAIN * ((float(image[0, 0, 0]) + np.array(steps)) / 255 - 0.5)))
                 turned = u if number else 1 - u

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.ood.metrics import auroc, labelled, metrics
+from diffsmooth_trt.ood.metrics import Metrics, auroc, bounded, labelled, metrics
 from diffsmooth_trt.ood.report import shown
 
 CASES = {
@@ -48,13 +48,50 @@ def test_against_the_definitions(name):
     assert found.aupr == pytest.approx(area, abs=1e-12)
 
 
+def worse_or_equal(worse: Metrics, better: Metrics) -> bool:
+    return worse.auroc <= better.auroc + 1e-12 and worse.aupr <= better.aupr + 1e-12 and worse.fpr >= better.fpr - 1e-12
+
+
 def test_raising_any_out_of_distribution_score_makes_every_metric_worse_or_equal():
     rng = np.random.default_rng(5)
     for _ in range(200):
         inside, outside = rng.integers(0, 8, 15) / 8, rng.integers(0, 8, 12) / 8
         raised = outside + rng.integers(0, 3, 12) / 8 * (rng.random(12) < 0.3)
-        before, after = metrics(inside, outside), metrics(inside, raised)
-        assert after.auroc <= before.auroc and after.aupr <= before.aupr + 1e-12 and after.fpr >= before.fpr
+        assert worse_or_equal(metrics(inside, raised), metrics(inside, outside))
+
+
+def test_what_is_computed_from_bounds_bounds_every_world_inside_them():
+    """Few values, many ties; some worlds at the bounds, some a hair off them. Conventional AUPR fails it often."""
+    rng, failed = np.random.default_rng(6), 0
+    for _ in range(3000):
+        lower, upper = (
+            rng.integers(0, 5, rng.integers(1, 9)).astype(float),
+            rng.integers(0, 5, rng.integers(1, 9)).astype(float),
+        )
+        some, others = rng.random(len(lower)) < 0.5, rng.random(len(upper)) < 0.5
+        size = rng.choice([1e-9, 1.0, 3.0])
+        inside = lower + some * size * rng.integers(0, 3, len(lower))
+        outside = upper - others * size * rng.integers(0, 3, len(upper))
+        bound = bounded(lower, upper)
+        assert worse_or_equal(bound, metrics(inside, outside)) and worse_or_equal(bound, bounded(inside, outside))
+        failed += metrics(lower, upper).aupr > metrics(inside, outside).aupr + 1e-12
+    assert failed > 50
+
+
+def test_ties_count_against_bounds():
+    assert bounded([0.0, 0.0], [0.0]) == Metrics(0.0, (1 / 2 + 2 / 3) / 2, 1.0)
+    assert bounded([2.0, 1.0], [2.0]) == Metrics(0.0, (1 / 2 + 2 / 3) / 2, 1.0)
+    assert bounded([np.inf, 1.0], [0.5, -np.inf]) == Metrics(1.0, 1.0, 0.0)
+    worst = bounded(np.full(200, 1 - 2.0**-24), np.ones(200))
+    assert worst.aupr == pytest.approx(np.mean(np.arange(1, 201) / np.arange(201, 401)))
+    assert metrics(np.full(200, 1 - 2.0**-24), np.ones(200)).aupr == 0.5
+
+
+def test_without_ties_both_are_one():
+    rng = np.random.default_rng(8)
+    inside, outside = rng.normal(0.5, 1, 150), rng.normal(0, 1, 120)
+    found, bound = metrics(inside, outside), bounded(inside, outside)
+    assert (found.auroc, found.aupr, found.fpr) == pytest.approx((bound.auroc, bound.aupr, bound.fpr), abs=1e-12)
 
 
 def test_infinite_scores_are_compared():
@@ -70,6 +107,8 @@ def test_bad_input():
         metrics([0.1, np.nan], [0.2])
     with pytest.raises(InputError, match="expected \\[N\\]"):
         metrics([], [0.2])
+    with pytest.raises(InputError, match="NaN for 1 of 1"):
+        bounded([0.1], [np.nan])
 
 
 def test_percentages_are_rounded_against_us():

@@ -44,7 +44,7 @@ def files(classifier, shrinking_denoiser, small_detector, image_set):
 
 def call(files, out, *more, data=("generated:uniform", "generated:smooth"), drop=()):
     given = [part for name, path in files.items() if name not in drop for part in (f"--{name}", str(path))]
-    common = ["--batch", "8", "--key", "ab", "--out", str(out), "--backend", "onnxruntime"]
+    common = ["--batch", "8", "--key", "ab" * 32, "--out", str(out), "--backend", "onnxruntime"]
     return main(["ood", *given, "--out-data", *map(str, data), *common, *more])
 
 

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.ood.bounds import shifted_upper
+from diffsmooth_trt.ood.certified import bound_of
 from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.report import text_report, versions_of
 from diffsmooth_trt.ood.run import run
+from diffsmooth_trt.ood.store import OodStore
 from diffsmooth_trt.ood.verify import verify
 
 
@@ -67,7 +72,7 @@ def test_a_clean_run_verifies(make, capsys, kind, changes, draws):
     assert path.read_bytes() == before
     assert main(["verify", str(path), "--fraction", "0.2", "--blocks-seed", "5"]) == 0
     said = capsys.readouterr().out
-    assert "verified; 4 of 17 images" in said and said.endswith("--blocks-seed 5\n")
+    assert "verified; 17 of 17 images" in said and said.endswith("--blocks-seed 5\n")
     assert ("attacks were not made again" in said) == (kind == "adversarial")
 
 
@@ -121,7 +126,8 @@ def test_votes_that_draws_cannot_have_given(make):
         (lambda meta: meta.update(notes=["no overlap"]), "notes: recorded"),
         (lambda meta: meta["sets"][1].update(images=3), "sets: recorded"),
         (lambda meta: meta.pop("sets"), "sets: recorded None"),
-        (lambda meta: meta.update(key="cd"), "than recorded"),
+        (lambda meta: meta.update(key="cd" * 32), "than recorded"),
+        (lambda meta: meta.update(shape=[3, 2, 2]), "shape: recorded"),
     ],
 )
 def test_edited_descriptions_are_noticed(make, change, words):
@@ -130,18 +136,113 @@ def test_edited_descriptions_are_noticed(make, change, words):
 
 
 def test_keys_and_versions_are_noted(make):
-    given = verify(make(key="ab"), fraction=1)
+    given = verify(make(key="ab" * 32), fraction=1)
     assert given.agrees and any("key was given" in note for note in given.notes)
     elsewhere = edit(make("clean"), lambda meta: meta["versions"].update(numpy="1.0"))
     assert any("numpy" in note for note in verify(elsewhere, fraction=1).notes)
 
 
-def test_unfinished_runs_are_verified_as_far_as_they_are(make):
-    path = make()
+def test_unfinished_runs_are_verified_as_far_as_they_are(make, image_set):
+    path = make(out_data=("generated:uniform", str(image_set("other", 5)), str(image_set("more", 1))))
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:10]))
-    done = verify(path, fraction=1)
-    assert done.agrees and done.blocks == 9 and any("not finished: 9 of 17" in note for note in done.notes)
+    path.write_bytes(b"".join(lines[:11]))
+    lacking = "no record of 2 of 6 of generated:uniform, 5 of 5 of other.npz, 1 of 1 of more.npz images"
+    done = verify(path, fraction=1, unfinished=True)
+    assert done.agrees and done.blocks == 10 and any(f"not finished: {lacking}" in note for note in done.notes)
+    (line,) = verify(path, fraction=1).mismatches
+    assert line == f"missing: {lacking}; pass --unfinished to verify what a run has done so far"
+    assert main(["verify", str(path)]) == 1 and main(["verify", str(path), "--unfinished"]) == 0
+
+
+def test_images_taken_out_are_missed_and_the_figures_bound_what_they_were(make, capsys):
+    """The two worst in-distribution images, from a finished run: whatever is left has figures that the whole run keeps."""
+    path = make(family_wise=True)
+    with OodStore.open(path) as store:
+        whole = [version.measured() for version in versions_of(store, [0.0, 0.5])]
+        worst = sorted(store.of_set(0), key=lambda record: bound_of(record, store.meta))[:2]
+    lines = path.read_text().splitlines(keepends=True)
+    gone = {(0, record["row"]) for record in worst}
+    kept = [line for line in lines[1:] if (json.loads(line)["set"], json.loads(line)["row"]) not in gone]
+    path.write_text("".join([lines[0], *kept]))
+    assert main(["verify", str(path)]) == 1
+    assert "missing: no record of 2 of 6 of inside.npz images" in capsys.readouterr().out
+    with OodStore.open(path) as store:
+        found = versions_of(store, [0.0, 0.5])
+        said = text_report(store, found)
+    for part, of_all in zip((version.measured() for version in found), whole, strict=True):
+        for name, least in part.items():
+            assert (
+                least.auroc <= of_all[name].auroc and least.aupr <= of_all[name].aupr and least.fpr >= of_all[name].fpr
+            )
+    assert "UNFINISHED: no record yet of 2 of 6 of inside.npz images" in said and "≥" in said and "≤" in said
+
+
+def test_at_least_thirty_images_are_scored_again(make, image_set, capsys):
+    path = make("clean", in_data=image_set("many", 45, 120, 256))
+    assert main(["verify", str(path)]) == 0
+    assert "verified; 30 of 95 images" in capsys.readouterr().out
+
+
+# ---- images off the grid --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def floats(image_set):
+    """`make(name, …)`: the images of `image_set`, a quarter of a step off the grid."""
+
+    def made(name: str, *given: int) -> Path:
+        path = image_set(name, *given)
+        with np.load(path) as archive:
+            images, labels = archive["images"], archive["labels"]
+        np.savez(path, images=(images + 0.25 * (images < 255)) / 255, labels=labels)
+        return path
+
+    return made
+
+
+def test_bounds_are_about_images_as_given(make, floats, capsys):
+    """They are those of the rounded images, further away; deciding against us on both sides."""
+    sets = {"in_data": floats("floats", 6, 120, 256), "out_data": (str(floats("others", 5)),), "family_wise": True}
+    path = make(quantise=True, **sets)
+    with OodStore.open(path) as store:
+        distances = {place: record["distance"] for place, record in store.records.items()}
+        rounded = [bound_of(record, store.meta) for record in store.of_set(0)]
+        radius, distance = 0.1, max(distances.values())
+        _, at_radius = versions_of(store, [radius])
+        assert distance == pytest.approx(0.25 * 48**0.5 / 255, rel=0.1) and min(distances.values()) > 0
+        assert (at_radius.inside < rounded).all() and at_radius.name == "certified"
+        for record, moved in zip(store.of_set(1), at_radius.outside["others.npz"], strict=True):
+            bound, sigma = bound_of(record, store.meta), store.meta["classifier"]["sigma"]
+            least = shifted_upper(bound, radius, sigma)
+            assert moved >= shifted_upper(bound, radius + record["distance"], sigma) >= least
+            assert moved > least or least == 1
+        assert "rounded: 11 images, by up to 0.006" in text_report(store, [at_radius])
+    assert verify(path, fraction=1).agrees
+    forged = edit(path, lambda record: record.update(distance=0.0), 8)
+    assert any("recorded distance 0.0, the data has 0.00" in line for line in verify(forged).mismatches)
+    with pytest.raises(InputError, match="distance 0.0, here 0.00.*start anew"):
+        make(quantise=True, **sets, out=forged, resume=True)
+    old = edit(path, lambda record: record.pop("distance"), 8)
+    assert main(["report", str(old)]) == 0
+    assert "--quantise: radii are about the rounded images, the distance was not recorded" in capsys.readouterr().out
+
+
+def test_scores_without_a_certificate_are_of_the_rounded_images(make, floats, capsys):
+    path = make("clean", quantise=True, in_data=floats("floats", 6), out_data=(str(floats("others", 5)),))
+    assert main(["report", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "--quantise: all scores are those of the rounded images" in said
+    assert "images in [0, 1]^(3×4×4) (--quantise)\n" in said
+
+
+def test_figures_without_family_wise_are_estimates(make, tmp_path, capsys):
+    for family_wise in (False, True):
+        path = make(family_wise=family_wise, max=4, out=tmp_path / f"{family_wise}.jsonl")
+        assert main(["report", str(path)]) == 0
+        said = capsys.readouterr().out
+        assert ("certified (estimate)" in said and "so the figures are estimates" in said) is not family_wise
+        assert ("all bounds together are right" in said) is family_wise
+        assert "radii: ℓ2 in [0, 1]^(3×4×4); --max 4\n" in said
 
 
 def test_files_are_found_beside_the_run_or_given(make, tmp_path, capsys):

@@ -18,6 +18,7 @@ from diffsmooth_trt.report.curves import (
     average_certified_radius,
     certified_accuracy,
     certified_accuracy_interval,
+    most_wrong,
 )
 
 LABELS = [0, 1, 2, 3, 4]
@@ -103,3 +104,59 @@ def test_errors_are_one_line_and_name_the_argument(call: Callable[[], object], n
     with pytest.raises(InputError, match=named) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+# ---- what each certificate's own error means -------------------------------------------------------------
+
+
+def lower_ends(images: int, wrong: float) -> list[float]:
+    """The lower end of the 95 % interval by how many of `images` are certified."""
+    zeros, ends = np.zeros(images, np.int64), []
+    for count in range(images + 1):
+        predicted = np.where(np.arange(images) < count, 0, -1)
+        low, _ = certified_accuracy_interval(zeros, predicted, np.zeros(images), 0.0, wrong=wrong)
+        ends.append(float(low))
+    return ends
+
+
+@pytest.mark.parametrize("images", [25, 60])
+def test_the_lower_end_bounds_the_robust_accuracy_where_certificates_err_as_often_as_they_may(images: int) -> None:
+    """Exactly: every robust image is certified, and of the others a share of alpha. Without alpha it fails too often."""
+    alpha, ends = 0.1, {wrong: lower_ends(images, wrong) for wrong in (0.0, 0.1)}
+    worst = dict.fromkeys(ends, 0.0)
+    for robust in np.linspace(0, 0.99, 67):
+        mass = stats.binom.pmf(np.arange(images + 1), images, robust + (1 - robust) * alpha)
+        for wrong, found in ends.items():
+            worst[wrong] = max(worst[wrong], float(mass[np.array(found) > robust].sum()))
+    assert worst[0.1] <= 0.025 + 1e-12 < 0.1 < worst[0.0]
+
+
+def test_the_lower_end_is_rounded_down_and_the_upper_one_is_as_it_was() -> None:
+    labels, predicted, radii = np.zeros(9, np.int64), np.zeros(9, np.int64), np.full(9, 0.5)
+    for wrong in (0.0, 1e-300, 0.001, 0.3, 0.999):
+        low, high = certified_accuracy_interval(labels, predicted, radii, [0.25, 1.0], wrong=wrong)
+        plain, same = certified_accuracy_interval(labels, predicted, radii, [0.25, 1.0])
+        exact = (Fraction(float(plain[0])) - Fraction(wrong)) / (
+            1 - Fraction(wrong)
+        )  # of several runs it may be 1 and more
+        assert max(0, exact) - Fraction(1, 10**15) <= Fraction(float(low[0])) <= max(0, exact)
+        assert low[1] == 0.0 and high.tolist() == same.tolist()
+    for wrong in (1.0, 7.0):
+        assert certified_accuracy_interval(labels, predicted, radii, 0.0, wrong=wrong)[0] == 0.0
+    for wrong in (-0.1, math.inf, math.nan):
+        with pytest.raises(InputError, match="^wrong is"):
+            certified_accuracy_interval(labels, predicted, radii, 0.0, wrong=wrong)
+
+
+@pytest.mark.parametrize(
+    ("images", "alpha"), [(1, 0.001), (20, 0.001), (500, 0.001), (500, 0.05), (7, 0.9), (10_000, 0.001)]
+)
+def test_how_many_certificates_may_be_wrong(images: int, alpha: float) -> None:
+    found = most_wrong(images, alpha)
+    assert stats.binom.sf(found, images, alpha) <= 0.025
+    assert found == 0 or stats.binom.sf(found - 1, images, alpha) > 0.025
+
+
+def test_missing_images_count_in_every_denominator() -> None:
+    assert certified_accuracy(LABELS, PREDICTED, RADII, [0.0, 1.0], 5).tolist() == [0.3, 0.1]
+    assert average_certified_radius(LABELS, PREDICTED, RADII, 5) == pytest.approx(0.15)

@@ -22,7 +22,7 @@ def batch():
     images = list(Images(zoo.IMAGES))
     pixels = np.ascontiguousarray(np.stack([image.pixels.transpose(2, 0, 1) for image in images]))
     index = np.array([image.index for image in images], dtype=np.uint64)
-    rows = Rows(np.full(100, PREDICTION, np.uint64), index, np.zeros(100, np.uint64))
+    rows = Rows(np.full(100, PREDICTION, np.uint64), index, np.zeros(100, np.uint64), KEY)
     noisy = np.empty(pixels.shape, dtype=np.float32)
     noisy_images(grid_law(0.25), KEY, PREDICTION, pixels, rows.images, rows.samples, noisy)
     return pixels, np.array([image.label for image in images]), noisy, rows
