@@ -10,11 +10,12 @@ from .certify.verify import Verification
 from .config import RunConfig
 from .data import Image, Images, open_images
 from .engine import Engine, EngineFacts, open_engine
-from .errors import DiffsmoothError, EngineError, InputError, StoreError
+from .errors import AuditError, DiffsmoothError, EngineError, InputError, StoreError
 
 __version__ = _version("diffsmooth-trt")
 
 __all__ = [
+    "AuditError",
     "DiffsmoothError",
     "Engine",
     "EngineError",

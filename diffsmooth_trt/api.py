@@ -18,6 +18,7 @@ from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
+from .certify.self_audit import SLACK
 from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, verify_votes
 from .config import RunConfig, parse_key
@@ -152,6 +153,8 @@ def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any
         described["lipschitz_constant"] = config.lipschitz or published_constant(method.terms)
     if method.void is not None:
         described["void"] = method.void
+    if method.place_dependent:
+        described["slack"] = SLACK
     rule = rule_of(described)
     if isinstance(rule, RadiusRule):
         described["thresholds"] = rule.recorded
@@ -272,7 +275,8 @@ def certify(*, progress: Progress | None = None, **options: Any) -> RunStore:
 
     Takes the fields of `RunConfig` by name (engine, classifier, data, out, method, sigma, n0, n, alpha, …). Returns the run
     store, open for reading. For each image, the radius is wrong with probability at most alpha over the noise. With `quantise` the
-    radius is about the image as given: how far rounding moved it is recorded and taken off.
+    radius is about the image as given: how far rounding moved it is recorded and taken off. Raises AuditError, and marks the
+    store void, where rows that the run evaluates again among others have other labels (certify/self_audit.py).
     """
     return run(_config("certify", options), progress)
 

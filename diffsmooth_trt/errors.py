@@ -19,6 +19,10 @@ class EngineError(DiffsmoothError):
     """A backend failed while running, or an engine produced values that cannot be classified."""
 
 
+class AuditError(EngineError):
+    """Rows that were evaluated again had other labels: none of the run's votes counts."""
+
+
 class StoreError(DiffsmoothError):
     """A run store could not be read or written (damaged file, full disk)."""
 

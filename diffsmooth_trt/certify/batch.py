@@ -53,11 +53,12 @@ def lay_out(spans: Sequence[Span], words: NDArray[np.uint64], sources: NDArray[n
 
     Rows past the last span repeat its last draw, and do not count.
     """
-    for number, span in enumerate(spans):
-        rows = slice(span.low, span.high)
-        words[0, rows], words[1, rows] = span.block.phase, span.block.image
-        words[2, rows] = np.arange(span.start, span.start + span.high - span.low, dtype=np.uint64)
-        sources[rows] = number
+    lengths = [span.high - span.low for span in spans]
+    places = np.array([(s.block.phase, s.block.image, s.start - s.low) for s in spans], dtype=np.int64).T
+    rows = slice(spans[-1].high)
+    words[:, rows] = np.repeat(places, lengths, axis=1)
+    words[2, rows] += np.arange(spans[-1].high, dtype=np.uint64)  # a start below its low wraps around and back
+    sources[rows] = np.repeat(np.arange(len(spans)), lengths)
     used = spans[-1].high
     words[:, used:], sources[used:] = words[:, used - 1 : used], sources[used - 1]
     return used

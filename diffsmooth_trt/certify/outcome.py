@@ -24,6 +24,7 @@ from .bounds import (
 )
 from .exact import context, down, up
 from .plan import Block, Plan
+from .self_audit import most_moved
 from .sequential import anytime_lower, certifying, certifying_if_any, looks, out_of_sight, projected_lower, refuting
 
 CLOSE, TINY = 1e-9, 1e-15
@@ -117,6 +118,7 @@ class Rule:
 
     meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
     of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
+    `slack` (self_audit.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
 
     The votes are those of an image's 8-bit pixels z. What is said is about the image as given, x: every x' with ‖x' − z‖ < R has
     the class, so all within R − ‖x − z‖ of x have. Where nothing is left, it abstains: the class at x may be another one.
@@ -127,7 +129,9 @@ class Rule:
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.plan = plan_of(meta["config"])
         self.void = meta.get("void")  # the class that stands for abstentions: never an answer
-        self.total_variation = float(meta["total_variation"])
+        self.slack, self.drawn_variation = float(meta.get("slack", 0.0)), float(meta["total_variation"])
+        with localcontext(context(rounding=ROUND_CEILING)):
+            self.total_variation = up(Decimal(float(meta["total_variation"])) + Decimal(self.slack))
         self.sigma = float(meta["classifier"]["sigma"])
         self.alpha = float(meta["config"].get("alpha", 1.0))
         if meta["config"].get("family_wise"):
@@ -156,16 +160,37 @@ def _about_given(outcome: Outcome, distance: float) -> Outcome:
 
 
 class PredictRule(Rule):
-    """What a predict run says: `bounds.prediction`; of an image that was rounded `bounds.prediction_at`."""
+    """What a predict run says: `bounds.prediction`; of an image that was rounded `bounds.prediction_at`.
+
+    With `slack`, more than d of n votes would differ at other places with probability at most half of alpha. The other half is
+    for the test, of counts with d votes moved from the first class to the second: as strict as that of the votes at other places,
+    or stricter, since its p-value falls with the first count and rises with the second.
+    """
 
     def outcome(self, votes: Votes) -> Outcome:
         counts = votes.totals[PREDICTION]
-        if votes.distance:
-            predict = prediction_at(counts, self.alpha, self.sigma, votes.distance, self.total_variation)
-        else:
-            predict = prediction(counts, self.alpha, self.total_variation)
+        predict = (
+            self._despite_moved(counts, votes.distance) if self.slack else self._of(counts, self.alpha, votes.distance)
+        )
         predict = ABSTAIN if predict == self.void else predict
         return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
+
+    def _of(self, counts: NDArray[np.int64], alpha: float, distance: float) -> int:
+        if distance:
+            return prediction_at(counts, alpha, self.sigma, distance, self.drawn_variation)
+        return prediction(counts, alpha, self.drawn_variation)
+
+    def _despite_moved(self, counts: NDArray[np.int64], distance: float) -> int:
+        n, half = int(counts.sum()), _part(self.alpha, Decimal("0.5"))
+        d = most_moved(n, self.slack, half)
+        best = int(counts.argmax())
+        moved = counts.copy()
+        moved[best] = -1
+        moved[moved.argmax()] += d
+        moved[best] = counts[best] - d
+        if moved.argmax() != best or moved[best] < 0:
+            return ABSTAIN
+        return self._of(moved, half, distance)
 
 
 class LipschitzRule(Rule):

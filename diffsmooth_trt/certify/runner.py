@@ -1,5 +1,7 @@
 """The loop: rows of several images packed into full batches, votes counted per block, results as blocks complete.
 
+Between them go batches of rows that are evaluated again (self_audit.py); they add no votes.
+
 Results are a function of (classifier id, key, image) alone: every row's noise and label depend on nothing else, and whether an
 image needs more draws is asked after fixed numbers of them, of its own votes. So packing, order and restarts change nothing.
 """
@@ -9,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import Image, Images
-from ..errors import InputError
+from ..errors import AuditError, InputError
 from ..methods import Method
 from ..noise import grid_law
+from .audit_rows import Seat
 from .batch import Span, flat_pixels
 from .outcome import Votes
 from .plan import Block
-from .step import Counts, Step
+from .self_audit import SelfAudit, chosen_share
+from .sequential import looks
+from .step import Collected, Counts, Step
 from .store import RunStore
 
 COMMIT_SECONDS = 1.0
@@ -112,6 +118,7 @@ class Runner:
         self.committed = time.monotonic()
         self.active: dict[int, _Task] = {}
         self.exhausted = False
+        self.audit: SelfAudit
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -119,7 +126,11 @@ class Runner:
         return self.step.seconds
 
     def run(self, images: Images) -> None:
-        """Finish every image; what the store already holds is not drawn again."""
+        """Finish every image; what the store already holds is not drawn again.
+
+        Raises AuditError where rows evaluated again have other labels; the store is marked void before.
+        """
+        self.audit = self._open_audit(len(images))
         most = None if self.plan.sequential else len(images) * self.plan.samples
         self.progress.start(len(images), self.store.finished(), most, self.store.drawn())
         waiting = iter(images)
@@ -127,15 +138,37 @@ class Runner:
             # What is drawn ahead of a look may be drawn for nothing: where only that is left, votes come first.
             while self.step.flying and (self.step.full or (self.exhausted and self.plan.sequential)):
                 self._collect()
-            if segments := self._pack(waiting):
-                self.step.launch(segments)
-                if self.step.device.synchronous:
-                    self._collect()
-            elif self.step.flying:
+            spans: Sequence[Span] = self.audit.due() or self._pack(waiting)
+            if not spans and not self.step.flying:
+                spans = self.audit.rest() or ()
+            if spans:
+                self.step.launch(spans)
+            if self.step.flying and (self.step.device.synchronous or not spans):
                 self._collect()
-            else:
+            elif not spans:
                 break
-        self.store.commit()
+        with self._audited():
+            self.audit.finish()
+        self._commit()
+
+    def _open_audit(self, images: int) -> SelfAudit:
+        """The run's audit, going on from where the store's was left."""
+        first = self.plan.phases[-1][1] if not self.plan.sequential else looks(self.plan.phases[-1][1])[0]
+        least = images * (self.plan.samples - self.plan.phases[-1][1] + first)
+        dependent = self.method.place_dependent
+        found = self.store.meta.get("audit") or ({"before": self.store.drawn()} if self.store.drawn() else {})
+        share = chosen_share(dependent, least)
+        rows = self.store.audit_rows()
+        return SelfAudit(self.method.batch, share=share, place_dependent=dependent, found=found, waiting=rows)
+
+    @contextmanager
+    def _audited(self) -> Iterator[None]:
+        """Mark the store void before an AuditError goes on."""
+        try:
+            yield
+        except AuditError:
+            self.store.add_audit(self.audit.found)
+            raise
 
     def _pack(self, waiting: Iterator[Image]) -> list[_Segment]:
         """Rows for one batch, as full as the images left allow."""
@@ -160,6 +193,8 @@ class Runner:
             yield from self._drawable(task)
         for image in waiting:
             check_image(self.method, self.store, image)
+            if image.index in self.audit.lost:
+                self.audit.offer(image.index, flat_pixels(image))
             if not self.store.has_result(image.index):
                 votes = Votes(self.plan, self.method.bins, image.distance)
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
@@ -206,10 +241,22 @@ class Runner:
         return 1
 
     def _collect(self) -> None:
-        """Take in the votes of the oldest batch under way."""
-        segments, counts, seconds = self.step.collect()
+        """Take in the oldest batch under way: votes, or labels to be compared."""
+        done = self.step.collect()
+        if isinstance(done.spans[0], Seat):
+            with self._audited():
+                self.audit.compare(done.spans, done.labels)
+        else:
+            self._take_in(done)
+        if time.monotonic() - self.committed > COMMIT_SECONDS:
+            self._commit()
+
+    def _take_in(self, done: Collected) -> None:
+        """Take in the votes of a batch."""
+        segments, counts, seconds, labels = done
         start = time.perf_counter()
         used = segments[-1].high
+        self.audit.see(segments, labels, padded=used < self.method.batch)
         touched: dict[int, _Task] = {}
         for segment, votes in zip(segments, counts, strict=True):
             assert isinstance(segment, _Segment)  # as `_pack` made them
@@ -218,8 +265,6 @@ class Runner:
             self._count(segment, votes)
             touched[task.image.index] = task
         finished = sum(self._advance(task) for task in touched.values() if not task.done)
-        if time.monotonic() - self.committed > COMMIT_SECONDS:
-            self._commit()
         self.progress.update(used, finished)
         self.seconds["count"] += time.perf_counter() - start
 
@@ -230,12 +275,15 @@ class Runner:
         opened.counted += segment.high - segment.low
 
     def _commit(self) -> None:
-        """Put all votes on disk, those of blocks in work too."""
+        """Put all votes on disk, those of blocks in work too, and the rows to be evaluated again."""
         for task in self.active.values():
             self.store.add_seconds(task.image.index, task.seconds)
             task.seconds = 0.0
             for opened in task.open:
                 if 0 < opened.counted < opened.size:
                     self.store.add_partial(opened.block, opened.counts.tolist())
+        self.store.change_audit(*self.audit.held.changes())
+        if self.audit.found["of"]:
+            self.store.add_audit(self.audit.found)
         self.store.commit()
         self.committed = time.monotonic()

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,16 @@ from ..noise import GridLaw
 from .batch import Span, lay_out
 
 Counts = NDArray[np.int64]
+Labels = NDArray[np.int64]
+
+
+class Collected(NamedTuple):
+    """What a step gives: its spans, votes int64 [spans, bins], seconds, and labels int64 [rows used]."""
+
+    spans: Sequence[Span]
+    counts: Counts
+    seconds: float
+    labels: Labels
 
 
 @dataclass
@@ -33,6 +43,7 @@ class _Staged:
     slots: NDArray[np.int32]  # [batch], which span; −1 where padded
     pixels: NDArray[np.uint8]  # [batch, d], one row a span
     counts: Counts  # [batch, bins], one row a span
+    labels: Labels  # [batch]
     flags: NDArray[np.int64]
     spans: Sequence[Span] = ()
     wait: Callable[[], None] | None = None
@@ -46,6 +57,7 @@ class _Staged:
             ((batch,), np.int32),
             ((batch, size), np.uint8),
             ((batch, bins), np.int64),
+            ((batch,), np.int64),
             ((1,), np.int64),
         ]
         staged: list[Any] = [device.staging(shape, dtype) for shape, dtype in shapes]
@@ -85,6 +97,7 @@ class Step:
             )
             self.rows = PackedRows.of(self.words, self.key)
             self.counts = device.empty(first.counts.shape, np.int64)
+            self.labels: Any = None  # of the step launched last, on the device
         self.flying: deque[_Staged] = deque()
         self.work: Callable[[], None] | None = None
         self.collected = 0.0
@@ -107,13 +120,14 @@ class Step:
             device.upload(staged.pixels[:count], self.pixels)
             self._go()
             device.download(self.counts[:count], staged.counts[:count])
+            device.download(self.labels, staged.labels)
             if isinstance(device, KernelDevice):
                 device.download(device.flags, staged.flags)
             staged.wait = device.event()
         self.flying.append(staged)
 
-    def collect(self) -> tuple[Sequence[Span], Counts, float]:
-        """(spans, votes int64 [spans, bins], seconds) of the oldest step under way, once it is done.
+    def collect(self) -> Collected:
+        """What the oldest step under way gives, once it is done.
 
         Raises EngineError where an engine's output was not finite, or the device failed: then nothing of it counts.
         """
@@ -129,7 +143,8 @@ class Step:
         if not device.synchronous:
             self.seconds["method"] += spent
         self.free.append(staged)
-        return staged.spans, staged.counts[: len(staged.spans)].copy(), spent
+        count, used = len(staged.spans), staged.spans[-1].high
+        return Collected(staged.spans, staged.counts[:count].copy(), spent, staged.labels[:used].copy())
 
     def _go(self) -> None:
         if self.work is None:
@@ -143,7 +158,7 @@ class Step:
         self.work()
 
     def _enqueue(self) -> None:
-        """The step itself: from the draws in `words`, `source` and `pixels` to votes in `counts`."""
+        """The step itself: from the draws in `words`, `source` and `pixels` to `labels` and votes in `counts`."""
         device, method = self.device, self.method
         start = time.perf_counter()
         if isinstance(device, KernelDevice):
@@ -155,7 +170,7 @@ class Step:
             nhwc=method.noisy_nhwc,
         )
         filled = time.perf_counter()
-        labels = method.labels(method.noisy, self.rows)
+        labels = self.labels = method.labels(method.noisy, self.rows)  # where a graph has them, every replay puts them
         labelled = time.perf_counter()
         device.stage("votes")
         device.clear(self.counts)

@@ -3,9 +3,10 @@
 Tables: `meta` (name, JSON value), `images` (index, label, SHA-256 of the 8-bit pixels, ℓ2 distance that rounding to them moved
 the image, 0.0 unless the run has `quantise`), `blocks` (image, phase, start, stop,
 JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
-`results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `timing` (seconds an
-image; besides it, two runs of the same configuration and key differ in `meta` alone: notes, evaluations, paths). Results are
-derived from the votes again whenever they are read.
+`results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `audit` (rows that the
+run will evaluate again, empty when it ends; stores from before the audit lack it), `timing` (seconds an image; besides it, two
+runs of the same configuration and key differ in `meta` alone: notes, evaluations, audit, paths). Results are derived from the
+votes again whenever they are read. A store whose audit failed (self_audit.py) is not opened.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -24,8 +25,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError, StoreError
+from .audit_rows import Row
 from .outcome import LipschitzRule, Margin, Outcome, RadiusRule, Rule, Votes, rule_of
 from .plan import Block, Plan
+from .self_audit import refuse_void
 
 FORMAT = 3
 READABLE = (1, 2, FORMAT)  # format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances
@@ -64,6 +67,12 @@ CREATE TABLE partial (
     counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
 ) WITHOUT ROWID;
 CREATE TABLE timing (image INTEGER PRIMARY KEY REFERENCES images, seconds REAL NOT NULL);
+"""
+AUDIT_SCHEMA = """
+CREATE TABLE IF NOT EXISTS audit (
+    image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, sample INTEGER NOT NULL, place INTEGER NOT NULL,
+    label INTEGER NOT NULL, lot REAL NOT NULL, PRIMARY KEY (image, phase, sample)
+) WITHOUT ROWID
 """
 
 
@@ -128,6 +137,7 @@ class RunStore:
         try:
             with contextlib.closing(sqlite3.connect(draft)) as connection, connection:
                 connection.executescript(SCHEMA)
+                connection.execute(AUDIT_SCHEMA)
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", _meta_rows({**meta, "format": FORMAT}))
             if is_empty(path):
                 path.unlink()
@@ -163,6 +173,7 @@ class RunStore:
             missing = [name for name in REQUIRED if name not in store.meta]
             if missing:
                 raise InputError(f"{path} lacks {', '.join(missing)} in its table meta: restore it from a copy")
+            refuse_void(path, store.meta)
             return store
         except BaseException as error:
             if connection is not None:
@@ -415,6 +426,24 @@ class RunStore:
         """Keep how many evaluations of a network some more votes took. Committed at once."""
         before = self.meta.get("evaluations", [0, 0])
         self._put(evaluations=[before[0] + votes, before[1] + evaluations])
+
+    def audit_rows(self) -> list[Row]:
+        """The rows that wait to be evaluated again; from here on the store has a place for them."""
+        with _guarded(self.path):
+            self.connection.execute(AUDIT_SCHEMA)
+            rows = self.connection.execute("SELECT image, phase, sample, place, label, lot FROM audit").fetchall()
+        return [Row(*row) for row in rows]
+
+    def change_audit(self, added: Iterable[Row], gone: Iterable[Row]) -> None:
+        """Put down rows that wait now, and drop those that no longer do; on disk with what `add_audit` commits."""
+        with _guarded(self.path):
+            places = [row[:3] for row in gone]
+            self.connection.executemany("DELETE FROM audit WHERE image = ? AND phase = ? AND sample = ?", places)
+            self.connection.executemany("INSERT OR REPLACE INTO audit VALUES (?, ?, ?, ?, ?, ?)", list(added))
+
+    def add_audit(self, audit: Mapping[str, Any]) -> None:
+        """Keep what the run's audit found so far. Committed at once, with all that was added before."""
+        self._put(audit=dict(audit))
 
     def _put(self, **changed: object) -> None:
         """Change `meta`, and commit that with what was added before."""

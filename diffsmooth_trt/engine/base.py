@@ -18,6 +18,7 @@ from ..device import CPU, Array, Device
 from ..errors import EngineError, InputError
 from ..files import file_sha256
 from .facts import EngineFacts
+from .place import only_place_matters
 
 Floats = NDArray[np.float32]
 Inputs = tuple[Array, ...]
@@ -53,6 +54,7 @@ class Engine(ABC):
     input_nhwc = False
     output_nhwc = False
     capturable = True  # whether a run can be part of a CUDA graph
+    place_dependent = False  # whether last bits of a row depend on its place in the batch; never on the CPU
     warning = ""  # of a classifier whose outputs are not logits; for methods that use more of them than their order
 
     def __init__(self, path: Path, facts: EngineFacts, batch: int, device: Device = CPU) -> None:
@@ -171,14 +173,18 @@ class Engine(ABC):
         """SHA-256 of the output on a fixed batch: two engines with one hash compute alike, whatever their settings.
 
         Also runs the batch's rows in reverse order, with one of them replaced: an engine whose rows influence each
-        other, or that draws random numbers of its own, would make votes depend on packing, and raises InputError.
+        other, or that draws random numbers of its own, would make votes depend on packing, and raises InputError. Where a GPU's
+        last bits depend on a row's place alone (place.py), it sets `place_dependent` instead.
         """
         call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run_on_host
         inputs = self._probe_inputs()
         y = call(*inputs)
         order = np.arange(self.batch)[::-1].copy()
         order[-1] = order[0]
-        if not np.array_equal(call(*(given[order] for given in inputs)), y[order], equal_nan=True):
+        placed = call(*(given[order] for given in inputs))
+        if not np.array_equal(placed, y[order], equal_nan=True):
+            self.place_dependent = not self.device.synchronous and only_place_matters(call, inputs, y, placed, order)
+        if not np.array_equal(placed, y[order], equal_nan=True) and not self.place_dependent:
             raise InputError(
                 f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
                 "coupled or it is random; export it without that, or try another --backend, --precision or --batch"

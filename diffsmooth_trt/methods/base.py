@@ -108,6 +108,11 @@ class Method(ABC):
         """Whether `labels` enqueues only, all of it on the device's stream."""
         return all(engine.capturable for engine in self.engines.values())
 
+    @property
+    def place_dependent(self) -> bool:
+        """Whether last bits of a row depend on its place in the batch (`Engine.place_dependent`)."""
+        return any(engine.place_dependent for engine in self.engines.values())
+
     @abstractmethod
     def labels(self, noisy: Array, rows: Rows) -> Array:
         """Labels int64 `[batch]` of float32 `[batch, C, H, W]` in [0, 1] units plus noise, or of `noisy` in its own type and

@@ -8,6 +8,9 @@ from above: u itself or 1 − u.
 denoiser and the classifier are not run: an upper bound counts p_in instead of u, a lower one 0. Both are bounds of the same
 model's h, as sound as before.
 
+**The audit.** As in every run, rows are evaluated again among other mates (certify/self_audit.py): the bin that is counted, and for
+distro-l2 the class, have to be the same. Rows that wait are in memory only; a resumed run chooses as many more as a kill lost.
+
 **distro-l2** (Franco et al. 2023): the mean of the highest probability plus √(2/π)·R, R the certified radius of the class; 0
 where R is below the radius asked for. It bounds nothing; it is for comparison.
 """
@@ -22,10 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr, ndtri
 
+from ..certify.audit_rows import Seat
 from ..certify.batch import Span, fill, flat_pixels, packed
 from ..certify.bounds import certificate
 from ..certify.plan import BLOCK, Block
 from ..certify.runner import Progress, pixel_digest
+from ..certify.self_audit import SelfAudit
 from ..certify.sequential import looks
 from ..data import Image
 from ..errors import InputError
@@ -104,7 +109,9 @@ class Certifier:
     the configuration, for out-of-distribution images also on the in-distribution records; neither on how rows are packed.
     """
 
-    def __init__(self, model: Model, config: OodConfig) -> None:
+    def __init__(self, model: Model, config: OodConfig, *, audited: bool = True) -> None:
+        self.audited = audited
+        self.audit: SelfAudit | None = None
         if model.law is None:
             raise InputError("--sigma is missing: smoothing needs a noise level in image units")
         self.model, self.config, self.law = model, config, model.law
@@ -113,17 +120,47 @@ class Certifier:
         self.noisy = np.empty((model.batch, *model.input_shape), np.float32)
         self.looks = looks(config.n) if config.tolerance else tuple(range(BLOCK, config.n, BLOCK))
         self.inside: Floats = np.empty(0)  # the in-distribution bounds, ascending
-        self._pending: list[tuple[Singles, float, int]] = []  # rows that the gate let through: noisy image, d, image
+        self._pending: list[tuple[Span, Singles, float]] = []  # rows that the gate let through, with noisy image and d
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set, the in-distribution one first: its bounds are what the others' are compared with."""
         self.store, self.progress, self.key, self.alpha = store, progress, int(store.meta["key"], 16), level(store.meta)
-        done = len(self.store.records)
-        self.progress.start(sum(map(len, sets)), done, None, sum(r["n"] for r in self.store.records.values()))
+        done, drawn = len(self.store.records), sum(r["n"] for r in self.store.records.values())
+        self.audit = self._open_audit(drawn) if self.audited else None
+        self.progress.start(sum(map(len, sets)), done, None, drawn)
         for number, data in enumerate(sets):
             if number == 1:
                 self.inside = np.sort([bound_of(record, store.meta) for record in store.of_set(0)])
             self._run_set(number, data)
+
+    def _open_audit(self, drawn: int) -> SelfAudit:
+        """The run's audit, where the file's was left; `drawn` is what its records hold."""
+        found = self.store.audit
+        if found is None:
+            return SelfAudit(self.model.batch, found={"before": drawn} if drawn else {})
+        found = {**found, "of": max(found["of"], drawn - found.get("before", 0))}
+        return SelfAudit(self.model.batch, found=found)
+
+    def _check(self, number: int, seats: Sequence[Seat] | None) -> bool:
+        """Evaluate rows again, if there are some; AuditError, and the file marked void, where one differs."""
+        if self.audit is None or not seats:
+            return False
+        fill(self.law, self.key, seats, self.noisy)
+        d, logits = self.model.distances(self.noisy), self.model.logits(self.noisy)
+        values = self.model.score.confidence(logits, d)
+        if self.gate and d is not None:
+            settled, counted = self._gated(d, number)
+            values = np.where(settled, counted, values)
+        try:
+            self.audit.compare(seats, self._codes(self._sided(values, number), logits))
+        finally:
+            self.store.add_audit(self.audit.found)
+        return True
+
+    def _codes(self, values: Floats, logits: Singles | None) -> NDArray[np.int64]:
+        """What is counted of each row as one number: its bin, and its class where that is counted too."""
+        bins = bin_values(values).astype(np.int64)
+        return bins + BINS * logits.argmax(axis=1) if self.voting and logits is not None else bins
 
     def _run_set(self, number: int, data: DataSet) -> None:
         waiting = (image for image in data.images if self.store.lacks(number, image.index))
@@ -134,13 +171,15 @@ class Certifier:
                 active.append(self._task(image))
                 rows += self._rows(active[-1])
             if not active:
-                return
+                break
             rows = self._round(number, active)
             finished = [task for task in active if task.drawn and self._stops(number, task)]
             for task in finished:
                 self.store.add(self._record(number, task))
             active = [task for task in active if not any(task is other for other in finished)]
             self.progress.update(rows, len(finished))
+        while self.audit is not None and self._check(number, self.audit.rest()):
+            pass
 
     def _task(self, image: Image) -> Task:
         task = Task(image, flat_pixels(image))
@@ -172,6 +211,8 @@ class Certifier:
             fill(self.law, self.key, spans, self.noisy)
             for image, found in self._measured(spans, owners, number):
                 values[image].append(found)
+            while self.audit is not None and self._check(number, self.audit.due()):
+                pass
         while self._pending:
             for image, found in self._flush(number):
                 values[image].append(found)
@@ -186,35 +227,53 @@ class Certifier:
         """What is counted: the confidence, or for the in-distribution set 1 minus it, rounded up."""
         return confidence if number else np.minimum(np.nextafter(1 - confidence, 2.0), 1.0)
 
+    def _gated(self, d: Singles, number: int) -> tuple[NDArray[np.bool_], Floats]:
+        """Which rows the gate settles, and what stands for their confidence."""
+        inside = expit(d.astype(np.float64))
+        # 1 − u is at most 1 where u ≥ 0 is all that is known; p_in is raised by more than computing u may round.
+        counted = np.minimum(inside + 2.0**-40, 1.0) if number else np.zeros(len(d))
+        return inside <= self.gate, counted
+
     def _measured(self, spans: Sequence[Span], owners: dict[int, Task], number: int) -> Iterator[tuple[int, Floats]]:
         """The counted values of a filled batch by image; those that the gate lets through may come later."""
         used = spans[-1].high
-        images = np.concatenate([np.full(span.high - span.low, span.block.image) for span in spans])
+        padded = used < self.model.batch
         d = self.model.distances(self.noisy)
         if self.gate and d is not None:
-            inside = expit(d[:used].astype(np.float64))
-            settled = inside <= self.gate
-            # 1 − u is at most 1 where u ≥ 0 is all that is known; p_in is raised by more than computing u may round.
-            counted = np.minimum(inside + 2.0**-40, 1.0) if number else np.zeros(used)
-            yield from _grouped(images[settled], self._sided(counted[settled], number))
+            settled, counted = self._gated(d[:used], number)
+            rows = [(span, row) for span in spans for row in range(span.low, span.high)]
+            chosen = [_alone(*rows[i], place) for place, i in enumerate(np.flatnonzero(settled))]
+            yield from self._taken(chosen, self._sided(counted[settled], number), padded=padded)
             through = np.flatnonzero(~settled)
-            self._pending += [(self.noisy[row].copy(), float(d[row]), int(images[row])) for row in through]
+            self._pending += [(_alone(*rows[i], 0), self.noisy[i].copy(), float(d[i])) for i in through]
             while len(self._pending) >= self.model.batch:
                 yield from self._flush(number)
             return
         logits = self.model.logits(self.noisy)
         if self.voting:
             self._vote(spans, owners, logits, d)
-        yield from _grouped(images, self._sided(self.model.score.confidence(logits, d)[:used], number))
+        values = self._sided(self.model.score.confidence(logits, d)[:used], number)
+        yield from self._taken(spans, values, logits[:used], padded=padded)
+
+    def _taken(
+        self, spans: Sequence[Span], values: Floats, logits: Singles | None = None, *, padded: bool
+    ) -> Iterator[tuple[int, Floats]]:
+        """The values by image; the audit chooses among the rows."""
+        if not len(values):
+            return
+        if self.audit is not None:
+            self.audit.see(spans, self._codes(values, logits), padded=padded)
+        yield from _grouped(np.repeat([s.block.image for s in spans], [s.high - s.low for s in spans]), values)
 
     def _flush(self, number: int) -> Iterator[tuple[int, Floats]]:
         """Run up to a batch of the rows that the gate let through."""
         taken, self._pending = self._pending[: self.model.batch], self._pending[self.model.batch :]
         order = np.minimum(np.arange(self.model.batch), len(taken) - 1)
-        logits = self.model.logits(np.stack([taken[i][0] for i in order]))
-        d = np.array([taken[i][1] for i in order], np.float32)
-        confidence = self.model.score.confidence(logits, d)[: len(taken)]
-        yield from _grouped(np.array([image for _, _, image in taken]), self._sided(confidence, number))
+        logits = self.model.logits(np.stack([taken[i][1] for i in order]))
+        d = np.array([taken[i][2] for i in order], np.float32)
+        values = self._sided(self.model.score.confidence(logits, d)[: len(taken)], number)
+        spans = [_alone(span, 0, place) for place, (span, _, _) in enumerate(taken)]
+        yield from self._taken(spans, values, padded=len(taken) < self.model.batch)
 
     def _vote(self, spans: Sequence[Span], owners: dict[int, Task], logits: Singles, d: Singles | None) -> None:
         """Count classes; those of a joint model are its classifier's, whose probabilities it orders alike."""
@@ -266,6 +325,11 @@ class Certifier:
         if task.votes is not None:
             record["votes"] = [votes.tolist() for votes in task.votes]
         return record
+
+
+def _alone(span: Span, row: int, place: int) -> Span:
+    """Row `row` of a span's batch as a span of its own, at `place`."""
+    return Span(span.block, span.pixels, place, place + 1, span.start + row - span.low)
 
 
 def _grouped(images: NDArray[Any], values: Floats) -> Iterator[tuple[int, Floats]]:

@@ -57,6 +57,12 @@ class Model:
         self.sigma = None if level is None else float(level)
         self.law: GridLaw | None = None if self.sigma is None else grid_law(self.sigma)
         for engine in self.opened.values():
+            if engine.place_dependent:
+                self.close()
+                raise InputError(
+                    f"{engine.path.name}: its last bits depend on a row's place in the batch on this device, and so would "
+                    "confidences: use --device cpu"
+                )
             if engine.facts.input_shape != self.input_shape:
                 self.close()
                 raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..certify.self_audit import audit_line
 from ..errors import EngineError, InputError
 from ..report.tables import chosen_of, space_of
 from .bounds import Floats, further, shifted_lower, shifted_upper
@@ -235,6 +236,7 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
             if store.of_set(i)
         ]
         lines.append(f"draws an image on average: {', '.join(drawn)} (in-distribution first)")
+        lines.append(audit_line({"audit": store.audit}))
     if not finished:
         lacking = ", ".join(
             f"{missing} of {entry['images']} of {entry['name']}"
@@ -261,4 +263,11 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
     draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
     missing = {entry["name"]: store.missing(number) for number, entry in enumerate(store.meta["sets"])}
-    return {**meta, "metrics": tables, "mean_draws": means, "guarantee": guarantee(store), "missing": missing}
+    return {
+        **meta,
+        "audit": store.audit,
+        "metrics": tables,
+        "mean_draws": means,
+        "guarantee": guarantee(store),
+        "missing": missing,
+    }

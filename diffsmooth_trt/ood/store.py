@@ -1,7 +1,8 @@
 """A run's file: JSON lines. The first describes the run, every further one is what is known of one image.
 
-Lines are only ever appended, and put on disk about every second. A kill loses what came after; a last line that was cut short is
-dropped when the run goes on. Everything that reports say is derived from the lines again.
+Besides them there are lines of what the run's audit has found so far (certify/self_audit.py); the last one counts. A file whose
+audit failed is not opened. Lines are only ever appended, and put on disk about every second. A kill loses what came after; a
+last line that was cut short is dropped when the run goes on. Everything that reports say is derived from the lines again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from ..certify.self_audit import refuse_void
 from ..errors import InputError, StoreError
 from ..files import write_atomically
 from ..noise.counters import KEY_BITS
@@ -34,12 +36,14 @@ def is_ood_file(path: Path) -> bool:
 
 
 class OodStore:
-    """`meta` is the first line, `records` the others by (set, row). Use as a context manager."""
+    """`meta` is the first line, `records` the others by (set, row), `audit` what the audit found. Use as a context manager."""
 
     def __init__(
         self, path: Path, meta: Record, records: dict[tuple[int, int], Record], file: IO[bytes] | None
     ) -> None:
         self.path, self.meta, self.records, self._file = path, meta, records, file
+        self.audit: Record | None = None
+        self._told, self._audited = True, time.monotonic()
         self._synced = time.monotonic()
 
     @classmethod
@@ -60,6 +64,8 @@ class OodStore:
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             meta = lines[0]
+            audits = [line["audit"] for line in lines[1:] if "audit" in line]
+            lines = [line for line in lines if "audit" not in line]
             records = {(line["set"], line["row"]): line for line in lines[1:]}
             types = {type(number) for place in records for number in place} | {type(meta["format"])}
             known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**KEY_BITS
@@ -74,6 +80,8 @@ class OodStore:
             raise InputError(
                 f"{path} has format {meta['format']}, this version reads {FORMAT}: use the version that made it"
             )
+        if audits:
+            refuse_void(path, {"audit": audits[-1]})
         file = None
         if write:
             try:
@@ -82,19 +90,37 @@ class OodStore:
                 file.seek(len(whole))
             except OSError as error:
                 raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place") from None
-        return cls(path, meta, records, file)
+        store = cls(path, meta, records, file)
+        store.audit = audits[-1] if audits else None
+        return store
 
     def add(self, record: Record) -> None:
         """Append what is known of one image."""
+        self._append(record)
+        self.records[record["set"], record["row"]] = record
+
+    def add_audit(self, audit: Record) -> None:
+        """Keep what the audit has found so far, in a line about every second; a failed one is put on disk at once."""
+        self.audit, self._told = dict(audit), False
+        if "void" in audit or time.monotonic() - self._audited > SYNC_SECONDS:
+            self._tell()
+            self.sync()
+
+    def _tell(self) -> None:
+        """Append a line of the audit, unless the last one says the same."""
+        if not self._told:
+            self._append({"audit": self.audit})
+            self._told, self._audited = True, time.monotonic()
+
+    def _append(self, line: Record) -> None:
         if self._file is None:
             raise StoreError(f"{self.path} is open for reading only")
         try:
-            self._file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
+            self._file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 self.sync()
         except OSError as error:
             raise StoreError(f"{self.path} cannot be written ({error.strerror}): free space, then --resume") from None
-        self.records[record["set"], record["row"]] = record
 
     def sync(self) -> None:
         """Put all lines on disk."""
@@ -121,6 +147,8 @@ class OodStore:
 
     def close(self) -> None:
         """Put all lines on disk and close the file."""
+        if self._file is not None:
+            self._tell()
         self.sync()
         if self._file is not None:
             self._file.close()

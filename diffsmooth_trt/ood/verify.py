@@ -184,7 +184,11 @@ def _verify_records(
     progress: Progress,
 ) -> None:
     """Look at every record, score the chosen ones again and compare."""
-    runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config, attacks=False)
+    runner = (
+        Certifier(model, config, audited=False)
+        if config.kind == "certified"
+        else BallRunner(model, config, attacks=False)
+    )
     if not store.records:
         raise InputError(f"{store.path} holds no records yet: go on with the run before verifying it")
     done.recorded = len(store.records)

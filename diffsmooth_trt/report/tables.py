@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..certify.bounds import ABSTAIN, truncate
 from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
+from ..certify.self_audit import audit_line
 from ..certify.store import UNRECORDED, RunStore
 from ..errors import InputError
 from .curves import average_certified_radius, certified_accuracy_interval, certified_counts, most_wrong
@@ -167,7 +168,7 @@ class Summary:
         ran = ", ".join(
             f"{role} {part['sha256'][:12]} ({part['backend']} {part['precision']})" for role, part in engines.items()
         )
-        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", self.guarantee]
+        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", self.guarantee, audit_line(self.meta)]
         for number, radius in enumerate(self.preset):
             said = [decisions[number] for decisions in self.decisions]
             counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))

@@ -1,0 +1,323 @@
+"""The run's audit of itself: rows chosen at random are evaluated again among other mates, and their labels compared.
+
+A certificate rests on votes that are one function of a row's noisy image. Where that is not proved of what runs, it is tested
+here. Each row is chosen with probability `SHARE`, by random numbers of the operating system that are drawn after its label is
+there, so nothing in the batch can know of them; at least `LEAST` rows of a run are, or all of a smaller one. Their draws and
+labels wait, on disk too, until they fill a batch with rows of many images and other batches, at other places, and strangers (the
+image inverted, black, white, random pixels; under noise). Rows of one image look alike, and the majority of many of them is that
+of all: so as few of an image are in a batch as waiting for other images allows. One batch in eight, and one of every run, is nearly
+all strangers of one kind, with one row of an image.
+
+**What it finds.** If a share s of a run's votes is other than those rows get among an audit's mates, N audited rows miss all of
+it with probability at most (1 − s)^N ≤ e^(−sN): N = 256 find s = 1.8 % with probability 0.99, N = 10,000 find 0.05 %. A
+difference voids the run. What stays: code that remembers rows, and repeats what it answered; and where a run has few images,
+rows that ask only those of their own image, of which an audit's batches hold too many: the fewer images, the less is found of that.
+
+**Where last bits depend on a row's place in the batch** (`Engine.place_dependent`, some GPU kernels), f_j being f at place j:
+- A row that is evaluated again at its own place must have its label: a difference still voids the run. So mates have no
+  influence: an image's votes are independent, vote i with probability p_i = P(f_place(i)(x + δ) = c).
+- For a fixed n that is enough. From its mean plus 1 on, a sum of such votes has no heavier upper tail than Bin(n, mean of
+  p_i) (Hoeffding 1956, theorem 5), so the bound of Clopper and Pearson holds for that mean: the probability of c under a
+  classifier of the noisy image that takes its place at random, as often as the run did. Cohen's theorem holds for it.
+- Bounds that look several times, predictions, and one classifier for all images need more: that at another place a row's label
+  differs with probability q ≤ `SLACK`. Each p_i is then at most p + `SLACK`, and bounds are taken for p + `SLACK` beside the
+  total variation. Chosen rows at random places tell q: the run is void unless the bound of Clopper and Pearson on q at
+  confidence 1 − `RISK` is at most `SLACK`. That is the mean over the run's rows; that no image is worse is an assumption,
+  which a fixed n does without. It takes 6,905 rows without a difference, or `MOVED` with five, which q = 10^-4 stays within
+  with probability 0.99: of short runs more rows are chosen for that, and runs of fewer than `FEWEST` are refused.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from ..errors import AuditError, InputError
+from .audit_rows import Held, Pixels, Pool, Row, Seat
+from .batch import Span
+from .bounds import binomial_lower
+from .plan import Block
+
+SHARE, LEAST, FLOOR = 0.0105, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
+SPARE = 64  # rows kept in reserve beyond those that would be missing now
+SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there
+STRANGE = 8  # one batch in so many is nearly all strangers; as a part of the others, strangers are one row in so many
+SOON = (
+    4  # one row in so many is evaluated as soon as it fills a batch with others; the rest waits for other images, until
+)
+IMAGES = (32, 256)  # there are half as many as a batch has rows, within these limits,
+POOL = 16_384  # or until so many rows wait
+KINDS = 4
+BUDGET = 0.014  # of the rows: at its end, a run makes more batches of strangers than one within it
+SLACK, RISK = 0.001, 0.001
+MOVED, STAYING = 17_000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not
+FEWEST = 16_000
+KEPT = 100  # differences that a store keeps
+REMEDY = "run again with another --backend, --precision or --batch and a new --out"
+
+
+def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
+    """Raise InputError where a run's audit failed, or where what is recorded of it is no audit's."""
+    audit = meta.get("audit", {})
+    numbers = (
+        [each for name, each in audit.items() if name not in ("void", "differences")]
+        if isinstance(audit, dict)
+        else [None]
+    )
+    if not all(type(each) is int and each >= 0 for each in numbers):
+        raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
+    said = audit.get("void")
+    if said or audit.get("differences"):
+        raise InputError(f"{path}: its audit failed ({said}): its votes count for nothing; {REMEDY}")
+
+
+def audit_line(meta: Mapping[str, Any]) -> str:
+    """What a report says of a run's audit."""
+    audit = meta.get("audit")
+    if "lipschitz_constant" in meta:
+        return "audit: none, a margin is evaluated once"
+    if not audit:
+        return "audit: none"
+    line = f"audit: {audit['rows']} rows of {audit['of']} evaluated again, "
+    if "moved" in audit:
+        differ, staying = audit["moved_differ"], audit["rows"] - audit["moved"]
+        line += f"{differ} of {audit['moved']} at other places differ, 0 of {staying} at their own; bounds allow {SLACK:.1%}"
+    else:
+        line += "0 differ"
+    before = audit.get("before", 0)
+    return f"{line}; none of the {before} drawn before by an older version" if before else line
+
+
+def chosen_share(place_dependent: bool, expected: int) -> float:
+    """The share of rows to choose in a run of `expected` rows or more; InputError for too few where places matter."""
+    if not place_dependent:
+        return SHARE
+    if expected < FEWEST:
+        raise InputError(
+            f"{expected} draws are too few to bound how often labels depend on a row's place in the batch, which last bits do "
+            f"here: at least {FEWEST} are needed, raise --n or --max, or use --device cpu"
+        )
+    return min(1.0, max(SHARE, MOVED / (1 - STAYING) / expected))
+
+
+def most_moved(votes: int, slack: float, risk: float) -> int:
+    """A number that votes which places in the batch move, each with probability `slack` at most, exceed with probability ≤ `risk`.
+
+    The least such number, or one more: half a billionth of the risk is kept for the library's rounding.
+    """
+    low, high = 0, votes
+    while low < high:
+        middle = (low + high) // 2
+        if special.bdtrc(middle, votes, slack) <= risk * (1 - 1e-9):
+            high = middle
+        else:
+            low = middle + 1
+    return min(votes, low + 1) if slack else 0
+
+
+class SelfAudit:
+    """Chooses rows of a run, fills batches of `batch` rows with them, and compares labels.
+
+    At least `least` rows are chosen, and a `share` of all. `found` is what an earlier part of the run found, `waiting` the
+    rows that it left; their pixels come by `offer`.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        *,
+        share: float = SHARE,
+        least: int = LEAST,
+        place_dependent: bool = False,
+        found: Mapping[str, Any] | None = None,
+        waiting: Iterable[Row] = (),
+    ) -> None:
+        self.batch, self.share, self.least, self.place_dependent = batch, share, least, place_dependent
+        self.found: dict[str, Any] = {"rows": 0, "of": 0, "spent": 0, "strange": 0, **(found or {})}
+        if place_dependent:
+            self.found = {"moved": 0, "moved_differ": 0, **self.found}
+        self.few, self.most = max(1, batch // STRANGE), batch - batch // STRANGE
+        self.images = min(max(batch // 2, IMAGES[0]), IMAGES[1])
+        self.random = np.random.default_rng()  # seeded by the operating system
+        self.pool = Pool(self.random)
+        self.reserve: list[tuple[float, Row, Pixels]] = []  # by lot, the lowest of those not chosen
+        self.flying: set[Row] = set()
+        self.lost: dict[int, list[Row]] = {}  # whose pixels are not here yet, by image
+        for row in waiting:
+            self.lost.setdefault(row.image, []).append(row)
+        self.missed = sum(row.lot < share for rows in self.lost.values() for row in rows)  # chosen ones of those
+        self.held = Held(row for rows in self.lost.values() for row in rows)
+        self._plan_next()
+
+    # Rows
+
+    def offer(self, image: int, pixels: Pixels) -> None:
+        """The flat pixels of an image, for rows of it that an earlier part of the run left."""
+        for row in self.lost.pop(image, ()):
+            self.missed -= int(row.lot < self.share)
+            self._take(row, pixels)
+
+    def see(self, spans: Sequence[Span], labels: NDArray[np.int64], *, padded: bool) -> None:
+        """Choose among rows, whose labels are there; `padded` says that they were in a batch with fewer rows than it takes."""
+        self.found["of"] += len(labels)
+        lots = np.frombuffer(os.urandom(8 * len(labels)), np.uint64) * 2.0**-64
+        if padded and not self.place_dependent:
+            some = np.argpartition(lots, min(SHORT, len(lots)) - 1)[:SHORT]
+            lots[some] *= self.share  # chosen
+        lows = [span.low for span in spans]
+        for place in np.flatnonzero(lots < self._limit()).tolist():
+            span = spans[bisect.bisect_right(lows, place) - 1]
+            sample = span.start + place - span.low
+            draw = (span.block.image, span.block.phase, sample, place, int(labels[place]))
+            self._take(Row(*draw, float(lots[place])), span.pixels)
+
+    def _take(self, row: Row, pixels: Pixels) -> None:
+        if row.lot < self.share:
+            self.pool.put(row, pixels)
+            self.held.add(row)
+        elif row.lot < self._limit():
+            bisect.insort(self.reserve, (row.lot, row, pixels), key=lambda each: each[0])
+            self.held.add(row)
+        else:
+            self.held.drop(row)
+        self._trim(self._missing + SPARE)
+
+    def _trim(self, most: int) -> None:
+        """Leave the `most` lowest lots in reserve."""
+        for _, row, _ in self.reserve[most:]:
+            self.held.drop(row)
+        del self.reserve[most:]
+
+    @property
+    def _taken(self) -> int:
+        """How many rows were evaluated again, or are under way."""
+        return int(self.found["rows"]) + len(self.flying)
+
+    @property
+    def _missing(self) -> int:
+        """How many rows are still to be chosen for a run that ends now."""
+        wanted = max(self.least, -(-int(self.found["of"]) // FLOOR))
+        return max(0, wanted - self._taken - self.pool.count - self.missed) if self.least else 0
+
+    def _limit(self) -> float:
+        """The lot below which a row is chosen or kept in reserve."""
+        if len(self.reserve) < self._missing:
+            return 1.0
+        return max(self.share, self.reserve[-1][0] if self.reserve else 0.0)
+
+    # Batches
+
+    def _plan_next(self) -> None:
+        self.strange = self.batch > 1 and not self.random.integers(STRANGE)
+        self.enough = self.few if self.strange else self.most
+
+    def due(self) -> list[Seat] | None:
+        """A batch to be evaluated, once rows of enough images wait, or too many; some are not kept waiting for that."""
+        if self.pool.count < self.enough:
+            return None
+        mixed = len(self.pool.rows) >= self.images or self.pool.count >= POOL
+        behind = SOON * self._taken < self._taken + self.pool.count
+        return self._seats() if mixed or behind else None
+
+    def rest(self) -> list[Seat] | None:
+        """A batch of the rows that are left when a run ends, or None when none is."""
+        missing = self._missing
+        for _, row, pixels in self.reserve[:missing]:
+            self.pool.put(row, pixels)
+        del self.reserve[:missing]
+        self._trim(0)
+        if not self.pool.count:
+            return None
+        ahead = self.batch * (1 - (-self.pool.count // self.most)) + self.found["spent"]
+        wanted = KINDS if ahead <= BUDGET * self.found["of"] else 1
+        self.strange = self.batch > 1 and self.found["strange"] < wanted
+        self.enough = self.few if self.strange else self.most
+        return self._seats()
+
+    def _seats(self) -> list[Seat]:
+        """A full batch: up to `enough` of the rows that wait, and strangers; where those are most, a row of each image."""
+        rows = self.pool.take(self.enough, one_each=self.strange)
+        places = self._places([row for row, _ in rows])
+        seats: list[Seat | None] = [None] * self.batch
+        for (row, pixels), place in zip(rows, places, strict=True):
+            block = Block(row.image, row.phase, row.sample, row.sample + 1)
+            seats[place] = Seat(block, pixels, place, place + 1, row.sample, row, place != row.place)
+        for number, place in enumerate(place for place, seat in enumerate(seats) if seat is None):
+            row, pixels = rows[number % len(rows)]
+            seats[place] = self._stranger(row, pixels, number, place)
+        self.flying |= {row for row, _ in rows}
+        self.found["spent"] += self.batch
+        self.found["strange"] += int(self.strange)
+        self._plan_next()
+        return [seat for seat in seats if seat is not None]
+
+    def _places(self, rows: Sequence[Row]) -> list[int]:
+        """A place for each row; where places matter, a part of the rows has its own."""
+        free = self.random.permutation(self.batch).tolist()
+        own: dict[int, int] = {}  # place: which of the rows
+        for number, row in enumerate(rows if self.place_dependent else ()):
+            if self.random.random() < STAYING:
+                own.setdefault(row.place, number)
+        places = {number: place for place, number in own.items()}
+        left = iter([place for place in free if place not in own])
+        return [places[number] if number in places else next(left) for number in range(len(rows))]
+
+    def _stranger(self, row: Row, pixels: Pixels, number: int, place: int) -> Seat:
+        """A row of an image that the run need not have, under noise that no vote has: samples from 2^31 on."""
+        kind = (self.found["strange"] if self.strange else number) % KINDS
+        if kind == 0:
+            pixels = 255 - pixels
+        elif kind < 3:
+            pixels = np.full_like(pixels, 0 if kind == 1 else 255)
+        else:
+            pixels = np.frombuffer(self.random.bytes(len(pixels)), np.uint8)
+        sample = int(self.random.integers(2**31, 2**32))
+        return Seat(Block(row.image, row.phase, sample, sample + 1), pixels, place, place + 1, sample, None, moved=True)
+
+    # Comparison
+
+    def compare(self, seats: Sequence[Span], labels: NDArray[np.int64]) -> None:
+        """Take in the labels of a batch that was evaluated again; AuditError at a difference, which is in `found` then."""
+        differing = []
+        for seat, label in zip(seats, labels.tolist(), strict=True):
+            if not isinstance(seat, Seat) or seat.row is None:
+                continue
+            self.flying.discard(seat.row)
+            self.held.drop(seat.row)
+            self.found["rows"] += 1
+            counted = self.place_dependent and seat.moved
+            if counted:
+                self.found["moved"] += 1
+                self.found["moved_differ"] += int(label != seat.row.label)
+            elif label != seat.row.label:
+                differing.append([seat.row.image, seat.row.phase, seat.row.sample, seat.row.label, label])
+        if differing:
+            image, phase, sample, before, again = differing[0]
+            self.found["differences"] = differing[:KEPT]
+            self._void(
+                f"image {image}, phase {phase}, sample {sample}: label {before} in the run, {again} among other rows",
+                "rows of the engine influence each other, or this machine does not compute the same function twice",
+            )
+
+    def finish(self) -> None:
+        """At the end of a run whose last bits depend on places: AuditError unless labels differ as rarely as its bounds allow."""
+        if not self.place_dependent or not self.found["of"]:
+            return
+        moved, differ = self.found["moved"], self.found["moved_differ"]
+        same = binomial_lower(moved - differ, moved, RISK) if moved else 0.0
+        if same < 1 - SLACK:
+            self._void(
+                f"{differ} of {moved} rows have another label at another place of the batch",
+                f"more than the {SLACK:.1%} that the bounds allow, or too few to tell (7,000 without a difference would do)",
+            )
+
+    def _void(self, said: str, meaning: str) -> None:
+        self.found["void"] = said
+        raise AuditError(f"{said}: {meaning}; no vote of this run counts, {REMEDY}")
