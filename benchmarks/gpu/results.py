@@ -1,4 +1,4 @@
-"""What bench_gpu.py has measured: kept in a file after each measurement, and shown as a table."""
+"""What bench.py has measured: kept in a file after each measurement, and shown as a table."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_engines import attempt
-from gpu_networks import PAIRS, REHEARSED
-from gpu_torch import give_memory_back
+from engines import attempt
+from networks import PAIRS, REHEARSED
+from torch_baseline import give_memory_back
 
 from diffsmooth_trt.device import Device, open_device
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 Named = tuple[str, Callable[[], dict[str, Any]]]
 N0 = 100
 UNFINISHED = {"failed": "did not finish"}
@@ -109,7 +109,7 @@ def rehearsal_device() -> Device:
     """The device of the tests: the kernels on the processor, ONNX Runtime's engines on it."""
     from diffsmooth_trt.engine import BACKENDS
 
-    spec = importlib.util.spec_from_file_location("host_device", ROOT.parent / "tests" / "host_device.py")
+    spec = importlib.util.spec_from_file_location("host_device", ROOT / "tests" / "host_device.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

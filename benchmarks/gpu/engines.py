@@ -1,4 +1,4 @@
-"""Engine files of the pairs for bench_gpu.py: built once into a folder, and run by the package's own step."""
+"""Engine files of the pairs for bench.py: built once into a folder, and run by the package's own step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from gpu_networks import SIGMA, Missing, Pair, classifier, denoisers, in_precision
+from networks import SIGMA, Missing, Pair, classifier, denoisers, in_precision
 from torch import nn
 
 from diffsmooth_trt.certify.batch import Span

@@ -1,4 +1,4 @@
-"""The papers' loop in torch, as it is and compiled, for bench_gpu.py."""
+"""The papers' loop in torch, as it is and compiled, for bench.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_networks import LOCAL_SIGMA, SIGMA, Pair, classifier, denoisers, in_halves
+from networks import LOCAL_SIGMA, SIGMA, Pair, classifier, denoisers, in_halves
 from torch import nn
 
 
