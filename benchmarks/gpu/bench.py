@@ -38,7 +38,7 @@ import torch
 from engines import available, build, file_of, measured, open_pair
 from networks import PAIRS, REHEARSED, Missing, Pair, pair_multiply_adds
 from results import ROOT, Bench, Named, report
-from torch_baseline import torch_rate, torch_seconds
+from torch_baseline import ceilings, torch_rate
 
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine.record import read_record
@@ -120,28 +120,12 @@ def check(bench: Bench, asked: Asked) -> None:
             check_device_noise(grid_law(sigma), device)
         return {"sigmas": [0.12, 0.25, 0.5, 1.0], "bits": "equal to the sampler's"}
 
-    where = _where(bench)
-
-    def ceilings() -> dict[str, Any]:
-        size, found = (256 if bench.rehearse else 8192), {}
-        for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
-            a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
-            torch.backends.cuda.matmul.allow_tf32 = False
-            found[f"{name}_tflops"] = 2 * size**3 / torch_seconds(partial(torch.matmul, a, b)) / 1e12
-            if name == "fp32" and not bench.rehearse:
-                torch.backends.cuda.matmul.allow_tf32 = True
-                found["tf32_tflops"] = 2 * size**3 / torch_seconds(partial(torch.matmul, a, b)) / 1e12
-        values = torch.randn(1 << (20 if bench.rehearse else 30), device=where)
-        target = torch.empty_like(values)
-        found["copy_tb_per_s"] = 2 * values.nbytes / torch_seconds(lambda: target.copy_(values)) / 1e12
-        return found
-
     def network(pair: Pair) -> dict[str, Any]:
         return {"multiply_adds": pair_multiply_adds(pair)}
 
     pairs = [pair for pair in bench.pairs.values() if not asked.pairs or pair.name in asked.pairs]
     networks = [(f"multiply-adds {pair.name}", partial(network, pair)) for pair in pairs]
-    bench.each([("noise", noise), ("ceilings", ceilings), *networks])
+    bench.each([("noise", noise), ("ceilings", lambda: dict(ceilings(bench.rehearse))), *networks])
 
 
 def _ours(bench: Bench, pair: Pair, engine: str, precision: str, batch: int, seconds: float) -> dict[str, Any]:

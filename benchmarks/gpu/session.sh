@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# First minutes on a GPU: build the checkout in place, then run stages, each in its time box. README.md beside this says which.
+#
+#   OUT=results bash benchmarks/gpu/session.sh [--rehearse] [--seconds N] [STAGE ...]
+#   bash benchmarks/gpu/session.sh prepare          # here, without a GPU: what can be made before
+set -u
+started=$(date +%s)
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+PYTHON=${PYTHON:-python3}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+if [ -z "${OUT:-}" ]; then
+  OUT=$PWD/build/gpu/out
+  echo "OUT is not set: results go to build/gpu/out"
+fi
+mkdir -p "$OUT" build/gpu || exit 1
+export OUT
+# The version in the metadata, and the one compiled module; seconds, and nothing where both are there.
+if ! timeout 120 "$PYTHON" setup.py -q egg_info build_ext --inplace >"$OUT/install.log" 2>&1; then
+  echo "the extension does not build, see install.log: $(tail -n 1 "$OUT/install.log")"
+fi
+exec "$PYTHON" benchmarks/gpu/session.py --started "$started" "$@"
