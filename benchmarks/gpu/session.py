@@ -29,13 +29,14 @@ REHEARSED_BOX, BUILD_BOX = 60.0, 240.0
 class Work:
     """A process under way: a stage, or the compilation of an engine file."""
 
-    def __init__(self, context: Any, target: Any, name: str, place: stages.Place, log: Path) -> None:
-        self.name, self.events = name, place.folder / "events" / f"{name.replace(':', '-')}.jsonl"
+    def __init__(self, context: Any, target: Any, what: Any, place: stages.Place, log: Path) -> None:
+        self.name: str = what.name if isinstance(what, stages.Stage) else what
+        self.events = place.folder / "events" / f"{self.name.replace(':', '-')}.jsonl"
         self.events.parent.mkdir(parents=True, exist_ok=True)
         self.events.unlink(missing_ok=True)
         self.begun, self.read = time.monotonic(), 0
         self.found: dict[str, Any] = {}
-        self.process = context.Process(target=target, args=(name, place, str(self.events), str(log)), name=name)
+        self.process = context.Process(target=target, args=(what, place, str(self.events), str(log)))
         self.process.start()
 
     def look(self) -> bool:
@@ -80,7 +81,7 @@ class Builds:
 
     def __init__(self, session: Session, names: Iterable[str], most: int) -> None:
         self.session, self.most = session, most
-        self.waiting = list(dict.fromkeys(names))
+        self.waiting = list(names)
         self.running: list[Work] = []
         self.held = True
 
@@ -128,9 +129,9 @@ class Session:
         """Seconds until the end of the call."""
         return self.end - time.monotonic()
 
-    def begin(self, target: Any, name: str, log: str) -> Work:
-        """Start a process."""
-        return Work(self.context, target, name, self.place, self.out / log)
+    def begin(self, target: Any, what: stages.Stage | str, log: str) -> Work:
+        """Start a process for a stage, or for a build by its name."""
+        return Work(self.context, target, what, self.place, self.out / log)
 
     def write(self) -> None:
         """Put down everything known."""
@@ -138,10 +139,9 @@ class Session:
         draft.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
         draft.replace(self.out / "session.json")
 
-    def run(self, names: list[str]) -> None:
+    def run(self, chosen: list[stages.Stage]) -> None:
         """All stages in order."""
-        chosen = [stages.STAGES[name] for name in names]
-        builds = Builds(self, (build for stage in chosen for build in stage.builds), self.place.builders)
+        builds = Builds(self, stages.in_order(chosen), self.place.builders)
         try:
             for stage in chosen:
                 builds.held = stage.alone
@@ -178,7 +178,7 @@ class Session:
             time.sleep(TICK)
         waited = time.monotonic() - begun
         box = min(box, self.left() - 1)
-        work = self.begin(stages.run_stage, stage.name, "session.log")
+        work = self.begin(stages.run_stage, stage, "session.log")
         ended = None
         while work.process.is_alive():
             work.process.join(TICK)
@@ -247,13 +247,14 @@ def main() -> int:
         os.environ["SESSION_REHEARSES"] = "1"
     # stages end at once, however many locks their libraries hold
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # of each compilation, several of which run at once
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place.folder / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(place.folder / "triton"))
     session = Session(place, place.out, time.monotonic() + a.seconds - spent)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
     try:
-        session.run(names)
+        session.run([stages.STAGES[name] for name in names])
     finally:
         print(table(session.document), flush=True)
     states = [result["status"] for result in session.document["stages"].values()]

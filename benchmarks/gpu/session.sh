@@ -14,8 +14,10 @@ if [ -z "${OUT:-}" ]; then
 fi
 mkdir -p "$OUT" build/gpu || exit 1
 export OUT
-# The version in the metadata, and the one compiled module; seconds, and nothing where both are there.
-if ! timeout 120 "$PYTHON" setup.py -q egg_info build_ext --inplace >"$OUT/install.log" 2>&1; then
+# The version in the metadata and the one compiled module: seconds, less where both are up to date. Who rehearses has them.
+if [[ " $* " == *" --rehearse "* ]] && "$PYTHON" -c "import diffsmooth_trt" 2>/dev/null; then
+  :
+elif ! timeout 120 "$PYTHON" setup.py -q egg_info build_ext --inplace >"$OUT/install.log" 2>&1; then
   echo "the extension does not build, see install.log: $(tail -n 1 "$OUT/install.log")"
 fi
 exec "$PYTHON" benchmarks/gpu/session.py --started "$started" "$@"

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +55,16 @@ class Table:
         """The papers' loop."""
         return papers(self.pair, kind, precision, self.batch, "none" if self.place.rehearse else mode, self.where)
 
-    def measure(self, contestants: dict[str, Contestant], base: str) -> dict[str, list[float]]:
-        """Rates and ratios of contestants in turn, put down under the pair and batch."""
-        rates = in_turn(contestants, self.turns, self.least)
-        for name, each in rates.items():
-            self.told.setdefault("rates", {})[name] = spread(each)
-        if base in rates:
-            self.told.setdefault("ratios", {}).update(ratios(rates, base))
-        self.put()
-        return rates
+    def measure(self, contestants: dict[str, Contestant]) -> None:
+        """Rates in turn, and ours over the others', put down after each turn."""
+
+        def tell(rates: dict[str, list[float]]) -> None:
+            self.told["rates"] = {name: spread(each) for name, each in rates.items()}
+            if "ours" in rates:
+                self.told["ratios"] = ratios(rates, "ours")
+            self.put()
+
+        in_turn(contestants, self.turns, self.least, tell)
 
     def put(self) -> None:
         """Write down what is known so far."""
@@ -83,53 +86,60 @@ def _figure(table: Table) -> str:
     return ", ".join(parts)
 
 
-def _pair(found: Findings, place: Place, name: str, device: Device, figures: dict[str, str]) -> None:
-    table = Table(found, place, name, BATCH)
-    table.told["multiply_adds"] = pair_multiply_adds(table.pair)
-    contestants = {label: table.papers("eager", precision) for label, precision in EAGER.items()}
-    method = None
-    try:
+def _all(found: Findings, place: Place, work: Callable[[Table, Device], str]) -> None:
+    """`work` on each pair: a table and the device to a few words; what fails for one may go for the next."""
+    device, figures = session_device(place.rehearse), []
+    for name in MEASURED[-1:] if place.rehearse else MEASURED:
         try:
-            contestants = {"ours": table.ours(device)[0], "bf16 matmul, TFLOP/s": matmul(place.rehearse), **contestants}
-            method = contestants["ours"].run.method  # type: ignore[attr-defined]
-        except Exception as error:  # what it is compared with is worth knowing all the same
+            figures.append(work(Table(found, place, name, BATCH), device))
+        except Exception as error:  # out of memory, mostly
+            traceback.print_exc()
             found.status = "failed"
-            found.put(why=f"{name}: {one_line(error)}")
-        table.measure(contestants, "ours")
-        if method is not None:
-            top = table.median("bf16 matmul, TFLOP/s")
-            tflops = 2 * table.told["multiply_adds"] * table.median("ours") / 1e12
-            table.told |= {"tflops": tflops, "of_bf16_matmul": tflops / top}
-            table.told["rows_independent"] = all(each.identity["probe"] != COUPLED for each in method.engines.values())
-            figures[name] = _figure(table)
-            found.put(figure="; ".join(figures.values()))
-        for label in EAGER:
-            contestants.pop(label)
+            figures.append(f"{name}: {one_line(error)}")
+        found.put(figure="; ".join(figures))
         give_memory_back()
-        compiled = {key: each for key, each in contestants.items() if key == "ours"}
-        compiled["torch.compile, bf16"] = table.papers("compile", "bf16", "reduce-overhead")
-        table.measure(compiled, "ours")
-        if method is not None:
-            figures[name] = _figure(table)
-            found.put(figure="; ".join(figures.values()))
-    finally:
-        contestants.clear()
-        if method is not None:
-            method.close()
-        give_memory_back()
+        device.release()
+
+
+def _speed(table: Table, device: Device) -> str:
+    """Ours and the papers' loop in turn; the loop alone where ours is missing."""
+    table.told["multiply_adds"] = pair_multiply_adds(table.pair)
+    contestants, method, missing = {}, None, ""
+    try:
+        contestants["ours"], method = table.ours(device)
+    except Exception as error:
+        table.found.status = "failed"
+        missing = one_line(error)
+        table.found.put(why=f"{table.pair.name}: {missing}")
+    contestants["bf16 matmul, TFLOP/s"] = matmul(table.place.rehearse)
+    contestants |= {label: table.papers("eager", precision) for label, precision in EAGER.items()}
+    table.measure(contestants)
+    if method is None:
+        rates = ", ".join(f"{table.median(label):.0f}/s {label}" for label in EAGER)
+        return f"{table.pair.name}: ours is missing, {rates}"
+    tflops = 2 * table.told["multiply_adds"] * table.median("ours") / 1e12
+    table.told |= {"tflops": tflops, "of_bf16_matmul": tflops / table.median("bf16 matmul, TFLOP/s")}
+    table.told["rows_independent"] = all(each.identity["probe"] != COUPLED for each in method.engines.values())
+    table.put()
+    method.close()
+    return _figure(table)
 
 
 def speed(found: Findings, place: Place) -> None:
-    """Samples a second of both pairs: ours and the loops in turn."""
-    device, figures = session_device(place.rehearse), dict[str, str]()
-    for name in MEASURED[-1:] if place.rehearse else MEASURED:
-        try:
-            _pair(found, place, name, device, figures)
-        except Exception as error:  # out of memory, mostly; the other pair may fit
-            found.status = "failed"
-            found.put(why=f"{name}: {one_line(error)}")
-            print(one_line(error))
-        device.release()
+    """Samples a second of both pairs: ours and the papers' loop as their code runs it."""
+    _all(found, place, _speed)
+
+
+def _compiled(table: Table, device: Device) -> str:
+    contestant, method = table.ours(device)
+    table.measure({"ours": contestant, "torch.compile, bf16": table.papers("compile", "bf16", "reduce-overhead")})
+    method.close()
+    return _figure(table)
+
+
+def compiled(found: Findings, place: Place) -> None:
+    """Ours and the loop under torch.compile at the same precision and batch, in turn."""
+    _all(found, place, _compiled)
 
 
 def shares(found: Findings, place: Place) -> None:
@@ -145,11 +155,8 @@ def shares(found: Findings, place: Place) -> None:
         method.close()
         device.release()
         own, idle = told.get("own_kernels_share"), told.get("idle_share")
-        figures.append(
-            f"{name}: {told.get('profile', '')}"
-            if own is None or idle is None
-            else f"{name}: own {own:.2%}, idle {idle:.2%}"
-        )
+        unseen = f"{name}: {told.get('profile', 'not profiled')}"
+        figures.append(unseen if own is None or idle is None else f"{name}: own {own:.2%}, idle {idle:.2%}")
         found.put(figure="; ".join(figures))
         document = json.dumps({"seconds a batch, by kernel": kernels}, indent=1)
         (place.out / "profile.json").write_text(document + "\n")

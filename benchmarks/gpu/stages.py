@@ -49,14 +49,10 @@ def _packages(pair: str, batch: int) -> tuple[str, ...]:
     return tuple(f"package:{pair}:{role}:bf16:{batch}" for role in roles)
 
 
-ZOO = ("zoo:denoiser", "zoo:dds", "votes:dds", "zoo:diffsmooth", "votes:diffsmooth")
-SPEED = (
-    *_packages(PAIRS[0], BATCH),
-    *_packages(PAIRS[1], BATCH)[1:],
-    *(f"compiled:{pair}:bf16:{BATCH}" for pair in PAIRS),
-)
+ZOO = ("zoo:denoiser", "zoo:dds", "zoo:diffsmooth", "votes:dds", "votes:diffsmooth")
+SPEED = (*_packages(PAIRS[0], BATCH), *_packages(PAIRS[1], BATCH)[1:])
+COMPILED = tuple(f"compiled:{pair}:bf16:{BATCH}" for pair in PAIRS)
 LATENCY = tuple(name for batch in SMALL for name in _packages("unet", batch))
-LARGER = _packages("unet", 4096)
 
 # In the order of their value
 STAGES = {
@@ -65,16 +61,23 @@ STAGES = {
         Stage("device", "checks", 40, alone=True),
         Stage("doctor", "checks", 60),
         Stage("kernels", "checks", 60),
-        Stage("sanitizer", "checks", 60),
+        Stage("sanitizer", "checks", 75),
         Stage("certify", "checks", 90, ZOO),
-        Stage("speed", "speeds", 150, SPEED, alone=True, least=40, memory=30),
-        Stage("shares", "speeds", 40, SPEED[:2], alone=True, memory=12),
+        Stage("speed", "speeds", 110, SPEED, alone=True, least=30, memory=30),
+        Stage("shares", "speeds", 40, SPEED, alone=True, memory=12),
+        Stage("compiled", "speeds", 120, (*SPEED, *COMPILED), alone=True, least=30, memory=30),
         Stage("latency", "speeds", 40, LATENCY, alone=True, memory=4),
         Stage("tests", "checks", 120),
-        Stage("larger", "speeds", 200, LARGER, alone=True, least=40, memory=45),
+        Stage("larger", "speeds", 200, _packages("unet", 4096), alone=True, least=40, memory=45),
         Stage("onnxruntime", "speeds", 120, alone=True, memory=12),
     )
 }
+
+
+def in_order(chosen: list[Stage]) -> list[str]:
+    """What the stages want built: first the networks that take longest to compile, then in the stages' order."""
+    names = list(dict.fromkeys(name for stage in chosen for name in stage.builds))
+    return sorted(names, key=lambda name: name not in SPEED)
 
 
 def _settle(name: str, events: str, log: str) -> Findings:
@@ -105,18 +108,17 @@ def _ended(found: Findings, work: Any, *given: Any) -> None:
     os._exit(0)  # libraries that hang or crash when they are unloaded have nothing more to say
 
 
-def run_stage(name: str, place: Place, events: str, log: str) -> None:
+def run_stage(stage: Stage, place: Place, events: str, log: str) -> None:
     """A stage, in this process."""
-    found = _settle(name, events, log)
+    found = _settle(stage.name, events, log)
 
     def work(found: Findings) -> None:
-        stage = STAGES[name]
         module = importlib.import_module(stage.where)
         if stage.memory and not place.rehearse:
             free = module.free_memory()
             if free < stage.memory:
                 raise Skipped(f"too little memory: it needs {stage.memory:.0f} GiB of the GPU, {free:.1f} are free")
-        getattr(module, name)(found, place)
+        getattr(module, stage.name)(found, place)
 
     _ended(found, work)
 

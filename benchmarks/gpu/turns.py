@@ -26,9 +26,12 @@ KEY = 1
 
 @dataclass
 class Contestant:
-    """`run(count)` does `count` batches of `batch` samples and waits for the last; `ready` sets what it needs of global state."""
+    """`run(count)` does `count` batches of `batch` samples, or of what else is counted, and waits for the last.
 
-    batch: int
+    `ready` sets what it needs of global state.
+    """
+
+    batch: float
     run: Callable[[int], None]
     ready: Callable[[], None]
 
@@ -89,13 +92,19 @@ def matmul(rehearse: bool) -> Contestant:
         if not rehearse:
             torch.cuda.synchronize()
 
-    found = Contestant(1, run, lambda: None)
-    found.batch = 20 * size**3 / 1e12  # type: ignore[assignment]
-    return found
+    return Contestant(20 * size**3 / 1e12, run, lambda: None)
 
 
-def in_turn(contestants: dict[str, Contestant], turns: int, least: float) -> dict[str, list[float]]:
-    """Samples a second of each contestant in each turn, after a warm-up; a turn of one is at least `least` seconds."""
+def in_turn(
+    contestants: dict[str, Contestant],
+    turns: int,
+    least: float,
+    tell: Callable[[dict[str, list[float]]], None] | None = None,
+) -> dict[str, list[float]]:
+    """Samples a second of each contestant in each turn, after a warm-up; a turn of one is at least `least` seconds.
+
+    `tell` is given what there is after each turn.
+    """
     counts = {}
     for name, each in contestants.items():
         each.seconds(2)
@@ -104,6 +113,8 @@ def in_turn(contestants: dict[str, Contestant], turns: int, least: float) -> dic
     for _ in range(turns):
         for name, each in contestants.items():
             rates[name].append(counts[name] * each.batch / each.seconds(counts[name]))
+        if tell is not None:
+            tell(rates)
     return rates
 
 
