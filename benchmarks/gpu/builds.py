@@ -150,6 +150,10 @@ def votes(method: str, folder: Path, *, rehearse: bool) -> Path:
 
 def compare_with_cpu(method: str, place: Place) -> dict[str, Any]:
     """The zoo's run on the device with the key of the CPU's; the largest difference of a count, as a share of n."""
+    packages = {"engine": zoo_package(place.folder, "denoiser"), "classifier": zoo_package(place.folder, method)}
+    for path in packages.values():
+        if not place.rehearse and not path.exists():
+            raise Skipped(f"{path.name} was not built: see builds.log")
     reference = votes(method, place.folder, rehearse=place.rehearse)
     out = place.folder / f"gpu-{method}.sqlite"
     out.unlink(missing_ok=True)
@@ -165,8 +169,7 @@ def compare_with_cpu(method: str, place: Place) -> dict[str, Any]:
             files: dict[str, Any] = {"engine": zoo.DENOISER, "classifier": CLASSIFIERS[method]}
             files |= {"batch": 8, "backend": "onnxruntime"}
         else:
-            files = {"engine": zoo_package(place.folder, "denoiser"), "classifier": zoo_package(place.folder, method)}
-            files["batch"] = ZOO_BATCH
+            files = {**packages, "batch": ZOO_BATCH}
         cpu = stack.enter_context(open_run(reference))
         gpu = stack.enter_context(certify(**files, out=out, device="cuda:0", key=cpu.meta["key"], **options))
         seconds = time.perf_counter() - start

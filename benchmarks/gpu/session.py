@@ -180,14 +180,18 @@ class Session:
         box = min(box, self.left() - 1)
         work = self.begin(stages.run_stage, stage, "session.log")
         ended = None
-        while work.process.is_alive():
-            work.process.join(TICK)
-            builds.tick()
-            if work.look():
-                self.keep(stage, {"status": "running", "found": work.found}, show=False)
-            if time.monotonic() - work.begun > box:
-                last = list(work.found)[-1:] or ["nothing"]
-                ended = f"killed after {box:.0f} s, its time box; {last[0]} was found last"
+        try:
+            while work.process.is_alive():
+                work.process.join(TICK)
+                builds.tick()
+                if work.look():
+                    self.keep(stage, {"status": "running", "found": work.found}, show=False)
+                if time.monotonic() - work.begun > box:
+                    last = f"{list(work.found)[-1]} was found last" if work.found else "it had found nothing"
+                    ended = f"killed after {box:.0f} s, its time box; {last}"
+                    break
+        finally:
+            if work.process.is_alive():
                 work.kill()
         return {**work.result(ended), **({"waited": round(waited, 1)} if waited > 1 else {})}
 
@@ -199,19 +203,21 @@ class Session:
             print(line(stage.name, result), flush=True)
 
 
-def line(name: str, result: dict[str, Any]) -> str:
+def line(name: str, result: dict[str, Any], width: int = 12) -> str:
     """A stage, its seconds and status, and the one figure or the reason."""
     said = result["found"].get("figure", "")
     text = "; ".join(str(part) for part in (said, result.get("why")) if part)
-    return f"{name:12}{result['seconds']:>7.1f}  {result['status']:10}{' '.join(text.split())[:400]}"
+    return f"{name:{width}}{result['seconds']:>7.1f}  {result['status']:10}{' '.join(text.split())[:400]}"
 
 
 def table(document: dict[str, Any]) -> str:
-    """What came of it, a line a stage, and the builds that did not succeed."""
-    rows = [line(name, result) for name, result in document["stages"].items()]
-    states = ("done", "skipped")
-    rows += [line(name, result) for name, result in document["builds"].items() if result["status"] not in states]
-    return "\n".join([f"{'stage':12}{'seconds':>7}  {'status':10}", *rows])
+    """What came of it, a line a stage, and the builds that failed."""
+    shown = dict(document["stages"])
+    states = ("failed", "stopped")
+    shown |= {name: result for name, result in document["builds"].items() if result["status"] in states}
+    width = max(map(len, shown), default=0) + 2
+    rows = [line(name, result, width) for name, result in shown.items()]
+    return "\n".join([f"{'stage':{width}}{'seconds':>7}  {'status':10}".rstrip(), *rows])
 
 
 def main() -> int:

@@ -82,7 +82,7 @@ def in_order(chosen: list[Stage]) -> list[str]:
 
 def _settle(name: str, events: str, log: str) -> Findings:
     """Make this process the first of a group, and send what it and its children print to `log`."""
-    os.setsid()
+    os.setpgid(0, 0)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
