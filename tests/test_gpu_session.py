@@ -81,7 +81,7 @@ def test_a_session_goes_on_whatever_a_stage_does(tmp_path: Path) -> None:
 @pytest.fixture
 def wheel(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(KIT))
-    return importlib.import_module("wheel")
+    return importlib.import_module("wheel_parts")
 
 
 def fat_binary(*entries: tuple[int, bytes]) -> bytes:

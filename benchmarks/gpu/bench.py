@@ -137,7 +137,9 @@ def _ours(bench: Bench, pair: Pair, engine: str, precision: str, batch: int, sec
     device = bench.device()
     method = open_pair(bench.folder, pair, engine, precision, batch, device)
     try:
-        return {**measured(method, seconds), **built}
+        found = {**measured(method, seconds), **built}
+        found.pop("kernels", None)
+        return found
     finally:
         method.close()
         device.release()

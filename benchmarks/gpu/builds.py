@@ -122,7 +122,7 @@ def _compiled(place: Place, pair: str, precision: str, batch: str) -> None:
 
 
 def _options(method: str, rehearse: bool) -> dict[str, Any]:
-    images, n, n0 = (2, 12, 4) if rehearse else (IMAGES, N, N0)
+    images, n, n0 = (1, 12, 4) if rehearse else (IMAGES, N, N0)
     return {"method": method, "data": zoo.IMAGES, "max": images, "n": n, "n0": n0, "sigma": 0.25}
 
 

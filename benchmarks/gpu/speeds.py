@@ -38,7 +38,7 @@ class Table:
         self.pair: Pair = (REHEARSED if place.rehearse else PAIRS)[pair]
         self.batch = 2 if place.rehearse else batch
         self.where = torch.device("cpu" if place.rehearse else "cuda")
-        self.least, self.turns = (0.01, 2) if place.rehearse else (0.4, TURNS)
+        self.least, self.turns = (0.001, 2) if place.rehearse else (0.4, TURNS)
         self.told: dict[str, Any] = {}
 
     def ours(self, device: Device, folder: Path | None = None) -> tuple[Contestant, Any]:
@@ -175,7 +175,7 @@ def latency(found: Findings, place: Place) -> None:
             contestant, method = table.ours(device)
             contestants = {"ours": contestant, **contestants}
             times: dict[str, list[float]] = {name: [] for name in contestants}
-            for turn in range(5 if place.rehearse else 40):
+            for turn in range(4 if place.rehearse else 40):
                 for name, each in contestants.items():
                     seconds = each.seconds(1)
                     if turn >= 3:
@@ -226,11 +226,11 @@ def onnxruntime(found: Findings, place: Place) -> None:
     """The UNet in ONNX Runtime's CUDA provider, from a wheel that came in parts, in a process that has loaded no other."""
     if place.rehearse:
         return in_onnxruntime(str(found.path), str(place.folder), True)
-    import wheel
+    import wheel_parts
 
     from diffsmooth_trt.engine.nvidia import find_gpu
 
-    site = wheel.install(ROOT / "build", place.folder, find_gpu(0).compute_capability)
+    site = wheel_parts.install(ROOT / "build", place.folder, find_gpu(0).compute_capability)
     paths = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     command = "import sys; from speeds import in_onnxruntime; in_onnxruntime(*sys.argv[1:], False)"
     arguments = [sys.executable, "-c", command, str(found.path), str(place.folder)]

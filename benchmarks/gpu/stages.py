@@ -136,5 +136,5 @@ def prepare(build: Path) -> int:
     for method in ("dds", "diffsmooth"):
         found = importlib.import_module("builds").votes(method, folder, rehearse=False)
         print(f"the CPU's votes, {method}: {found.relative_to(build.parent)}", flush=True)
-    print(importlib.import_module("wheel").prepare(build))
+    print(importlib.import_module("wheel_parts").prepare(build))
     return 0
