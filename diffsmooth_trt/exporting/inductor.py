@@ -25,6 +25,7 @@ from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import EngineError, InputError, shortened
 from ..files import file_sha256
 from .check import ImageCheck
+from .cuda_toolkit import findable_headers
 from .low_precision import DTYPES, LowPrecision
 from .onnx_file import TOLERANCE, Writer, quiet
 from .precision import Request
@@ -96,7 +97,8 @@ def linkable_driver(maps: Path = Path("/proc/self/maps")) -> Iterator[None]:
 
 def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], settings: PackageSettings, path: Path) -> None:
     try:
-        with _silent(), linkable_driver(), torch.no_grad():
+        headers = contextlib.nullcontext() if settings.device == "cpu" else findable_headers()
+        with _silent(), headers, linkable_driver(), torch.no_grad():
             program = torch.export.export(module, inputs, strict=False)
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=_options(settings)

@@ -25,7 +25,7 @@ from diffsmooth_trt.engine import EngineFacts, open_engine  # noqa: E402
 from diffsmooth_trt.engine.inductor import InductorEngine, this_machine  # noqa: E402
 from diffsmooth_trt.engine.record import Record, read_record, record_path  # noqa: E402
 from diffsmooth_trt.errors import EngineError, InputError  # noqa: E402
-from diffsmooth_trt.exporting import export_classifier, export_denoiser, inductor  # noqa: E402
+from diffsmooth_trt.exporting import cuda_toolkit, export_classifier, export_denoiser, inductor  # noqa: E402
 from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
 from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.low_precision import LowPrecision  # noqa: E402
@@ -357,3 +357,30 @@ def test_a_driver_outside_the_compilers_folders_is_linked(tmp_path: Path, monkey
         assert os.environ.get("LIBRARY_PATH") == before
         with inductor.linkable_driver(tmp_path / "none"):
             assert os.environ.get("LIBRARY_PATH") == before
+
+
+def test_headers_are_found_where_nvcc_is_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch looks above nvcc's folder alone; a toolkit without all headers is none."""
+    from torch.utils import cpp_extension
+
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    program = tmp_path / "bin" / "nvcc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    usual = tmp_path / "usual"
+    for folder, names in (("cuda-13.0", cuda_toolkit.HEADERS), ("cuda-14.0", cuda_toolkit.HEADERS[:1])):
+        for name in names:
+            header = usual / folder / "include" / name
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.touch()
+    monkeypatch.setattr(cuda_toolkit, "USUAL", tmp_path)
+    with pytest.raises(InputError, match="set CUDA_HOME"):
+        cuda_toolkit.toolkit_folder()
+    monkeypatch.setattr(cuda_toolkit, "USUAL", usual)
+    assert cuda_toolkit.toolkit_folder(str(tmp_path)) == usual / "cuda-13.0"
+    with cuda_toolkit.findable_headers():
+        assert cpp_extension.CUDA_HOME == os.environ["CUDA_HOME"] == str(usual / "cuda-13.0")
+    assert "CUDA_HOME" not in os.environ
