@@ -17,7 +17,7 @@ from .values import LIMIT, Refused, Rows, Value, batched, constant, free
 
 __all__ = ["Interpreter", "attention", "elementwise", "layout", "products", "reductions", "windows"]
 
-STEPS = 300_000  # nodes that are read at most, those of functions and loops as often as they run
+STEPS = 100_000  # nodes that are read at most, those of functions and loops as often as they run
 DEPTH = 40
 SHAPES = {"Shape", "Size", "EyeLike"}  # what depends on an input's shape alone
 
