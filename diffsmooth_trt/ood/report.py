@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..certify.identity import rows_note
 from ..errors import EngineError, InputError
 from .bounds import Floats, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
@@ -162,7 +163,7 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
             for m in (measured[n] for n in names)
         ]
         rows.append([version.name, f"{version.radius:g}", *cells])
-    lines = [_grid(rows), guarantee(store)]
+    lines = [_grid(rows), guarantee(store), rows_note(store.meta)]
     if store.meta["config"]["kind"] == "certified":
         drawn = [
             f"{np.mean([r['n'] for r in store.of_set(i)]):.0f}"
@@ -186,4 +187,10 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
     ]
     draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
-    return {**meta, "metrics": tables, "mean_draws": means, "guarantee": guarantee(store)}
+    return {
+        **meta,
+        "metrics": tables,
+        "mean_draws": means,
+        "guarantee": guarantee(store),
+        "rows": rows_note(store.meta),
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..api import Silent, versions
+from ..api import Silent, independence, versions
 from ..certify.identity import differences
 from ..certify.runner import Progress
 from ..config import KEY_DIGITS, parse_key
@@ -53,7 +53,7 @@ def _refuse_existing(config: OodConfig) -> None:
         raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
 
 
-def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) -> OodStore:
+def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str], rows: dict[str, str]) -> OodStore:
     if not config.out.exists() or _is_empty(config):
         key = parse_key(config.key) if config.key is not None else secrets.randbits(128)
         drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
@@ -61,7 +61,7 @@ def _open_store(config: OodConfig, described: dict[str, Any], notes: list[str]) 
         files = {name: None if path is None else str(path) for name, path in named.items()}
         files |= {"in_data": str(config.in_data), "out_data": list(config.out_data)}  # type: ignore[dict-item]
         return OodStore.create(
-            config.out, {**described, **drawn, "files": files, "versions": versions(), "notes": notes}
+            config.out, {**described, **drawn, "files": files, "versions": versions(), "rows": rows, "notes": notes}
         )
     store = OodStore.open(config.out, write=True)
     differing = differences({name: store.meta.get(name) for name in described}, described)
@@ -100,7 +100,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         if model.law is not None:
             check_noise(model.law)
         shown = progress or Silent()
-        with _open_store(config, described, notes) as store:
+        with _open_store(config, described, notes, independence(model.opened)) as store:
             _check_records(store, sets)
             runner.run(sets, store, shown)
     finally:

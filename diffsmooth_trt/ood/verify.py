@@ -17,7 +17,7 @@ from typing import Any
 from ..api import Silent, versions
 from ..certify.rebuild import check_sha256, check_weights, find, locate, placed, usable
 from ..certify.runner import Progress
-from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key
+from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key, note_rows
 from ..errors import InputError
 from ..noise.selftest import check_noise
 from .certified import Certifier, dense
@@ -99,6 +99,7 @@ def verify(
                 check_noise(model.law)
             check_derived(store.meta, here, done, DERIVED)
             note_key(store.meta, done)
+            note_rows(store.meta, done)
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, {**store.meta, **here}, store.records, None)
             _verify_records(held, model, config, sets, fraction, done, progress or Silent())

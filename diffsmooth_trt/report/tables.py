@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..certify.bounds import ABSTAIN, truncate
+from ..certify.identity import rows_note
 from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
 from ..certify.store import RunStore
 from ..errors import InputError
@@ -94,7 +95,7 @@ class Summary:
         ran = ", ".join(
             f"{role} {part['sha256'][:12]} ({part['backend']} {part['precision']})" for role, part in engines.items()
         )
-        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", self.guarantee]
+        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", self.guarantee, rows_note(self.meta)]
         for number, radius in enumerate(self.preset):
             said = [decisions[number] for decisions in self.decisions]
             counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from diffsmooth_trt import zoo
-from diffsmooth_trt.engine.rows import VERSION, Unproved, prove
 from diffsmooth_trt.engine.rows.nodes import RULES, Node, attribute_value
-from diffsmooth_trt.engine.rows.values import Refused, Rows, Value, batched, constant, free, repeats
+from diffsmooth_trt.engine.rows.values import Refused, Rows, Value, batched, constant, free
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 OPSET, BATCH = 18, 3

@@ -536,9 +536,10 @@ def test_functions_in_functions_cost_no_time(tmp_path: Path) -> None:
         open_engine(path, batch=BATCH, role="denoiser", sigma=0.25, backend="onnxruntime")
 
 
-def edited(
-    change: Callable[[onnx.ModelProto], object], nodes: Nodes = (node("Relu", ["x"], ["y"]),)
-) -> Callable[[Path], Path]:
+RELU = (node("Relu", ["x"], ["y"]),)
+
+
+def edited(change: Callable[[onnx.ModelProto], object], nodes: Nodes = RELU) -> Callable[[Path], Path]:
     def make(path: Path) -> Path:
         model = onnx.load(save(path, nodes))
         change(model)

@@ -396,17 +396,17 @@ def stored(tensor: onnx.TensorProto, folder: str = "") -> Value:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             read = onnx.TensorProto()  # what is read from its file does not stay in the model
             read.CopyFrom(tensor)
-        data: Data = onnx.numpy_helper.to_array(read, folder)
+        try:
+            data: Data = onnx.numpy_helper.to_array(read, folder)
+        except (ValueError, TypeError, KeyError, OSError, onnx.checker.ValidationError) as error:
+            raise Refused(f"cannot be read ({' '.join(str(error).split())[:80]})") from None
         return data
 
     result = free(shape, None, load)
     whole = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
     if result.size > (LIMIT if whole else FEW) or tensor.data_type == onnx.TensorProto.STRING:
         return result
-    try:
-        data = load()
-    except (ValueError, TypeError, KeyError, OSError, onnx.checker.ValidationError) as error:
-        raise Refused(f"cannot be read ({' '.join(str(error).split())[:80]})") from None
+    data = load()
     return replace(result, value=data) if usable(data) and data.shape == shape else result
 
 
