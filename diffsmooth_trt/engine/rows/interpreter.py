@@ -19,7 +19,7 @@ __all__ = ["Interpreter", "attention", "elementwise", "layout", "products", "red
 
 STEPS = 100_000  # nodes that are read at most, those of functions and loops as often as they run
 DEPTH = 40
-SHAPES = {"Shape", "Size", "EyeLike"}  # what depends on an input's shape alone
+SHAPES = {"Shape", "Size", "EyeLike", "CastLike"}  # what may depend on the shape or type of an input alone
 
 
 @dataclass
