@@ -17,9 +17,9 @@ from .certify.fitting import Fitted, fit, search
 from .certify.identity import check_noise_version, differences, fingerprint, rows_note
 from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
+from .certify.places import SLACK
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
-from .certify.self_audit import SLACK
 from .certify.store import RunStore, is_empty, open_run
 from .certify.verify import Verification, check_fraction, check_identity, note_rows, verify_votes
 from .config import RunConfig, parse_key

@@ -23,8 +23,8 @@ from .bounds import (
     radius_lower,
 )
 from .exact import context, down, up
+from .places import most_moved
 from .plan import Block, Plan
-from .self_audit import most_moved
 from .sequential import anytime_lower, certifying, certifying_if_any, looks, out_of_sight, projected_lower, refuting
 
 CLOSE, TINY = 1e-9, 1e-15
@@ -118,7 +118,7 @@ class Rule:
 
     meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
     of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
-    `slack` (self_audit.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
+    `slack` (places.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
 
     The votes are those of an image's 8-bit pixels z. What is said is about the image as given, x: every x' with ‖x' − z‖ < R has
     the class, so all within R − ‖x − z‖ of x have. Where nothing is left, it abstains: the class at x may be another one.
@@ -169,28 +169,25 @@ class PredictRule(Rule):
 
     def outcome(self, votes: Votes) -> Outcome:
         counts = votes.totals[PREDICTION]
-        predict = (
-            self._despite_moved(counts, votes.distance) if self.slack else self._of(counts, self.alpha, votes.distance)
-        )
+        predict = self._answer(*self._moved(counts), votes.distance)
         predict = ABSTAIN if predict == self.void else predict
         return Outcome(predict, None, None, int(counts.max()), int(counts.sum()))
 
-    def _of(self, counts: NDArray[np.int64], alpha: float, distance: float) -> int:
+    def _answer(self, counts: NDArray[np.int64], alpha: float, distance: float) -> int:
         if distance:
             return prediction_at(counts, alpha, self.sigma, distance, self.drawn_variation)
         return prediction(counts, alpha, self.drawn_variation)
 
-    def _despite_moved(self, counts: NDArray[np.int64], distance: float) -> int:
+    def _moved(self, counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
+        """The counts to be tested, and the level; counts of which no class is ahead where too many may have moved."""
+        if not self.slack:
+            return counts, self.alpha
         n, half = int(counts.sum()), _part(self.alpha, Decimal("0.5"))
-        d = most_moved(n, self.slack, half)
-        best = int(counts.argmax())
-        moved = counts.copy()
-        moved[best] = -1
-        moved[moved.argmax()] += d
-        moved[best] = counts[best] - d
-        if moved.argmax() != best or moved[best] < 0:
-            return ABSTAIN
-        return self._of(moved, half, distance)
+        best, moved = int(counts.argmax()), counts.copy()
+        second = int(np.where(np.arange(len(counts)) == best, -1, counts).argmax())
+        d = min(most_moved(n, self.slack, half), -(-int(counts[best] - counts[second]) // 2))
+        moved[best], moved[second] = counts[best] - d, counts[second] + d
+        return moved, half
 
 
 class LipschitzRule(Rule):

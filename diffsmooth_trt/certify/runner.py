@@ -26,8 +26,9 @@ from ..noise import grid_law
 from .audit_rows import Seat
 from .batch import Span, flat_pixels
 from .outcome import Votes
+from .places import least_share
 from .plan import Block
-from .self_audit import SelfAudit, chosen_share
+from .self_audit import SHARE, SelfAudit
 from .sequential import looks
 from .step import Collected, Counts, Step
 from .store import RunStore
@@ -157,7 +158,7 @@ class Runner:
         least = images * (self.plan.samples - self.plan.phases[-1][1] + first)
         dependent = self.method.place_dependent
         found = self.store.meta.get("audit") or ({"before": self.store.drawn()} if self.store.drawn() else {})
-        share = chosen_share(dependent, least)
+        share = least_share(SHARE, least) if dependent else SHARE
         rows = self.store.audit_rows()
         return SelfAudit(self.method.batch, share=share, place_dependent=dependent, found=found, waiting=rows)
 

@@ -12,19 +12,7 @@ all strangers of one kind, with one row of an image.
 it with probability at most (1 − s)^N ≤ e^(−sN): N = 256 find s = 1.8 % with probability 0.99, N = 10,000 find 0.05 %. A
 difference voids the run. What stays: code that remembers rows, and repeats what it answered; and where a run has few images,
 rows that ask only those of their own image, of which an audit's batches hold too many: the fewer images, the less is found of that.
-
-**Where last bits depend on a row's place in the batch** (`Engine.place_dependent`, some GPU kernels), f_j being f at place j:
-- A row that is evaluated again at its own place must have its label: a difference still voids the run. So mates have no
-  influence: an image's votes are independent, vote i with probability p_i = P(f_place(i)(x + δ) = c).
-- For a fixed n that is enough. From its mean plus 1 on, a sum of such votes has no heavier upper tail than Bin(n, mean of
-  p_i) (Hoeffding 1956, theorem 5), so the bound of Clopper and Pearson holds for that mean: the probability of c under a
-  classifier of the noisy image that takes its place at random, as often as the run did. Cohen's theorem holds for it.
-- Bounds that look several times, predictions, and one classifier for all images need more: that at another place a row's label
-  differs with probability q ≤ `SLACK`. Each p_i is then at most p + `SLACK`, and bounds are taken for p + `SLACK` beside the
-  total variation. Chosen rows at random places tell q: the run is void unless the bound of Clopper and Pearson on q at
-  confidence 1 − `RISK` is at most `SLACK`. That is the mean over the run's rows; that no image is worse is an assumption,
-  which a fixed n does without. It takes 6,905 rows without a difference, or `MOVED` with five, which q = 10^-4 stays within
-  with probability 0.99: of short runs more rows are chosen for that, and runs of fewer than `FEWEST` are refused.
+Where last bits depend on a row's place in the batch, places.py says what is compared.
 """
 
 from __future__ import annotations
@@ -32,17 +20,16 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
-from ..errors import AuditError, InputError
+from ..errors import AuditError
+from .audit_record import REMEDY
 from .audit_rows import Held, Pixels, Pool, Row, Seat
 from .batch import Span
-from .bounds import binomial_lower
+from .places import SLACK, STAYING, rare
 from .plan import Block
 
 SHARE, LEAST, FLOOR = 0.0105, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
@@ -56,70 +43,7 @@ IMAGES = (32, 256)  # there are half as many as a batch has rows, within these l
 POOL = 16_384  # or until so many rows wait
 KINDS = 4
 BUDGET = 0.014  # of the rows: at its end, a run makes more batches of strangers than one within it
-SLACK, RISK = 0.001, 0.001
-MOVED, STAYING = 17_000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not
-FEWEST = 16_000
 KEPT = 100  # differences that a store keeps
-REMEDY = "run again with another --backend, --precision or --batch and a new --out"
-
-
-def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
-    """Raise InputError where a run's audit failed, or where what is recorded of it is no audit's."""
-    audit = meta.get("audit", {})
-    numbers = (
-        [each for name, each in audit.items() if name not in ("void", "differences")]
-        if isinstance(audit, dict)
-        else [None]
-    )
-    if not all(type(each) is int and each >= 0 for each in numbers):
-        raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
-    said = audit.get("void")
-    if said or audit.get("differences"):
-        raise InputError(f"{path}: its audit failed ({said}): its votes count for nothing; {REMEDY}")
-
-
-def audit_line(meta: Mapping[str, Any]) -> str:
-    """What a report says of a run's audit."""
-    audit = meta.get("audit")
-    if "lipschitz_constant" in meta:
-        return "audit: none, a margin is evaluated once"
-    if not audit:
-        return "audit: none"
-    line = f"audit: {audit['rows']} rows of {audit['of']} evaluated again, "
-    if "moved" in audit:
-        differ, staying = audit["moved_differ"], audit["rows"] - audit["moved"]
-        line += f"{differ} of {audit['moved']} at other places differ, 0 of {staying} at their own; bounds allow {SLACK:.1%}"
-    else:
-        line += "0 differ"
-    before = audit.get("before", 0)
-    return f"{line}; none of the {before} drawn before by an older version" if before else line
-
-
-def chosen_share(place_dependent: bool, expected: int) -> float:
-    """The share of rows to choose in a run of `expected` rows or more; InputError for too few where places matter."""
-    if not place_dependent:
-        return SHARE
-    if expected < FEWEST:
-        raise InputError(
-            f"{expected} draws are too few to bound how often labels depend on a row's place in the batch, which last bits do "
-            f"here: at least {FEWEST} are needed, raise --n or --max, or use --device cpu"
-        )
-    return min(1.0, max(SHARE, MOVED / (1 - STAYING) / expected))
-
-
-def most_moved(votes: int, slack: float, risk: float) -> int:
-    """A number that votes which places in the batch move, each with probability `slack` at most, exceed with probability ≤ `risk`.
-
-    The least such number, or one more: half a billionth of the risk is kept for the library's rounding.
-    """
-    low, high = 0, votes
-    while low < high:
-        middle = (low + high) // 2
-        if special.bdtrc(middle, votes, slack) <= risk * (1 - 1e-9):
-            high = middle
-        else:
-            low = middle + 1
-    return min(votes, low + 1) if slack else 0
 
 
 class SelfAudit:
@@ -311,8 +235,7 @@ class SelfAudit:
         if not self.place_dependent or not self.found["of"]:
             return
         moved, differ = self.found["moved"], self.found["moved_differ"]
-        same = binomial_lower(moved - differ, moved, RISK) if moved else 0.0
-        if same < 1 - SLACK:
+        if not rare(differ, moved):
             self._void(
                 f"{differ} of {moved} rows have another label at another place of the batch",
                 f"more than the {SLACK:.1%} that the bounds allow, or too few to tell (7,000 without a difference would do)",

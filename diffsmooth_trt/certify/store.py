@@ -6,7 +6,7 @@ JSON list of votes a class), `partial` (the same for blocks in work, empty when 
 `results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `audit` (rows that the
 run will evaluate again, empty when it ends; stores from before the audit lack it), `timing` (seconds an image; besides it, two
 runs of the same configuration and key differ in `meta` alone: notes, evaluations, audit, paths). Results are derived from the
-votes again whenever they are read. A store whose audit failed (self_audit.py) is not opened.
+votes again whenever they are read. A store whose audit failed (audit_record.py) is not opened.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError, StoreError
+from .audit_record import refuse_void
 from .audit_rows import Row
 from .outcome import LipschitzRule, Margin, Outcome, RadiusRule, Rule, Votes, rule_of
 from .plan import Block, Plan
-from .self_audit import refuse_void
 
 FORMAT = 3
 READABLE = (1, 2, FORMAT)  # format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances

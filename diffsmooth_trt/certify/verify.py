@@ -26,9 +26,9 @@ from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
 from .batch import flat_pixels, packed
 from .identity import INDEPENDENT, differences, fingerprint, rows_note
+from .places import most_moved
 from .plan import Block
 from .runner import Progress, pixel_digest
-from .self_audit import most_moved
 from .step import Step
 from .store import UNRECORDED, RunStore
 
@@ -319,7 +319,7 @@ def _replay(
 def _compare(block: Block, recorded: Sequence[int], replayed: Sequence[int], slack: float, done: Verification) -> None:
     """Add a mismatch, in the votes of the classes that differ, unless the votes are equal.
 
-    Where they depend on places in the batch (self_audit.py), by `slack` at most: unless fewer moved than that explains.
+    Where they depend on places in the batch (places.py), by `slack` at most: unless fewer moved than that explains.
     """
     width = max(len(recorded), len(replayed))
     old, new = ([*votes, *[0] * (width - len(votes))] for votes in (recorded, replayed))

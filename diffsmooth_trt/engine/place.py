@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Of the largest output: some roundings of bfloat16, which networks compute in, or of sums in float32 and TF32 where they do not.
-# It tells rounding from wrong; which labels may change by it is counted in every run (certify/self_audit.py).
+# It tells rounding from wrong; which labels may change by it is counted in every run (certify/places.py).
 TOLERANCE = 2.0**-5
 
 Floats = NDArray[np.float32]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..certify.audit_record import audit_line
 from ..certify.identity import rows_note
-from ..certify.self_audit import audit_line
 from ..errors import EngineError, InputError
 from ..report.tables import chosen_of, space_of
 from .bounds import Floats, further, shifted_lower, shifted_upper

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from ..certify.self_audit import refuse_void
+from ..certify.audit_record import refuse_void
 from ..errors import InputError, StoreError
 from ..files import write_atomically
 from ..noise.counters import KEY_BITS

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..certify.audit_record import audit_line
 from ..certify.bounds import ABSTAIN, truncate
 from ..certify.identity import rows_note
 from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
-from ..certify.self_audit import audit_line
 from ..certify.store import UNRECORDED, RunStore
 from ..errors import InputError
 from .curves import average_certified_radius, certified_accuracy_interval, certified_counts, most_wrong

@@ -19,18 +19,9 @@ from diffsmooth_trt.api import run
 from diffsmooth_trt.certify.audit_rows import Held, Row, Seat
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.outcome import PredictRule, Rule, Votes
+from diffsmooth_trt.certify.places import MOVED, SLACK, least_share, most_moved
 from diffsmooth_trt.certify.plan import Block
-from diffsmooth_trt.certify.self_audit import (
-    LEAST,
-    MOVED,
-    SHARE,
-    SLACK,
-    SPARE,
-    STRANGE,
-    SelfAudit,
-    chosen_share,
-    most_moved,
-)
+from diffsmooth_trt.certify.self_audit import LEAST, SHARE, SPARE, STRANGE, SelfAudit
 from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.errors import AuditError, InputError
 from diffsmooth_trt.noise import ESTIMATION, PREDICTION
@@ -327,11 +318,10 @@ def test_damaged_audits(linear_classifier: Any, images_npz: Any, tmp_path: Path,
 
 
 def test_share_where_places_matter() -> None:
-    assert chosen_share(False, 10) == SHARE
-    assert chosen_share(True, 40_000) == MOVED / 0.75 / 40_000 and chosen_share(True, 16_000) == 1
-    assert chosen_share(True, 10**7) == SHARE
+    assert least_share(SHARE, 40_000) == MOVED / 0.75 / 40_000 and least_share(SHARE, 16_000) == 1
+    assert least_share(SHARE, 10**7) == SHARE
     with pytest.raises(InputError, match="100 draws are too few .* raise --n or --max, or use --device cpu"):
-        chosen_share(True, 100)
+        least_share(SHARE, 100)
 
 
 def test_own_places_are_strict_and_others_are_counted() -> None:
