@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from .certify.fitting import Fitted, fit, search
-from .certify.identity import check_noise_version, differences, fingerprint
+from .certify.identity import check_noise_version, differences, fingerprint, rows_note
 from .certify.lipschitz import published_constant, run_margins, verify_margins
 from .certify.outcome import RadiusRule, rule_of
 from .certify.places import SLACK
 from .certify.rebuild import check_weights, recorded_config
 from .certify.runner import Progress, Runner
 from .certify.store import RunStore, is_empty, open_run
-from .certify.verify import Verification, check_fraction, check_identity, verify_votes
+from .certify.verify import Verification, check_fraction, check_identity, note_rows, verify_votes
 from .config import RunConfig, parse_key
 from .data import Images
 from .device import CPU, Device, open_device
@@ -137,6 +138,11 @@ def versions(device: Device = CPU) -> dict[str, str]:
     }
 
 
+def independence(engines: Mapping[str, Engine]) -> dict[str, str]:
+    """Whether rows are "proved" or "assumed" to be independent, for each engine by its role."""
+    return {role: engine.rows for role, engine in engines.items()}
+
+
 def describe(config: RunConfig, method: Method, images: Images) -> dict[str, Any]:
     """What decides a run's results besides its key: what the store records, and what a resumed run must agree with."""
     law = grid_law(method.sigma) if config.certificate == "smoothing" else None
@@ -248,12 +254,11 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
             with device.errors():
                 check_device_noise(law, device)  # a method's own noise has a law of its own
         shape = list(method.input_shape)  # of the space that radii are distances in
-        found = {
-            "versions": versions(device),
-            "shape": shape,
-            **({"batch_choice": fitted.choice} if fitted.choice else {}),
-        }
+        found = {"versions": versions(device), "shape": shape, "rows": independence(method.engines)}
+        found |= {"batch_choice": fitted.choice} if fitted.choice else {}
         with open_store(config, describe(config, method, images), found) as store:
+            if store.meta.get("rows") != found["rows"]:
+                store.add_notes([f"a resumed part of this run: {rows_note(found)}"])
             try:
                 if config.certificate == "lipschitz" and isinstance(method, DiffusionClassifier):
                     run_margins(method, store, images, progress or Silent())
@@ -336,6 +341,7 @@ def verify(
             method.close()
         if shape != list(method.input_shape):
             done.mismatches.append(f"shape: recorded {shape}, here {list(method.input_shape)}")
+        note_rows(store.meta, done)
         check_identity(store.meta, here["classifier"], versions(opened), done)
     return done
 

@@ -21,22 +21,22 @@ def test_readme_tables_are_up_to_date():
 
 
 @pytest.fixture
-def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     pytest.importorskip("torch", reason="the benchmark's networks are torch's")
     pytest.importorskip("onnxscript", reason="exports need onnxscript")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("bench_gpu")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "gpu"))
+    return importlib.import_module("bench")
 
 
 def test_what_failed_is_kept_and_what_was_missing_is_looked_for_again(
-    bench_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A result is on the disk before the work begins; a failed one holds no memory while it is given back."""
-    results = importlib.import_module("gpu_results")
+    results = importlib.import_module("results")
     path, calls, failed = tmp_path / "r.json", [], []
 
-    def bench(**options: Any) -> Any:
-        return bench_gpu.Bench(path, tmp_path / "files", **{"minutes": 1, "rehearse": True, "again": False, **options})
+    def opened(**options: Any) -> Any:
+        return bench.Bench(path, tmp_path / "files", **{"minutes": 1, "rehearse": True, "again": False, **options})
 
     class Memory:
         pass
@@ -48,7 +48,7 @@ def test_what_failed_is_kept_and_what_was_missing_is_looked_for_again(
 
     def missing() -> dict[str, Any]:
         calls.append("missing")
-        raise bench_gpu.Missing("TensorRT")
+        raise bench.Missing("TensorRT")
 
     def works() -> dict[str, Any]:
         calls.append("works")
@@ -62,34 +62,33 @@ def test_what_failed_is_kept_and_what_was_missing_is_looked_for_again(
     monkeypatch.setattr(results, "give_memory_back", lambda: given_back.append(all(each() is None for each in failed)))
     named = [("a", fails), ("b", missing), ("c", works), ("d", ends)]
     with pytest.raises(KeyboardInterrupt):
-        bench().each(named)
+        opened().each(named)
     assert given_back == [True] * 3
-    found = bench()
+    found = opened()
     assert found.results["a"] == {"failed": "AssertionError: of a compiler"}
     assert found.results["d"] == results.UNFINISHED
     found.each(named)
     assert calls == ["missing", "works", "missing"]
-    bench(minutes=0).each([("e", works)])
+    opened(minutes=0).each([("e", works)])
     assert calls == ["missing", "works", "missing"]
-    bench(again=True).each(named[2:3])
+    opened(again=True).each(named[2:3])
     assert calls == ["missing", "works", "missing", "works"]
-    assert set(bench().results) == {"a", "b", "c", "d"}
+    assert set(opened().results) == {"a", "b", "c", "d"}
 
 
-def test_subjects_that_are_asked_for(bench_gpu: Any, tmp_path: Path) -> None:
-    bench = bench_gpu.Bench(tmp_path / "r.json", tmp_path / "files", 1, True, False)
-    bench.pairs = bench_gpu.PAIRS
-    bench.rehearse = False
-    asked = bench_gpu.Asked(False, True, ("unet", "unet552+beit"), ("inductor", "eager"), ("bf16",), (256, 64))
-    found = [(pair.name, *rest) for pair, *rest in asked.subjects(bench, bench_gpu.ENGINES)]
+def test_subjects_that_are_asked_for(bench: Any, tmp_path: Path) -> None:
+    kept = bench.Bench(tmp_path / "r.json", tmp_path / "files", 1, True, False)
+    kept.pairs, kept.rehearse = bench.PAIRS, False
+    asked = bench.Asked(False, True, ("unet", "unet552+beit"), ("inductor", "eager"), ("bf16",), (256, 64))
+    found = [(pair.name, *rest) for pair, *rest in asked.subjects(kept, bench.ENGINES)]
     assert found == [("unet", "inductor", "bf16", 256), *(("unet552+beit", "inductor", "bf16", n) for n in (64, 256))]
-    found = [(pair.name, *rest) for pair, *rest in asked.subjects(bench, bench_gpu.TORCH)]
+    found = [(pair.name, *rest) for pair, *rest in asked.subjects(kept, bench.TORCH)]
     assert found[0] == ("unet", "eager", "bf16", 256)
-    everything = list(bench_gpu.Asked(False, True).subjects(bench, bench_gpu.ENGINES))
-    assert len(everything) == len(bench_gpu.PAIRS) * 9 * 3
+    everything = list(bench.Asked(False, True).subjects(kept, bench.ENGINES))
+    assert len(everything) == len(bench.PAIRS) * 9 * 3
 
 
-def test_attention_is_counted(bench_gpu: Any) -> None:
+def test_attention_is_counted(bench: Any) -> None:
     torch = pytest.importorskip("torch")
 
     class Attention(torch.nn.Module):  # type: ignore[name-defined, misc]
@@ -100,13 +99,13 @@ def test_attention_is_counted(bench_gpu: Any) -> None:
         def forward(self, x: Any) -> Any:
             return torch.nn.functional.scaled_dot_product_attention(x, x, self.scale * x)
 
-    assert importlib.import_module("gpu_networks").multiply_adds(Attention(), 8) == 2 * 3 * 8 * 8 * 8
+    assert importlib.import_module("networks").multiply_adds(Attention(), 8) == 2 * 3 * 8 * 8 * 8
 
 
 def test_plans_are_built_with_tf32_where_they_are_called_so(
-    bench_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines, plan = importlib.import_module("gpu_engines"), importlib.import_module("diffsmooth_trt.exporting.plan")
+    engines, plan = importlib.import_module("engines"), importlib.import_module("diffsmooth_trt.exporting.plan")
     built: list[tuple[str, int, bool]] = []
     monkeypatch.setattr(
         plan,
@@ -114,17 +113,17 @@ def test_plans_are_built_with_tf32_where_they_are_called_so(
         lambda onnx, out, rows, settings, cache: built.append((onnx.name, rows, settings.tf32)),
     )
     monkeypatch.setattr(engines, "_onnx", lambda *arguments: None)
-    pair = bench_gpu.REHEARSED["unet"]
+    pair = bench.REHEARSED["unet"]
     for precision in ("tf32", "fp16"):
         out = engines.file_of(tmp_path, pair, "denoiser", "tensorrt", precision, 4)
         engines.build(pair, "denoiser", "tensorrt", precision, 4, out, True)
     assert built == [("tiny-fp32.onnx", 4, True), ("tiny-fp16.onnx", 4, False)]
 
 
-def test_a_batch_of_the_papers_loop_is_one_step_of_graphs(bench_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_the_papers_loop_is_one_step_of_graphs(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch, begun = pytest.importorskip("torch"), []
-    loops = importlib.import_module("gpu_torch")
-    loop = loops.EagerLoop(bench_gpu.REHEARSED["unet"], torch.device("cpu"), "fp32", lambda net: net)
+    loops = importlib.import_module("torch_baseline")
+    loop = loops.EagerLoop(bench.REHEARSED["unet"], torch.device("cpu"), "fp32", lambda net: net)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
     assert loop.votes(2, 3) == [6]
     assert begun == [1, 1, 1]

@@ -11,6 +11,22 @@ from typing import Any
 from ..errors import InputError
 from ..noise.counters import DRAWN_BY, NOISE_VERSION
 
+INDEPENDENT, ASSUMED = "rows: proved independent", "rows: assumed independent"
+
+
+def rows_note(meta: Mapping[str, Any]) -> str:
+    """Whether the rows of the batches that a run's engines computed are proved independent (engine/rows), in one line.
+
+    Runs from before there were proofs say nothing of it.
+    """
+    recorded = meta.get("rows")
+    states = {role: str(state) for role, state in recorded.items()} if isinstance(recorded, dict) else {}
+    assumed = [role for role, state in states.items() if state != "proved"]
+    if states and not assumed:
+        return INDEPENDENT
+    named = f" ({', '.join(assumed)})" if assumed else ""
+    return f"{ASSUMED}{named}: certificates hold if no row of a batch influences another, which was tried on few batches only"
+
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """The name of a classifier, 16 hex digits: SHA-256 of its parts as JSON, sorted by name; "id" itself left out."""

@@ -25,7 +25,7 @@ from ..errors import InputError, StoreError
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
 from .batch import flat_pixels, packed
-from .identity import differences, fingerprint
+from .identity import INDEPENDENT, differences, fingerprint, rows_note
 from .places import most_moved
 from .plan import Block
 from .runner import Progress, pixel_digest
@@ -167,6 +167,12 @@ def note_key(meta: Mapping[str, Any], done: Verification) -> None:
     """Add what a key that was not drawn means."""
     if meta["key_source"] != "drawn":
         done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
+
+
+def note_rows(meta: Mapping[str, Any], done: Verification) -> None:
+    """Add where the rows of the run's engines were not proved independent."""
+    if (note := rows_note(meta)) != INDEPENDENT:
+        done.notes.append(note)
 
 
 def check_identity(

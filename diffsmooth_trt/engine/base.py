@@ -55,6 +55,7 @@ class Engine(ABC):
     output_nhwc = False
     capturable = True  # whether a run can be part of a CUDA graph
     place_dependent = False  # whether last bits of a row depend on its place in the batch; never on the CPU
+    rows = "assumed"  # "proved" where the graph, or that which it was compiled from, was proved to keep rows apart (engine/rows)
     warning = ""  # of a classifier whose outputs are not logits; for methods that use more of them than their order
 
     def __init__(self, path: Path, facts: EngineFacts, batch: int, device: Device = CPU) -> None:
@@ -68,6 +69,11 @@ class Engine(ABC):
             **(device.identity or {"instruction_set": instruction_set()}),
             "batch": batch,
         }
+
+    @classmethod
+    def graph_rows(cls, batch: int) -> set[int]:
+        """The numbers of rows that the graph itself is run with in batches of `batch`."""
+        return {batch}
 
     @cached_property
     def input(self) -> Array:

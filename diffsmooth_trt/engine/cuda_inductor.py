@@ -37,6 +37,7 @@ class CudaInductorEngine(Engine):
         record = agreed_record(path, "pt2", role, sigma, batch)
         check_machine(path, record, device.name)
         super().__init__(path, record.facts, batch, device)
+        self.rows = record.independence
         exact_fp32()
         self.gpu = device
         self.stream = torch.cuda.ExternalStream(device.stream.ptr, device=f"cuda:{device.number}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -14,6 +16,7 @@ from google.protobuf.message import DecodeError
 from ..errors import InputError
 from ..files import file_sha256
 from .facts import METADATA_KEY, EngineFacts
+from .rows import Proof, Unproved, prove
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 CONDITIONAL_INPUTS = {"images": FLOAT, "s": FLOAT, "labels": INT64}
@@ -21,33 +24,68 @@ NAMES = {"conditional": "conditional denoiser"}
 MAKE_CONDITIONAL = "make one with `diffsmooth-trt export denoiser --conditional`"
 Values = Sequence[onnx.ValueInfoProto]
 
-DYNAMIC_QUANTISATION = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
-
 
 def _dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
     return [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def _load(path: Path) -> tuple[onnx.ModelProto, str]:
+    """The model at `path` without external weights, and SHA-256 of the very bytes that it was read from."""
     try:
-        model = onnx.load_model(str(path), load_external_data=False)
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
     except OSError as error:
         raise InputError(f"engine {path} cannot be read: {error.strerror}") from None
     except DecodeError as error:
         raise InputError(f"{path} is not a readable ONNX file ({type(error).__name__}): export it again") from None
     if not model.graph.node or not model.graph.output:
         raise InputError(f"{path} is not a readable ONNX file (empty graph): export it again")
-    return model
+    return model, hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
 class GraphFile:
-    """An ONNX file: facts, fixed batch size (None when dynamic), SHA-256 of each file of external weights, input names."""
+    """An ONNX file: facts, fixed batch size (None when dynamic), SHA-256 of each file of external weights, input names.
 
+    `model` is what was read of it, without external weights, from bytes whose SHA-256 is `sha256`.
+    """
+
+    path: Path
     facts: EngineFacts
     batch: int | None
     weights: dict[str, str]
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...]
+    sha256: str
+    model: onnx.ModelProto = field(repr=False)
+
+    def input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every input for `batch` rows, by name."""
+        image = (batch, *self.facts.input_shape)
+        return {name: (batch,) if place else image for place, name in enumerate(self.inputs)}
+
+    def prove_rows(self, batch: int) -> Proof:
+        """The proof that the rows of a batch of `batch` are independent (engine/rows); InputError where there is none."""
+        return proved(self.model, self.path, self.input_shapes(batch))
+
+    def recorded_proof(self, batch: int) -> dict[str, Any]:
+        """The proof as a record of what is compiled from the file keeps it: with SHA-256 of the graph."""
+        return {**self.prove_rows(batch).recorded(), "graph": self.sha256}
+
+
+def proved(model: onnx.ModelProto, path: Path, shapes: Mapping[str, tuple[int, ...]], name: str = "") -> Proof:
+    """The proof of the model at `path` for inputs of these shapes; InputError, which names it `name`, where there is none."""
+    try:
+        return prove(model, shapes, str(path.parent))
+    except Unproved as reason:
+        (rows,) = {shape[0] for shape in shapes.values()}
+        raise InputError(
+            f"{name or path} is not proved to keep the {rows} rows of a batch apart: {reason}; export it again without that"
+        ) from None
+
+
+def prove_file(path: Path, shapes: Mapping[str, tuple[int, ...]], name: str) -> Proof:
+    """`proved`, for a file that carries no facts yet."""
+    return proved(_load(path)[0], path, shapes, name)
 
 
 def _tensors(nodes: Iterable[onnx.NodeProto], graphs: Iterable[onnx.GraphProto]) -> Iterator[onnx.TensorProto]:
@@ -118,13 +156,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
 
     A file without facts is a user's own: its shapes come from the graph, its role and σ from the caller.
     """
-    model = _load(path)
-    coupled = sorted({node.op_type for node in model.graph.node} & DYNAMIC_QUANTISATION)
-    if coupled:
-        raise InputError(
-            f"{path} is dynamically quantised ({', '.join(coupled)}): its scales couple the rows of a batch; "
-            "quantise it statically"
-        )
+    model, sha256 = _load(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     texts = {entry.key: entry.value for entry in model.metadata_props}
@@ -160,12 +192,14 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
             f"{path} and its weights file {recorded['name']} are not from the same export: export it again"
         )
     names = tuple(value.name for value in inputs)
-    return GraphFile(agreed(path, facts, role, sigma), shape[0] if shape else None, external, names)
+    return GraphFile(
+        path, agreed(path, facts, role, sigma), shape[0] if shape else None, external, names, sha256, model
+    )
 
 
 def input_dimensions(path: Path) -> list[tuple[str, list[int | str]]]:
     """(name, shape) of each input of an ONNX file; a dimension that is not fixed is the name it has there."""
-    graph = _load(path).graph
+    graph = _load(path)[0].graph
     weights = {tensor.name for tensor in graph.initializer}
     values = [value for value in graph.input if value.name not in weights]
     return [

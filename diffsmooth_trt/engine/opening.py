@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..device import Device, open_device
 from ..errors import InputError
 from .base import Engine
+
+if TYPE_CHECKING:
+    from .graph import GraphFile
 
 
 def _installed(module: str) -> bool:
@@ -125,7 +128,7 @@ def open_engine(
     by default the device's own choice (bf16 where the CPU has it, under OpenVINO; TF32 on a GPU) is taken and recorded.
     Compiled engines (.plan, .pt2) keep the precision and backend they were compiled for, whatever is asked; `allow_host_code`
     lets a TensorRT plan load host code that it holds. Raises InputError for anything that does not fit, OutOfMemory where a
-    GPU has too little.
+    GPU has too little. An ONNX file is refused unless its rows are proved independent (engine/rows), before a library reads it.
     """
     path = Path(path)
     if not path.is_file():
@@ -157,10 +160,27 @@ def open_engine(
         raise InputError(
             f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
         )
-    engine = make()(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
+    backend_class: Any = make()
+    _prove(graph, backend_class.graph_rows(batch), batch)
+    engine: Engine = backend_class(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
+    if engine.identity["sha256"] != graph.sha256:
+        engine.close()
+        raise InputError(f"{path} changed while it was being opened: copy it again")
+    engine.rows = "proved"
     if graph.weights:
         engine.identity["weights"] = graph.weights
     return _probed(engine)
+
+
+def _prove(graph: GraphFile, sizes: set[int], batch: int) -> None:
+    """InputError unless the rows of the graph are independent in every number of rows that it is run with."""
+    for rows in sorted(sizes, reverse=True):
+        try:
+            graph.prove_rows(rows)
+        except InputError as error:
+            if rows == batch:
+                raise
+            raise InputError(f"{error}, or run its {batch} rows at once: --backend onnxruntime") from None
 
 
 def _probed(engine: Engine) -> Engine:

@@ -70,6 +70,11 @@ class OpenVinoEngine(Engine):
 
     backend = "openvino"
 
+    @classmethod
+    def graph_rows(cls, batch: int) -> set[int]:
+        """Chunks; what a conditional denoiser computes from noise levels alone may run in whole batches."""
+        return {min(batch, CHUNK), batch}
+
     def __init__(
         self,
         path: Path,

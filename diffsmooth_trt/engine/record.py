@@ -21,6 +21,7 @@ from ..errors import InputError, StoreError
 from ..files import file_sha256
 from .facts import EngineFacts
 from .graph import agreed
+from .rows import VERSION
 
 FORMAT = 1
 KINDS = {"plan": "a TensorRT plan", "pt2": "an AOTInductor package"}
@@ -38,7 +39,9 @@ class Record:
 
     `kind` is a key of KINDS, `sha256` that of the file, `batch` the rows of every batch, `source` the name and SHA-256 of
     what it was compiled from (with "weights": those of further files by name), `machine` what it was compiled on and
-    runs on, `settings` what the compiler was told.
+    runs on, `settings` what the compiler was told. `rows` is the proof that rows of the graph it was compiled from are
+    independent (engine/rows): "version" of the rules, number of "rows" and "nodes", SHA-256 of the "graph"; None where there
+    is none, as in records from before there were proofs.
     """
 
     kind: str
@@ -48,11 +51,19 @@ class Record:
     source: Mapping[str, Any]
     machine: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, Any] | None = None
+
+    @property
+    def independence(self) -> str:
+        """Whether rows are "proved" independent, or "assumed" so. Only a proof by the present rules counts."""
+        return "proved" if self.rows is not None and self.rows.get("version") == VERSION else "assumed"
 
     def to_json(self) -> str:
         """Indented JSON, keys sorted."""
         values = {name: getattr(self, name) for name in ("kind", "sha256", "batch", "source", "machine", "settings")}
         content = {"format": FORMAT, **values, "facts": json.loads(self.facts.to_json())}
+        if self.rows is not None:
+            content["rows"] = self.rows
         return json.dumps(content, sort_keys=True, indent=2) + "\n"
 
 
@@ -78,6 +89,7 @@ def read_record(path: Path, kind: str) -> Record:
             raise TypeError("its parts are not objects")
         if type(record.batch) is not int or record.batch < 1:
             raise TypeError(f"batch {record.batch!r}")
+        _check_rows(path, record)
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
             raise
@@ -89,6 +101,23 @@ def read_record(path: Path, kind: str) -> Record:
             f"{str(record.sha256)[:12]}…) and was not loaded: copy both again, or make it again with {made}"
         )
     return record
+
+
+def _check_rows(path: Path, record: Record) -> None:
+    """InputError unless the record's proof, where it has one, is a proof, of the graph that the file was compiled from."""
+    if record.rows is None:
+        return
+    if not isinstance(record.rows, dict):
+        raise TypeError(f"rows {record.rows!r}")
+    again = f"make it again with {HOW[record.kind]}"
+    if "refused" in record.rows:
+        raise InputError(
+            f"{path} was compiled from a graph that is not proved to keep rows apart ({str(record.rows['refused'])[:200]}): "
+            f"take that out of the network and {again}"
+        )
+    graph = record.source.get("sha256") if record.kind == "plan" else record.rows.get("graph")
+    if record.rows.get("rows") != record.batch or not graph or record.rows.get("graph") != graph:
+        raise InputError(f"the record of {path} has a proof of independent rows for another graph or batch: {again}")
 
 
 def agreed_record(path: Path, kind: str, role: str | None, sigma: float | None, batch: int | None = None) -> Record:

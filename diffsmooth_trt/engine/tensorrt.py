@@ -73,6 +73,7 @@ class TensorRtEngine(Engine):
         find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
         check_runs_here(plan, tensorrt=VERSION, compute_capability=device.capability, allow_host_code=allow_host_code)
         super().__init__(path, plan.facts, batch, device)
+        self.rows = plan.record.independence
         self.gpu, self.log = device, Log()
         with device.errors():
             self._load(plan, allow_host_code)

@@ -25,10 +25,12 @@ from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import EngineError, InputError, shortened
 from ..files import file_sha256
 from .check import ImageCheck
+from .cuda_toolkit import findable_headers
 from .low_precision import DTYPES, LowPrecision
 from .onnx_file import TOLERANCE, Writer, quiet
 from .precision import Request
 from .result import ExportReport
+from .rows import prove_program
 from .verification import Verification, on_random
 
 # Roughly the rounding error of each type; whether labels agree is what counts, see `compare`.
@@ -94,17 +96,26 @@ def linkable_driver(maps: Path = Path("/proc/self/maps")) -> Iterator[None]:
                 os.environ["LIBRARY_PATH"] = before
 
 
-def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], settings: PackageSettings, path: Path) -> None:
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what torch raises into an EngineError."""
     try:
-        with _silent(), linkable_driver(), torch.no_grad():
-            program = torch.export.export(module, inputs, strict=False)
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=_options(settings)
-            )
+        yield
     except (InputError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # tracing, lowering and the compiler each have their own families
         raise EngineError(f"torch {torch.__version__} could not compile the network: {shortened(error)}") from error
+
+
+def _program(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+    with _one_line(), _silent(), torch.no_grad():
+        return torch.export.export(module, inputs, strict=False)
+
+
+def _compile(program: torch.export.ExportedProgram, settings: PackageSettings, path: Path) -> None:
+    headers = contextlib.nullcontext() if settings.device == "cpu" else findable_headers()
+    with _one_line(), _silent(), headers, linkable_driver(), torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=_options(settings))
 
 
 class _OnDevice(nn.Module):
@@ -174,10 +185,12 @@ def write_package(
         placed = _OnDevice(low).to(settings.device)
         if settings.device != "cpu":  # weights too: a package would turn those of its convolutions around in every run
             placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _compile(
-            placed, tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch))), settings, draft
-        )
-        record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given)
+        example = tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch)))
+        program = _program(placed, example)
+        with _one_line():
+            proof = prove_program(program, [tuple(each.shape) for each in example], out.name)
+        _compile(program, settings, draft)
+        record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given, proof)
         record_path(draft).write_text(record.to_json(), encoding="utf-8")
         with InductorEngine(draft, record, settings.device, None) as engine:
             maximum, largest = compare(engine, check)

@@ -15,7 +15,7 @@ from onnxscript import version_converter
 from torch import Tensor
 
 from ..engine.facts import METADATA_KEY, EngineFacts
-from ..engine.graph import DYNAMIC_QUANTISATION, external_weights
+from ..engine.graph import external_weights
 from ..errors import InputError
 from ..files import file_sha256
 from .check import SIGMA, ImageCheck
@@ -63,12 +63,6 @@ def _describe(path: Path, model: ir.Model) -> Classifier:
     """Refuse everything that is not one batch of images in, one of logits out."""
     if METADATA_KEY in model.metadata_props:
         raise InputError(f"--onnx {path} is an engine file already: pass it to --classifier as it is")
-    coupled = sorted({node.op_type for node in model.graph.all_nodes()} & DYNAMIC_QUANTISATION)
-    if coupled:
-        raise InputError(
-            f"--onnx {path} is dynamically quantised ({', '.join(coupled)}): its scales couple the rows of a batch; "
-            "quantise it statically"
-        )
     inputs, outputs = model.graph.inputs, model.graph.outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(

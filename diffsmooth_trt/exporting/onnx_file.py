@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.facts import METADATA_KEY, EngineFacts
+from ..engine.graph import prove_file
 from ..engine.record import draft_folder
 from ..errors import EngineError, InputError, StoreError
 from ..files import file_sha256
@@ -262,6 +263,8 @@ def write_checked(
             lower = request.precision != "fp32"
             files = _save(model, folder, f"fp32-{out.name}" if lower else out.name)
             del model
+            shapes = {name: x.shape for name, x in zip(check.names, next(check.batches(batch or 2)), strict=True)}
+            prove_file(files[-1], shapes, out.name)
             difference, tolerance = _compare(files[-1], check, batch)
             if difference > tolerance:
                 raise InputError(
@@ -281,6 +284,7 @@ def write_checked(
                 details |= kept
                 for file in full:
                     file.unlink()
+                prove_file(files[-1], shapes, out.name)
             if lower or verification.pixels is not None:
                 details["verification"] = _verified(files[-1], facts, verification)
             else:

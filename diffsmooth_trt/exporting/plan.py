@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import Engine, EngineFacts, fixed_batch, open_engine
-from ..engine.graph import CONDITIONAL_INPUTS, GraphFile, read_graph
+from ..engine.graph import GraphFile, read_graph
 from ..engine.nvidia import Gpu, find_gpu, import_tensorrt
 from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import InputError
@@ -66,10 +66,7 @@ def _batch_size(path: Path, graph: GraphFile, batch: int | None) -> int:
 
 def input_shapes(path: Path, graph: GraphFile, batch: int) -> dict[str, tuple[int, ...]]:
     """The shape of every input of the ONNX file at `path`, by name."""
-    image = (batch, *graph.facts.input_shape)
-    if graph.facts.role == "conditional":
-        return {name: image if name == "images" else (batch,) for name in CONDITIONAL_INPUTS}
-    return {graph.inputs[0]: image}
+    return graph.input_shapes(batch)
 
 
 def _check_difference(path: Path, found: Comparison, strict: bool) -> None:
@@ -120,6 +117,7 @@ def export_plan(
         raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
     graph = read_graph(path, role=role, sigma=sigma)
     rows, facts = _batch_size(path, graph, batch), graph.facts
+    graph.prove_rows(rows)
     there = _present()
     with draft_folder(out) as folder, _reference(twin, _compared_rows(rows, twin, labels), facts) as engine:
         draft = folder / out.name
@@ -162,12 +160,13 @@ def _build(
     from .plan_builder import build
 
     gpu, version = there
-    source: dict[str, Any] = {"name": path.name, "sha256": file_sha256(path), "weights": graph.weights}
+    source: dict[str, Any] = {"name": path.name, "sha256": graph.sha256, "weights": graph.weights}
     machine = {"tensorrt": version, **asdict(gpu), "gpu": gpu.name}
     del machine["name"]
     content = None if cache is None else cache.read_bytes() if cache.exists() else b""
     content = build(path, input_shapes(path, graph, rows), settings, content, draft)
-    record = Record("plan", file_sha256(draft), rows, graph.facts, source, machine, asdict(settings))
+    proof = graph.recorded_proof(rows)
+    record = Record("plan", file_sha256(draft), rows, graph.facts, source, machine, asdict(settings), proof)
     record_path(draft).write_text(record.to_json(), encoding="utf-8")
     return record, content
 

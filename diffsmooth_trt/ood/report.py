@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..certify.audit_record import audit_line
+from ..certify.identity import rows_note
 from ..errors import EngineError, InputError
 from ..report.tables import chosen_of, space_of
 from .bounds import Floats, further, shifted_lower, shifted_upper
@@ -228,7 +229,8 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
         rows.append([version.name, f"{version.radius:g}", *cells])
     kind = store.meta["config"]["kind"]
     distance = {"clean": "images in", "certified": "radii: ℓ2 in"}.get(kind, "radii: ℓ∞ in")
-    lines = [_grid(rows), "; ".join([f"{distance} {space_of(store.meta)}", *chosen_of(store.meta)]), guarantee(store)]
+    space = "; ".join([f"{distance} {space_of(store.meta)}", *chosen_of(store.meta)])
+    lines = [_grid(rows), space, guarantee(store), rows_note(store.meta)]
     if store.meta["config"]["kind"] == "certified":
         drawn = [
             f"{np.mean([r['n'] for r in store.of_set(i)]):.0f}"
@@ -270,4 +272,5 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
         "mean_draws": means,
         "guarantee": guarantee(store),
         "missing": missing,
+        "rows": rows_note(store.meta),
     }

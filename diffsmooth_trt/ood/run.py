@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..api import Silent, versions
+from ..api import Silent, independence, versions
 from ..certify.identity import check_noise_version, differences
 from ..certify.runner import Progress
 from ..config import parse_key
@@ -113,7 +113,8 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         if model.law is not None:
             check_noise(model.law)
         shown = progress or Silent()
-        with _open_store(config, described, {"shape": list(model.input_shape)}, notes) as store:
+        found = {"shape": list(model.input_shape), "rows": independence(model.opened)}
+        with _open_store(config, described, found, notes) as store:
             _check_records(store, sets)
             runner.run(sets, store, shown)
     finally:

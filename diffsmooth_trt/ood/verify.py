@@ -18,7 +18,16 @@ from ..api import Silent, versions
 from ..certify.identity import check_noise_version
 from ..certify.rebuild import check_sha256, check_weights, find, locate, placed, usable
 from ..certify.runner import Progress
-from ..certify.verify import Verification, check_derived, check_fraction, check_identity, choice, note_key, to_draw
+from ..certify.verify import (
+    Verification,
+    check_derived,
+    check_fraction,
+    check_identity,
+    choice,
+    note_key,
+    note_rows,
+    to_draw,
+)
 from ..errors import InputError
 from ..noise.selftest import check_noise
 from .certified import Certifier, dense
@@ -106,6 +115,7 @@ def verify(
             if store.meta.get("shape", shape) != shape:
                 done.mismatches.append(f"shape: recorded {store.meta['shape']}, here {shape}")
             note_key(store.meta, done)
+            note_rows(store.meta, done)
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, {**store.meta, **here}, store.records, None)
             _check_finished(held, unfinished, done)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..certify.audit_record import audit_line
 from ..certify.bounds import ABSTAIN, truncate
+from ..certify.identity import rows_note
 from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
 from ..certify.store import UNRECORDED, RunStore
 from ..errors import InputError
@@ -168,7 +169,8 @@ class Summary:
         ran = ", ".join(
             f"{role} {part['sha256'][:12]} ({part['backend']} {part['precision']})" for role, part in engines.items()
         )
-        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", self.guarantee, audit_line(self.meta)]
+        known = [self.guarantee, rows_note(self.meta), audit_line(self.meta)]
+        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", *known]
         for number, radius in enumerate(self.preset):
             said = [decisions[number] for decisions in self.decisions]
             counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))

@@ -27,7 +27,7 @@ from diffsmooth_trt.errors import AuditError, InputError
 from diffsmooth_trt.noise import ESTIMATION, PREDICTION
 
 RUNNER = importlib.import_module("diffsmooth_trt.certify.runner")
-KEY = 4 * "0123456789abcdef"
+KEY = "0123456789abcdef" * 4
 W = np.random.default_rng(0).normal(size=(3, 48))
 
 

@@ -25,12 +25,14 @@ from diffsmooth_trt.engine import EngineFacts, open_engine  # noqa: E402
 from diffsmooth_trt.engine.inductor import InductorEngine, this_machine  # noqa: E402
 from diffsmooth_trt.engine.record import Record, read_record, record_path  # noqa: E402
 from diffsmooth_trt.errors import EngineError, InputError  # noqa: E402
-from diffsmooth_trt.exporting import export_classifier, export_denoiser, inductor  # noqa: E402
+from diffsmooth_trt.exporting import cuda_toolkit, export_classifier, export_denoiser, inductor  # noqa: E402
 from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
 from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.low_precision import LowPrecision  # noqa: E402
 from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
 from diffsmooth_trt.exporting.program import export_program  # noqa: E402
+from diffsmooth_trt.exporting.rows import prove_program  # noqa: E402
+from diffsmooth_trt.report.tables import summarise, text_table  # noqa: E402
 
 BATCH, SHAPE = 4, (3, 8, 8)
 OPTIONS: dict[str, Any] = {
@@ -94,6 +96,8 @@ def test_its_record(package: tuple[Path, Any]) -> None:
     assert record.machine == this_machine("cpu")
     assert record.settings == {"precision": "fp32", "device": "cpu", "autotune": False}
     assert record.facts.details["max_difference"] <= 1e-5
+    assert record.rows is not None and record.rows["rows"] == BATCH and len(record.rows["graph"]) == 64
+    assert record.independence == "proved"
     verification = record.facts.details["verification"]
     (found,) = verification["backends"]
     assert (verification["images"], found["backend"], found["precision"]) == (10, "inductor", "fp32")
@@ -110,7 +114,83 @@ def test_a_run_with_it_is_certified_and_verified(
     given |= {"data": images_npz(3, shape=SHAPE), "out": run}
     with dst.certify(**given, n0=10, n=40, batch=BATCH) as store:
         assert len(list(store.results())) == 3
-    assert dst.verify(run, fraction=1.0).agrees
+        assert store.meta["rows"] == {"denoiser": "proved", "classifier": "proved"}
+        assert "rows: proved independent" in text_table([summarise(store)])
+    done = dst.verify(run, fraction=1.0)
+    assert done.agrees and not any("rows" in note for note in done.notes)
+
+
+def test_a_record_without_proof_is_said_and_one_of_a_refused_graph_is_refused(
+    package: tuple[Path, Any], tmp_path: Path, linear_classifier: Callable[..., Path], images_npz: Callable[..., Path]
+) -> None:
+    path = tmp_path / "d.pt2"
+    shutil.copy(package[0], path)
+    record = read_record(package[0], "pt2")
+    record_path(path).write_text(dataclasses.replace(record, rows=None).to_json(), encoding="utf-8")
+    assert '"rows"' not in record_path(path).read_text(encoding="utf-8")  # as before there were proofs
+    weights = np.random.default_rng(0).normal(size=(2, 192))
+    given = {"engine": path, "classifier": linear_classifier(weights, np.zeros(2), shape=SHAPE)}
+    given |= {"data": images_npz(2, shape=SHAPE), "out": tmp_path / "run.sqlite"}
+    with dst.certify(**given, n0=10, n=40, batch=BATCH) as store:
+        assert store.meta["rows"] == {"denoiser": "assumed", "classifier": "proved"}
+        assert "rows: assumed independent (denoiser)" in text_table([summarise(store)])
+    assert any("rows: assumed independent (denoiser)" in note for note in dst.verify(given["out"], fraction=1.0).notes)
+    for rows, message in (
+        (
+            {"refused": "node 'm' takes the mean over the batch axis"},
+            "from a graph that is not proved to keep rows apart .node",
+        ),
+        (
+            {**(record.rows or {}), "rows": BATCH + 1},
+            "has a proof of independent rows for another graph or batch: make it",
+        ),
+        ({"version": 1}, "has a proof of independent rows for another graph or batch"),
+        (7, "is not a record of an export"),
+    ):
+        record_path(path).write_text(dataclasses.replace(record, rows=rows).to_json(), encoding="utf-8")
+        with pytest.raises(InputError, match=message) as caught:
+            open_engine(path, batch=BATCH, role="denoiser", sigma=0.25)
+        assert "\n" not in str(caught.value)
+
+
+class Coupled(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """One of the ways in which a program's rows are not by themselves."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.register_buffer("runs", torch.zeros(()))
+        self.norm = torch.nn.BatchNorm2d(3, track_running_stats=way != "batch norm").train()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "mean":
+            return x - x.mean(0, keepdim=True)
+        if self.way == "random":
+            return x + torch.rand_like(x)
+        if self.way == "dropout":
+            return torch.nn.functional.dropout(x, 0.5, True)
+        if self.way == "state":
+            self.runs.add_(1)
+            return x + self.runs
+        return self.norm(x)
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("mean", "takes the mean over the batch axis"),
+        ("random", "draws random numbers"),
+        ("dropout", "draws random numbers"),
+        ("state", "it changes runs in every run"),
+        ("batch norm", "is in training mode|over the batch axis"),
+        ("running batch norm", "it changes norm|is in training mode"),
+    ],
+)
+def test_coupled_programs_are_refused(way: str, message: str) -> None:
+    x = (torch.rand(BATCH, *SHAPE),)
+    with pytest.raises(InputError, match=message) as caught:
+        prove_program(torch.export.export(Coupled(way), x, strict=False), [tuple(x[0].shape)], "d.pt2")
+    assert "\n" not in str(caught.value)
 
 
 def changed(record: Record, **machine: str) -> str:
@@ -175,7 +255,7 @@ def test_packages_that_do_not_answer_as_their_source_never_appear(
 ) -> None:
     """The compiler's part is taken from the package that is there: what is tested comes after it."""
     path, source = package
-    monkeypatch.setattr(inductor, "_compile", lambda module, inputs, settings, draft: shutil.copy(path, draft))
+    monkeypatch.setattr(inductor, "_compile", lambda program, settings, draft: shutil.copy(path, draft))
     out, facts = tmp_path / "d.pt2", read_record(path, "pt2").facts
     out.write_text("old", encoding="utf-8")
     check = ImageCheck(Other(source, factor), SHAPE, 0.25)
@@ -322,8 +402,8 @@ def test_classifiers_take_the_same_way(tmp_path: Path, monkeypatch: pytest.Monke
     torch.save(classifier_from_arch("resnet20").module.state_dict(), tmp_path / "c.pt")
     asked = []
 
-    def compile_nothing(module: Any, inputs: Any, settings: Any, path: Path) -> None:
-        asked.append((module(*inputs).shape, settings))
+    def compile_nothing(program: Any, settings: Any, path: Path) -> None:
+        asked.append((program.module()(torch.rand(2, 3, 32, 32)).shape, settings))
         raise EngineError("enough")
 
     monkeypatch.setattr(inductor, "_compile", compile_nothing)
@@ -357,3 +437,30 @@ def test_a_driver_outside_the_compilers_folders_is_linked(tmp_path: Path, monkey
         assert os.environ.get("LIBRARY_PATH") == before
         with inductor.linkable_driver(tmp_path / "none"):
             assert os.environ.get("LIBRARY_PATH") == before
+
+
+def test_headers_are_found_where_nvcc_is_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch looks above nvcc's folder alone; a toolkit without all headers is none."""
+    from torch.utils import cpp_extension
+
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    program = tmp_path / "bin" / "nvcc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    usual = tmp_path / "usual"
+    for folder, names in (("cuda-13.0", cuda_toolkit.HEADERS), ("cuda-14.0", cuda_toolkit.HEADERS[:1])):
+        for name in names:
+            header = usual / folder / "include" / name
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.touch()
+    monkeypatch.setattr(cuda_toolkit, "USUAL", tmp_path)
+    with pytest.raises(InputError, match="set CUDA_HOME"):
+        cuda_toolkit.toolkit_folder()
+    monkeypatch.setattr(cuda_toolkit, "USUAL", usual)
+    assert cuda_toolkit.toolkit_folder(str(tmp_path)) == usual / "cuda-13.0"
+    with cuda_toolkit.findable_headers():
+        assert cpp_extension.CUDA_HOME == os.environ["CUDA_HOME"] == str(usual / "cuda-13.0")
+    assert "CUDA_HOME" not in os.environ

@@ -239,7 +239,7 @@ def infinite(path: Path) -> Path:
 REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "absent": (lambda p: p, {}, "no such file"),
     "damaged": (damaged, {}, "is no readable ONNX file"),
-    "dynamically quantised": (dynamic, {}, "is dynamically quantised .*; quantise it statically"),
+    "dynamically quantised": (dynamic, {}, "quantises dynamically: .*; quantise it statically"),
     "two inputs": (lambda p: user_file(p, inputs=2), {}, "has 2 inputs and 1 outputs, expected one each: export it again"),
     "channels last": (lambda p: user_file(p, shape=("N", 12, 12, 3)), {}, r"expected \[B, 3, N, N\] to \[B, classes\]"),
     "not square": (lambda p: user_file(p, shape=("N", 3, 12, 16)), {}, r"maps \['N', 3, 12, 16\] to"),

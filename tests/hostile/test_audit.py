@@ -26,7 +26,7 @@ from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.run import run as ood_run
 from diffsmooth_trt.ood.store import OodStore
 
-KEY = 4 * "0123456789abcdef"
+KEY = "0123456789abcdef" * 4
 SIGMA = 0.5
 W = np.random.default_rng(5).normal(size=48)
 Twist = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]

@@ -1,22 +1,26 @@
-"""Engine files of the pairs for bench_gpu.py: built once into a folder, and run by the package's own step."""
+"""Engine files of the pairs for bench.py: built once into a folder, and run by the package's own step."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from gpu_networks import SIGMA, Missing, Pair, classifier, denoisers, in_precision
+from networks import SIGMA, Missing, Pair, classifier, denoisers, in_precision
 from torch import nn
 
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.plan import Block
 from diffsmooth_trt.certify.step import Step
-from diffsmooth_trt.device import Array, Device
+from diffsmooth_trt.device import Array, Device, open_device
 from diffsmooth_trt.engine import Engine, EngineFacts, open_engine
 from diffsmooth_trt.errors import InputError, shortened
 from diffsmooth_trt.exporting.check import ImageCheck
@@ -24,6 +28,7 @@ from diffsmooth_trt.exporting.onnx_file import _append_facts, _save, trace
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Method, Rows
 from diffsmooth_trt.noise import SELECTION, grid_law
 
+ROOT = Path(__file__).resolve().parents[2]
 COUPLED = "bits depend on the place in the batch"
 SUFFIXES = {"inductor": ".pt2", "onnxruntime": ".onnx", "tensorrt": ".plan"}
 
@@ -95,6 +100,37 @@ def _onnx(module: nn.Module, facts: EngineFacts, out: Path) -> None:
     files = _save(model, out.parent, f"draft-{out.name}")
     _append_facts(files[-1], facts)
     files[-1].rename(out)
+
+
+def session_device(rehearse: bool) -> Device:
+    """The first GPU, or what stands for one."""
+    return rehearsal_device() if rehearse else open_device("cuda:0")
+
+
+@cache
+def rehearsal_device() -> Device:
+    """The device of the tests: the kernels on the processor, ONNX Runtime's engines on it."""
+    from diffsmooth_trt.engine import BACKENDS
+
+    spec = importlib.util.spec_from_file_location("host_device", ROOT / "tests" / "host_device.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    real = BACKENDS["onnxruntime"]
+
+    def late() -> Any:
+        def make(*given: Any, device: Device, **named: Any) -> Engine:
+            kind = module.LateEngine if isinstance(device, module.HostDevice) else real()
+            made: Engine = kind(*given, device=device, **named)
+            return made
+
+        return make
+
+    BACKENDS["onnxruntime"] = late
+    with tempfile.TemporaryDirectory() as folder:
+        library = sys.modules["tests_host_kernels"].compile_kernels(Path(folder))
+    device: Device = module.HostDevice(library)
+    return device
 
 
 class Alone(Method):
@@ -189,6 +225,7 @@ def measured(method: Method, seconds: float) -> dict[str, Any]:
             return {**found, "profile": "saw no kernels"}
         own = {name: seconds / busy for name, seconds in kernels.items() if name.startswith("ds_")}
         found |= {"busy_milliseconds": 1000 * busy, "own_kernels": own, "own_kernels_share": sum(own.values())}
+        found["kernels"] = dict(sorted(kernels.items(), key=lambda each: -each[1])[:40])
         found["idle_share"] = max(0.0, 1 - busy * rate / method.batch)
     return found
 

@@ -1,27 +1,23 @@
-"""What bench_gpu.py has measured: kept in a file after each measurement, and shown as a table."""
+"""What bench.py has measured: kept in a file after each measurement, and shown as a table."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_engines import attempt
-from gpu_networks import PAIRS, REHEARSED
-from gpu_torch import give_memory_back
+from engines import attempt, session_device
+from networks import PAIRS, REHEARSED
+from torch_baseline import give_memory_back
 
-from diffsmooth_trt.device import Device, open_device
+from diffsmooth_trt.device import Device
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 Named = tuple[str, Callable[[], dict[str, Any]]]
 N0 = 100
 UNFINISHED = {"failed": "did not finish"}
@@ -54,7 +50,7 @@ class Bench:
 
     def device(self) -> Device:
         """A GPU of its own for each measurement, or what stands for one."""
-        return rehearsal_device() if self.rehearse else open_device("cuda:0")
+        return session_device(self.rehearse)
 
     def keep(self, name: str, found: dict[str, Any]) -> None:
         """Write a result down at once."""
@@ -102,22 +98,6 @@ def machine(rehearse: bool) -> dict[str, Any]:
         gpu = find_gpu(0)
         found |= {"gpu": gpu.name, "compute_capability": gpu.compute_capability, "driver": gpu.driver}
     return found
-
-
-@cache
-def rehearsal_device() -> Device:
-    """The device of the tests: the kernels on the processor, ONNX Runtime's engines on it."""
-    from diffsmooth_trt.engine import BACKENDS
-
-    spec = importlib.util.spec_from_file_location("host_device", ROOT.parent / "tests" / "host_device.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    BACKENDS["onnxruntime"] = lambda: module.LateEngine
-    with tempfile.TemporaryDirectory() as folder:
-        library = sys.modules["tests_host_kernels"].compile_kernels(Path(folder))
-    device: Device = module.HostDevice(library)
-    return device
 
 
 def report(bench: Bench) -> str:

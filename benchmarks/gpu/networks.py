@@ -1,4 +1,4 @@
-"""The published pairs with random weights, for bench_gpu.py: as the papers' code runs them, and as this package exports them."""
+"""The published pairs with random weights, for bench.py: as the papers' code runs them, and as this package exports them."""
 
 from __future__ import annotations
 

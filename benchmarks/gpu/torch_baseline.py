@@ -1,16 +1,17 @@
-"""The papers' loop in torch, as it is and compiled, for bench_gpu.py."""
+"""The papers' loop in torch, as it is and compiled, for bench.py."""
 
 from __future__ import annotations
 
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from gpu_networks import LOCAL_SIGMA, SIGMA, Pair, classifier, denoisers, in_halves
+from networks import LOCAL_SIGMA, SIGMA, Pair, classifier, denoisers, in_halves
 from torch import nn
 
 
@@ -51,22 +52,35 @@ class EagerLoop:
         return counts
 
 
-def torch_rate(
-    pair: Pair, kind: str, precision: str, batch: int, seconds: float, mode: str, device: torch.device
-) -> dict[str, Any]:
-    """Samples a second of the loop, "eager" or "compile"d in torch's `mode`."""
-    exact = precision == "exact"
-    # PyTorch's own defaults: TF32 in convolutions, not in matrix products
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not exact, False
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = kind == "compile", False
+def set_switches(kind: str, precision: str) -> None:
+    """torch's switches as the loops of `kind` and `precision` have them; "ours": as this package's engines have them.
+
+    Others are PyTorch's own defaults: TF32 in convolutions, not in matrix products.
+    """
+    torch.backends.cudnn.allow_tf32 = precision != "exact" and kind != "ours"
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = kind == "compile"
+    torch.backends.cudnn.deterministic = kind == "ours"
+
+
+def papers_loop(pair: Pair, kind: str, precision: str, mode: str, device: torch.device) -> EagerLoop:
+    """The loop, "eager" or "compile"d in torch's `mode` ("none": not compiled, for rehearsals); see `set_switches`."""
+    set_switches(kind, precision)
 
     def wrap(net: nn.Module) -> Any:
-        if kind == "eager":
+        if kind == "eager" or mode == "none":
             return net
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return torch.compile(net, mode=mode)
 
-    loop = EagerLoop(pair, device, "fp32" if exact else precision, wrap)
+    return EagerLoop(pair, device, "fp32" if precision == "exact" else precision, wrap)
+
+
+def torch_rate(
+    pair: Pair, kind: str, precision: str, batch: int, seconds: float, mode: str, device: torch.device
+) -> dict[str, Any]:
+    """Samples a second of `papers_loop`."""
+    loop = papers_loop(pair, kind, precision, mode, device)
     loop.votes(batch, 3)
     rates: list[float] = []
     start = time.perf_counter()
@@ -76,6 +90,25 @@ def torch_rate(
         rates.append(batch / (time.perf_counter() - part))
     found = {"samples_per_second": float(np.median(rates)), "lowest": min(rates), "highest": max(rates)}
     return found if kind == "eager" else {**found, "mode": mode, "cudnn_benchmark": True}
+
+
+def ceilings(rehearse: bool) -> Iterator[tuple[str, float]]:
+    """(name, value) of what the device does at most, on random data: matrix products in TFLOP/s, a copy in TB/s."""
+    where, size = torch.device("cpu" if rehearse else "cuda"), 256 if rehearse else 8192
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for name, dtype in (
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+        ("fp32", torch.float32),
+        ("tf32", torch.float32),
+    ):
+        a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        yield f"{name}_tflops", 2 * size**3 / torch_seconds(partial(torch.matmul, a, b)) / 1e12
+    torch.backends.cuda.matmul.allow_tf32 = False
+    values = torch.randn(1 << (20 if rehearse else 30), device=where)
+    target = torch.empty_like(values)
+    yield "copy_tb_per_s", 2 * values.nbytes / torch_seconds(lambda: target.copy_(values)) / 1e12
 
 
 def torch_seconds(work: Callable[[], Any], repeats: int = 10) -> float:

@@ -1,10 +1,10 @@
 """Certification speed on one GPU: every engine and precision against the papers' loop and torch.compile, in one run.
 
-    python benchmarks/bench_gpu.py build      # engine files with random weights in the published shapes, kept in --folder
-    python benchmarks/bench_gpu.py check      # the noise of the device; what it copies and multiplies in a second
-    python benchmarks/bench_gpu.py measure    # samples a second
-    python benchmarks/bench_gpu.py latency    # seconds of one small batch
-    python benchmarks/bench_gpu.py report     # the table
+    python benchmarks/gpu/bench.py build      # engine files with random weights in the published shapes, kept in --folder
+    python benchmarks/gpu/bench.py check      # the noise of the device; what it copies and multiplies in a second
+    python benchmarks/gpu/bench.py measure    # samples a second
+    python benchmarks/gpu/bench.py latency    # seconds of one small batch
+    python benchmarks/gpu/bench.py report     # the table
 
 Needs no network. Each command begins nothing after --minutes and goes on where it stopped when it is called again. What ended the
 command, or outlasted it, is a failure and is not tried again but with `--again`, which forgets what the command measures; what
@@ -15,10 +15,10 @@ All of it takes hours, most of them compiling. A first session of half an hour t
 packages that compile in less time (the table's file says which were); with the package installed, or PYTHONPATH its checkout:
 
     few="--only unet,unet+resnet110x5 --batch 1000"
-    python benchmarks/bench_gpu.py check $few
-    python benchmarks/bench_gpu.py build $few --precision bf16 --no-autotune
-    python benchmarks/bench_gpu.py measure $few --precision bf16 --no-autotune
-    python benchmarks/bench_gpu.py measure $few --precision fp32 --engine eager    # what the others are compared with
+    python benchmarks/gpu/bench.py check $few
+    python benchmarks/gpu/bench.py build $few --precision bf16 --no-autotune
+    python benchmarks/gpu/bench.py measure $few --precision bf16 --no-autotune
+    python benchmarks/gpu/bench.py measure $few --precision fp32 --engine eager    # what the others are compared with
 
 and then more: measured kernels (`build` and `measure … --engine inductor --again` without --no-autotune), the other batches
 and precisions, the other pairs.
@@ -35,10 +35,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_engines import available, build, file_of, measured, open_pair
-from gpu_networks import PAIRS, REHEARSED, Missing, Pair, pair_multiply_adds
-from gpu_results import ROOT, Bench, Named, report
-from gpu_torch import torch_rate, torch_seconds
+from engines import available, build, file_of, measured, open_pair
+from networks import PAIRS, REHEARSED, Missing, Pair, pair_multiply_adds
+from results import ROOT, Bench, Named, report
+from torch_baseline import ceilings, torch_rate
 
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine.record import read_record
@@ -120,28 +120,12 @@ def check(bench: Bench, asked: Asked) -> None:
             check_device_noise(grid_law(sigma), device)
         return {"sigmas": [0.12, 0.25, 0.5, 1.0], "bits": "equal to the sampler's"}
 
-    where = _where(bench)
-
-    def ceilings() -> dict[str, Any]:
-        size, found = (256 if bench.rehearse else 8192), {}
-        for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
-            a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
-            torch.backends.cuda.matmul.allow_tf32 = False
-            found[f"{name}_tflops"] = 2 * size**3 / torch_seconds(partial(torch.matmul, a, b)) / 1e12
-            if name == "fp32" and not bench.rehearse:
-                torch.backends.cuda.matmul.allow_tf32 = True
-                found["tf32_tflops"] = 2 * size**3 / torch_seconds(partial(torch.matmul, a, b)) / 1e12
-        values = torch.randn(1 << (20 if bench.rehearse else 30), device=where)
-        target = torch.empty_like(values)
-        found["copy_tb_per_s"] = 2 * values.nbytes / torch_seconds(lambda: target.copy_(values)) / 1e12
-        return found
-
     def network(pair: Pair) -> dict[str, Any]:
         return {"multiply_adds": pair_multiply_adds(pair)}
 
     pairs = [pair for pair in bench.pairs.values() if not asked.pairs or pair.name in asked.pairs]
     networks = [(f"multiply-adds {pair.name}", partial(network, pair)) for pair in pairs]
-    bench.each([("noise", noise), ("ceilings", ceilings), *networks])
+    bench.each([("noise", noise), ("ceilings", lambda: dict(ceilings(bench.rehearse))), *networks])
 
 
 def _ours(bench: Bench, pair: Pair, engine: str, precision: str, batch: int, seconds: float) -> dict[str, Any]:
@@ -153,7 +137,9 @@ def _ours(bench: Bench, pair: Pair, engine: str, precision: str, batch: int, sec
     device = bench.device()
     method = open_pair(bench.folder, pair, engine, precision, batch, device)
     try:
-        return {**measured(method, seconds), **built}
+        found = {**measured(method, seconds), **built}
+        found.pop("kernels", None)
+        return found
     finally:
         method.close()
         device.release()
@@ -179,8 +165,8 @@ def measure(bench: Bench, asked: Asked) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("command", choices=("build", "check", "measure", "latency", "report"))
-    p.add_argument("--folder", type=Path, default=ROOT.parent / "build" / "bench_gpu", help="engine files")
-    p.add_argument("--out", type=Path, default=ROOT / "results" / "speed_gpu.json")
+    p.add_argument("--folder", type=Path, default=ROOT / "build" / "bench_gpu", help="engine files")
+    p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "speed_gpu.json")
     p.add_argument("--minutes", type=float, default=8.5)
     p.add_argument("--small", action="store_true", help="build: for the batches of latency")
     p.add_argument("--only", metavar="PAIR,…", type=_list, default=(), help="these pairs")

@@ -1,0 +1,142 @@
+"""Values of shape arithmetic: what a graph computes from constants and shapes alone, before any image is there.
+
+Only operators whose results are exact, or correctly rounded by IEEE 754, are computed, and only where every library says
+the same of them: integers stay below 2³¹ (some libraries compute in 32 bits), are not divided below zero, and float values
+become integers only where these can hold them. Anything else is a value that is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .values import Data, Refused
+
+HIGHEST = 2**31
+KINDS = {np.dtype(kind) for kind in ("bool", "int32", "int64", "float32", "float64", "uint8", "int8")}
+
+
+def usable(data: Data) -> bool:
+    """Whether a tensor's elements may be computed with."""
+    return data.dtype in KINDS
+
+
+def _in_range(*given: Data) -> bool:
+    return all(
+        data.dtype.kind != "i" or not data.size or int(np.abs(data.astype(object)).max()) < HIGHEST for data in given
+    )
+
+
+def _arithmetic(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
+    def fold(a: Data, b: Data) -> Data | None:
+        if a.dtype != b.dtype or a.dtype.kind not in "if" or not _in_range(a, b):
+            return None
+        if a.dtype.kind == "f":
+            return np.asarray(compute(a, b), a.dtype)
+        wide = np.asarray(compute(a.astype(np.int64), b.astype(np.int64)), np.int64)
+        return wide.astype(a.dtype) if _in_range(wide) else None
+
+    return fold
+
+
+def _divide(a: Data, b: Data) -> Data | None:
+    if a.dtype != b.dtype or (b == 0).any() or not _in_range(a, b):
+        return None
+    if a.dtype.kind == "f":
+        return np.asarray(a / b, a.dtype)
+    return None if (a < 0).any() or (b < 0).any() else np.asarray(a // b, a.dtype)
+
+
+def _remainder(a: Data, b: Data) -> Data | None:
+    whole = a.dtype == b.dtype and a.dtype.kind == "i" and _in_range(a, b)
+    return np.asarray(a % b, a.dtype) if whole and (a >= 0).all() and (b > 0).all() else None
+
+
+def cast(data: Data, to: Any) -> Data | None:
+    """`data` as another type; None where libraries may differ about it."""
+    kind = np.dtype(to)
+    if kind not in KINDS:
+        return None
+    if data.dtype.kind == "f" and kind.kind in "iu":
+        low, high = max(np.iinfo(kind).min, -HIGHEST + 1), min(np.iinfo(kind).max, HIGHEST - 1)
+        if not (np.isfinite(data).all() and (data >= low).all() and (data <= high).all()):
+            return None
+    if data.dtype.kind in "iu" and kind.kind in "iu" and data.size:
+        limits = np.iinfo(kind)
+        if int(data.min()) < limits.min or int(data.max()) > limits.max:
+            return None
+    if data.dtype.kind == "i" and kind.kind == "f" and data.size and int(np.abs(data.astype(object)).max()) > 2**24:
+        return None
+    with np.errstate(all="ignore"):
+        return np.asarray(data.astype(kind))
+
+
+def _compare(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
+    return lambda a, b: np.asarray(compute(a, b)) if a.dtype == b.dtype else None
+
+
+def _logic(compute: Callable[..., Any]) -> Callable[..., Data | None]:
+    return lambda *given: np.asarray(compute(*given)) if all(x.dtype == np.bool_ for x in given) else None
+
+
+def _where(mask: Data, a: Data, b: Data) -> Data | None:
+    return np.asarray(np.where(mask, a, b), a.dtype) if mask.dtype == np.bool_ and a.dtype == b.dtype else None
+
+
+def _several(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
+    def fold(first: Data, *others: Data) -> Data | None:
+        for other in others:
+            if other.dtype != first.dtype:
+                return None
+            first = np.asarray(compute(first, other), first.dtype)
+        return first
+
+    return fold
+
+
+def _float(compute: Callable[[Any], Any]) -> Callable[..., Data | None]:
+    return lambda x: np.asarray(compute(x), x.dtype) if x.dtype.kind == "f" else None
+
+
+# element by element, on the values of all inputs
+FOLDS: dict[str, Callable[..., Data | None]] = {
+    "Add": _arithmetic(np.add),
+    "Sub": _arithmetic(np.subtract),
+    "Mul": _arithmetic(np.multiply),
+    "Div": _divide,
+    "Mod": _remainder,
+    "Neg": lambda x: np.asarray(-x) if x.dtype.kind in "if" and _in_range(x) else None,
+    "Abs": lambda x: np.asarray(np.abs(x)) if x.dtype.kind in "if" and _in_range(x) else None,
+    "Sign": lambda x: np.asarray(np.sign(x), x.dtype) if x.dtype.kind in "if" else None,
+    "Floor": _float(np.floor),
+    "Ceil": _float(np.ceil),
+    "Round": _float(np.rint),
+    "Sqrt": lambda x: np.asarray(np.sqrt(x)) if x.dtype.kind == "f" and (x >= 0).all() else None,
+    "Equal": _compare(np.equal),
+    "Less": _compare(np.less),
+    "Greater": _compare(np.greater),
+    "LessOrEqual": _compare(np.less_equal),
+    "GreaterOrEqual": _compare(np.greater_equal),
+    "Not": _logic(np.logical_not),
+    "And": _logic(np.logical_and),
+    "Or": _logic(np.logical_or),
+    "Xor": _logic(np.logical_xor),
+    "Where": _where,
+    "Min": _several(np.minimum),
+    "Max": _several(np.maximum),
+    "Identity": lambda x: x,
+}
+
+
+def fold(op: str, given: list[Data]) -> Data | None:
+    """What `op` makes of known elements, None where that is not known."""
+    compute = FOLDS.get(op)
+    if compute is None:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return compute(*given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Refused(f"cannot be computed ({str(error)[:80]})") from None
