@@ -168,3 +168,19 @@ class LateEngine(OnnxRuntimeEngine):
 
     def close(self) -> None:
         self.__dict__.pop("output", None)
+
+
+class Either:
+    """What runs a file, by device: `late` engines on `device`, those of the `real` backend elsewhere."""
+
+    def __init__(self, device: Any, late: Any, real: Any) -> None:
+        self.device, self.late, self.real = device, late, real
+
+    def __call__(self, *arguments: Any, device: Any, **options: Any) -> Any:
+        made = self.late if device is self.device else self.real
+        return made(*arguments, device=device, **options)
+
+    def graph_rows(self, batch: int) -> set[int]:
+        """As the real backend says."""
+        rows: set[int] = self.real.graph_rows(batch)
+        return rows

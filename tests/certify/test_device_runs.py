@@ -43,11 +43,7 @@ def device(make_device: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     late = type("Late", (made.module.LateEngine,), {})
     monkeypatch.setattr(api, "open_device", lambda name: made if name == "cuda:0" else api.CPU)
     real = BACKENDS["onnxruntime"]
-    monkeypatch.setitem(
-        BACKENDS,
-        "onnxruntime",
-        lambda: lambda *a, device, **o: (late if device is made else real())(*a, device=device, **o),
-    )
+    monkeypatch.setitem(BACKENDS, "onnxruntime", lambda: made.module.Either(made, late, real()))
     made.engine = late
     return made
 

@@ -278,17 +278,9 @@ def late(make_device: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Twist],
                 self.device.enqueue(change)
                 return output
 
-        real = BACKENDS["onnxruntime"]
-        monkeypatch.setitem(
-            BACKENDS,
-            "onnxruntime",
-            lambda: (
-                lambda *a, device=None, **o: (Twisted if device is install.device else real())(*a, device=device, **o)
-            ),
-        )
+        monkeypatch.setitem(BACKENDS, "onnxruntime", lambda: device.module.Either(device, Twisted, OnnxRuntimeEngine))
         return device
 
-    install.device = device
     return install
 
 
