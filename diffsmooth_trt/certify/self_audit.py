@@ -32,7 +32,7 @@ from .batch import Span
 from .places import SLACK, STAYING, rare
 from .plan import Block
 
-SHARE, LEAST, FLOOR = 0.0105, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
+SHARE, LEAST, FLOOR = 0.0101, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
 SPARE = 64  # rows kept in reserve beyond those that would be missing now
 SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there
 STRANGE = 8  # one batch in so many is nearly all strangers; as a part of the others, strangers are one row in so many

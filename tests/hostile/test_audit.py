@@ -188,7 +188,7 @@ def test_padded_batches(twisted: Any, half_space: Path, one_image: Path, tmp_pat
 
 
 def test_random_flips(twisted: Any, half_space: Path, images_npz: Any, tmp_path: Path) -> None:
-    """1 % of labels, two in a hundred comparisons: 1,050 rows of 10^5 miss it with 0.98^1050 = 6e-10."""
+    """1 % of labels, two in a hundred comparisons: 1,000 rows of 10^5 miss it with 0.98^1000 = 2e-9."""
     twisted(flips)
     with pytest.raises(AuditError):
         run(config(half_space, images_npz(count=2), tmp_path / "r.sqlite", n=50_000, batch=256))
