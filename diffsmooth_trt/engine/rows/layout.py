@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from .nodes import Node, rule
 from .values import (
     LIMIT,
     Data,
+    Parts,
     Refused,
     Rows,
     Value,
@@ -174,7 +176,12 @@ def split(node: Node) -> Sequence[Value]:
         sizes = [chunk] * (parts - 1) + [size - chunk * (parts - 1)]
     if len(sizes) != parts or sum(sizes) != size or min(sizes) < 0:
         raise Refused(f"splits {size} into {sizes}")
-    if x.rows is not None and x.rows.axis == axis and parts > 1:
+    return _cut(x, axis, sizes)
+
+
+def _cut(x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+    """`x` in parts of these sizes."""
+    if x.rows is not None and x.rows.axis == axis and len(sizes) > 1:
         raise Refused("splits the batch axis")
     found, start = [], 0
     for length in sizes:
@@ -187,6 +194,34 @@ def split(node: Node) -> Sequence[Value]:
             found.append(_kept(x, free(shape, period), None if x.value is None else x.value[tuple(part)]))
         start += length
     return found
+
+
+@rule("SplitToSequence")
+def split_to_sequence(node: Node) -> Sequence[Any]:
+    """Parts of an axis that is not the batch's, as a sequence."""
+    x, axis, given = node[0], axis_of(node.integer("axis", 0), node[0].rank), node.get(1)
+    size = x.shape[axis]
+    sizes = [1] * size if given is None else integers(given, "list of sizes")
+    if given is not None and not given.rank:
+        if sizes[0] < 1:
+            raise Refused(f"splits into parts of {sizes[0]}")
+        sizes = [min(sizes[0], size - start) for start in range(0, size, sizes[0])]
+    if sum(sizes) != size or min(sizes) < 1 or len(sizes) > LIMIT:
+        raise Refused(f"splits {size} into {sizes[:8]}")
+    parts = _cut(x, axis, sizes)
+    if given is None and not node.integer("keepdims", 1):
+        parts = [_reshaped(part, (*x.shape[:axis], *x.shape[axis + 1 :])) for part in parts]
+    return [Parts(tuple(parts))]
+
+
+@rule("SequenceAt")
+def sequence_at(node: Node) -> Sequence[Value]:
+    """A part whose place is known."""
+    given: Any = node[0]
+    (place,) = integers(node[1], "place")
+    if not isinstance(given, Parts):
+        raise Refused("takes no sequence")
+    return [given.parts[axis_of(place, len(given.parts))]]
 
 
 @rule("Concat")
@@ -353,7 +388,8 @@ def pad(node: Node) -> Sequence[Value]:
     shape = [size + sum(around.get(axis, (0, 0))) for axis, size in enumerate(x.shape)]
     if min(shape, default=1) < 1:
         raise Refused("cuts everything off")
-    return [free(shape) if x.rows is None else batched(shape, x.rows)]
+    period = [p if around.get(axis, (0, 0)) == (0, 0) else shape[axis] for axis, p in enumerate(x.period)]
+    return [free(shape, period) if x.rows is None else batched(shape, x.rows)]
 
 
 @rule("Shape")
@@ -427,14 +463,12 @@ def constant_of_shape(node: Node) -> Sequence[Value]:
 @rule("Range")
 def count(node: Node) -> Sequence[Value]:
     """Numbers from start to limit."""
-    parts = [known(node[place], "range") for place in range(3)]
-    if any(part.size != 1 or part.dtype.kind != "i" for part in parts) or not int(parts[2].reshape(-1)[0]):
+    parts = [known(node[place], "range").reshape(-1) for place in range(3)]
+    ends = [float(part[0]) if len(part) == 1 and part.dtype.kind in "if" else 0.5 for part in parts]
+    if not all(end.is_integer() and abs(end) < 1 << 24 for end in ends) or not ends[2]:
         raise Refused("has a range that is not of whole numbers")
-    places = range(*(int(part.reshape(-1)[0]) for part in parts))
-    if len(places) > 1 << 24:
-        raise Refused("has too long a range")
-    few = len(places) <= LIMIT
-    return [constant(np.array(places, parts[0].dtype)) if few else free((len(places),))]
+    places = range(*(int(end) for end in ends))
+    return [constant(np.array(places, parts[0].dtype)) if len(places) <= LIMIT else free((len(places),))]
 
 
 @rule("EyeLike")

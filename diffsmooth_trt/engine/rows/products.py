@@ -24,7 +24,7 @@ def product(a: Value, b: Value) -> Value:
     front = broadcast_shape([left.shape[:-2], right.shape[:-2]])
     shape = (*front, left.shape[-2], right.shape[-1])
     if left.rows is None and right.rows is None:
-        period = [*_front_period(left, right), left.shape[-2], right.shape[-1]]
+        period = [*_front_period(left, right), left.period[-2], right.period[-1]]
         result = free(shape, period)
     else:
         result = batched(shape, _product_rows(left, right, len(front)))

@@ -186,7 +186,8 @@ def layer_norm(node: Node) -> Sequence[Value]:
     apart(node, x, range(axis, x.rank))
     as_shape_of(x, *node.present()[1:])
     result = aligned(node.present())
-    result = result if result.rows is not None else free(x.shape)
+    if result.rows is None:
+        result = free(x.shape, [*result.period[:axis], *x.shape[axis:]])
     statistics = _without(x, set(range(axis, x.rank)), True)
     return [result, statistics, statistics][: len(node.outputs)]
 

@@ -54,6 +54,13 @@ class Value:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A sequence of tensors. It is no `Value`: what does not look for one fails on it, and is refused."""
+
+    parts: tuple[Value, ...]
+
+
 def free(shape: Iterable[int], period: Iterable[int] | None = None, load: Callable[[], Data] | None = None) -> Value:
     """A tensor that does not depend on the inputs; `period` is its shape unless more is known."""
     sizes = tuple(shape)

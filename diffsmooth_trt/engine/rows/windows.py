@@ -21,7 +21,9 @@ def batch_in_front(x: Value, rank: int = 3) -> None:
 
 def like(x: Value, shape: Sequence[int]) -> Value:
     """A result of another shape whose batch lies where that of `x` does."""
-    return free(shape) if x.rows is None else batched(shape, x.rows)
+    if x.rows is not None:
+        return batched(shape, x.rows)
+    return free(shape, [x.period[0], *shape[1:]] if shape[0] == x.shape[0] else None)
 
 
 def _numbers(node: Node, name: str, count: int, default: int) -> list[int]:
