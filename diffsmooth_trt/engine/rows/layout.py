@@ -266,7 +266,7 @@ def gather(node: Node) -> Sequence[Value]:
     if data.rows is not None:
         only_free(index, "places to gather")
         if data.rows.axis == axis:
-            raise Refused("gathers places of the batch axis")
+            return [batched(shape, Rows(axis, _own_places(index, data.rows, data.shape[axis])))]
         moved = data.rows.axis + (index.rank - 1 if data.rows.axis > axis else 0)
         return [batched(shape, Rows(moved, data.rows.count))]
     if index.rows is not None:
@@ -279,6 +279,20 @@ def gather(node: Node) -> Sequence[Value]:
     if places.dtype.kind != "i" or (places < -size).any() or (places >= size).any():
         raise Refused("gathers places that are not there")
     return [replace(result, value=np.asarray(np.take(data.value, places, axis)))]
+
+
+def _own_places(index: Value, rows: Rows, size: int) -> int:
+    """How many places of each row known places of the batch axis take; Refused unless all rows take the same of their own."""
+    batch, places = size // rows.count, index.value
+    if places is None or places.dtype.kind != "i" or not index.rank or index.shape[0] % batch or not index.size:
+        raise Refused("gathers places of the batch axis")
+    by_row = places.reshape(batch, -1)
+    first = by_row[0]
+    if (first < 0).any() or (first >= rows.count).any():
+        raise Refused("gathers places of the batch axis")
+    if not np.array_equal(by_row, first + rows.count * np.arange(batch)[:, None]):
+        raise Refused("gathers places of the batch axis")
+    return index.shape[0] // batch
 
 
 @rule("GatherElements")

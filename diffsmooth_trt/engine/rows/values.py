@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Data = NDArray[Any]
 Shape = tuple[int, ...]
-LIMIT = 1 << 14  # elements of a value that is computed with; larger ones are weights
+LIMIT = 1 << 16  # elements of a value that is computed with; larger ones are weights
 
 
 class Refused(Exception):
