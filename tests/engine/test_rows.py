@@ -123,10 +123,11 @@ def check(op: str, value: Value, arrays: tuple[Array, ...]) -> None:
             assert all(np.array_equal(part, parts[0], equal_nan=True) for part in parts), (op, axis, period)
         assert value.value is None or np.array_equal(value.value, first), op
         return
-    axis, count = value.rows.axis, value.rows.count
-    assert first.shape[axis] == BATCH * count, op
+    axis, count, before = value.rows.axis, value.rows.count, value.rows.before
+    assert first.shape[axis] == before * BATCH * count, op
     rows, changed, moved = (
-        np.moveaxis(each, axis, 0).reshape(BATCH, count, *np.delete(first.shape, axis)) for each in arrays
+        np.moveaxis(np.moveaxis(each, axis, 0).reshape(before, BATCH, count, *np.delete(first.shape, axis)), 1, 0)
+        for each in arrays
     )
     close = {"rtol": 1e-4, "atol": 1e-4, "equal_nan": True}
     assert np.allclose(rows[1], changed[1], **close), (op, "another row came in")
@@ -455,9 +456,25 @@ def sizes_at_run_time() -> tuple[list[onnx.NodeProto], dict[str, Array]]:
     return nodes, {**weights, "last": ints(4)}
 
 
+def places_before_rows() -> tuple[list[onnx.NodeProto], dict[str, Array]]:
+    """Places first and the batch second, both in one axis for a linear layer: as torch's nn.MultiheadAttention ends."""
+    nodes = [
+        node("Reshape", ["x", "tokens"], ["t"]),
+        node("Transpose", ["t"], ["p"], perm=[2, 0, 1]),
+        node("Reshape", ["p", "flat"], ["f"]),
+        node("Gemm", ["f", "w", "b"], ["g"]),
+        node("Reshape", ["g", "apart"], ["a"]),
+        node("Transpose", ["a"], ["v"], perm=[1, 2, 0]),
+        node("Reshape", ["v", "image"], ["y"]),
+    ]
+    sizes = {"tokens": ints(-1, 3, 16), "flat": ints(-1, 3), "apart": ints(16, -1, 3), "image": ints(-1, 3, 4, 4)}
+    return nodes, {**sizes, "w": np.ones((3, 3), np.float32), "b": np.ones(3, np.float32)}
+
+
 KEPT: dict[str, tuple[list[onnx.NodeProto], dict[str, Array]]] = {
     "windows": windowed_attention(),
     "heads in the batch": heads_in_the_batch(),
+    "places before rows": places_before_rows(),
     "a class token": class_token(False),
     "a class token stored for every row": class_token(True),
     "shapes at run time": sizes_at_run_time(),

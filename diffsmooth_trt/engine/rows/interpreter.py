@@ -13,7 +13,7 @@ from . import attention, elementwise, layout, products, reductions, windows
 from .layout import stored
 from .nodes import RULES, Node, attribute_value
 from .scan import FunctionKey, Unproved, described, domain_of, model_functions, operator_sets
-from .values import LIMIT, Parts, Refused, Rows, Value, batched, constant, free
+from .values import LIMIT, Parts, Refused, Value, batched, constant, free
 
 __all__ = ["Interpreter", "attention", "elementwise", "layout", "products", "reductions", "windows"]
 
@@ -112,7 +112,10 @@ class Interpreter:
         for value in results:
             if isinstance(value, Parts) or value.rows is None:
                 continue
-            if value.shape[value.rows.axis] != self.batch * value.rows.count or min(value.shape) < 1:
+            if (
+                value.shape[value.rows.axis] != self.batch * value.rows.count * value.rows.before
+                or min(value.shape) < 1
+            ):
                 raise Refused(f"gives {list(value.shape)} of {self.batch} rows")
 
     def _node(self, node: onnx.NodeProto, scope: Scope, depth: int) -> Sequence[Value]:
@@ -249,7 +252,7 @@ def _stacked(parts: list[Value]) -> Value:
         raise Refused("gives rows of unlike shapes")
     shape, rows = (len(parts), *parts[0].shape), parts[0].rows
     if rows is not None:
-        return batched(shape, Rows(rows.axis + 1, rows.count))
+        return batched(shape, rows.at(rows.axis + 1))
     data = [part.value for part in parts if part.value is not None]
     result = free(shape)
     return replace(result, value=np.stack(data)) if len(data) == len(parts) and result.size <= LIMIT else result

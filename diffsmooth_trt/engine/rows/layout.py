@@ -110,7 +110,7 @@ def transpose(node: Node) -> Sequence[Value]:
         raise Refused(f"has an impossible order of axes {order}")
     shape = [x.shape[axis] for axis in order]
     if x.rows is not None:
-        return [batched(shape, Rows(order.index(x.rows.axis), x.rows.count))]
+        return [batched(shape, x.rows.at(order.index(x.rows.axis)))]
     result = free(shape, [x.period[axis] for axis in order])
     return [_kept(x, result, None if x.value is None else np.transpose(x.value, order))]
 
@@ -268,9 +268,9 @@ def gather(node: Node) -> Sequence[Value]:
         if data.rows.axis == axis:
             return [batched(shape, Rows(axis, _own_places(index, data.rows, data.shape[axis])))]
         moved = data.rows.axis + (index.rank - 1 if data.rows.axis > axis else 0)
-        return [batched(shape, Rows(moved, data.rows.count))]
+        return [batched(shape, data.rows.at(moved))]
     if index.rows is not None:
-        return [batched(shape, Rows(axis + index.rows.axis, index.rows.count))]
+        return [batched(shape, index.rows.at(axis + index.rows.axis))]
     period = [*data.period[:axis], *index.period, *data.period[axis + 1 :]]
     result = free(shape, period)
     if data.value is None or index.value is None or result.size > LIMIT:
@@ -284,7 +284,14 @@ def gather(node: Node) -> Sequence[Value]:
 def _own_places(index: Value, rows: Rows, size: int) -> int:
     """How many places of each row known places of the batch axis take; Refused unless all rows take the same of their own."""
     batch, places = size // rows.count, index.value
-    if places is None or places.dtype.kind != "i" or not index.rank or index.shape[0] % batch or not index.size:
+    if (
+        rows.before > 1
+        or places is None
+        or places.dtype.kind != "i"
+        or not index.rank
+        or index.shape[0] % batch
+        or not index.size
+    ):
         raise Refused("gathers places of the batch axis")
     by_row = places.reshape(batch, -1)
     first = by_row[0]
@@ -323,7 +330,7 @@ def gather_nd(node: Node) -> Sequence[Value]:
         only_free(index, "places to gather")
         if data.rows.axis < depth:
             raise Refused("gathers places of the batch axis")
-        return [batched(shape, Rows(data.rows.axis - depth + index.rank - 1, data.rows.count))]
+        return [batched(shape, data.rows.at(data.rows.axis - depth + index.rank - 1))]
     if index.rows is not None:
         if index.rows.axis == index.rank - 1:
             raise Refused("names places across the batch axis")
@@ -518,7 +525,7 @@ def one_hot(node: Node) -> Sequence[Value]:
     shape = (*x.shape[:axis], int(depth.reshape(-1)[0]), *x.shape[axis:])
     if x.rows is None:
         return [free(shape)]
-    return [batched(shape, Rows(x.rows.axis + (x.rows.axis >= axis), x.rows.count))]
+    return [batched(shape, x.rows.at(x.rows.axis + (x.rows.axis >= axis)))]
 
 
 @rule("DepthToSpace", "SpaceToDepth")

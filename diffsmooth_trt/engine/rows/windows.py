@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .nodes import MICROSOFT, Node, rule
-from .values import Refused, Rows, Value, batched, free, integers, known, matched, only_free
+from .values import Refused, Value, batched, free, integers, known, matched, only_free
 
 
 def batch_in_front(x: Value, rank: int = 3) -> None:
@@ -242,5 +242,5 @@ def grid_sample(node: Node) -> Sequence[Value]:
     if rows.axis != 0:
         raise Refused("does not have the batch in front")
     for value in (x, grid):
-        matched(value, Rows(0, rows.count))
+        matched(value, rows)
     return [batched(shape, rows)]
