@@ -175,26 +175,51 @@ class Engine(ABC):
         labels = rows % (int(self.facts.classes or 0) + (self.null_class is not None))
         return (2 * x - 1) * (1 + s[:, None, None, None]), s, labels
 
+    def _loud_inputs(self) -> Inputs:
+        """A batch whose rows are as noisy as they come, each in another range: far outside of images' own, and within it."""
+        generator = np.random.Generator(np.random.Philox(key=1))
+        rows, shape = np.arange(self.batch), (self.batch, *self.facts.input_shape)
+        scales = np.array([0.25, 32, 1, 4], np.float32)[rows % 4]
+        noise = generator.standard_normal(shape, np.float32) * scales[:, None, None, None]
+        if self.facts.role != "conditional":
+            return (noise + np.float32(0.5),)
+        labels = rows[::-1] % (int(self.facts.classes or 0) + (self.null_class is not None))
+        return noise, scales, labels
+
+    def _probed(self, inputs: Inputs) -> Floats:
+        """The output of any batch, be it finite or not."""
+        with self.device.errors():
+            return self.device.asnumpy(self._checked(*(self.device.asarray(given) for given in inputs)))
+
     def probe(self) -> str:
         """SHA-256 of the output on a fixed batch: two engines with one hash compute alike, whatever their settings.
 
-        Also runs the batch's rows in reverse order, with one of them replaced: an engine whose rows influence each
-        other, or that draws random numbers of its own, would make votes depend on packing, and raises InputError. Where a GPU's
-        last bits depend on a row's place alone (place.py), it sets `place_dependent` instead.
+        Three more batches hold those rows against noisy ones: rows of unequal range by themselves, quiet and noisy ones
+        in turn, in reverse order, and a single noisy one among quiet ones. Whatever a row's output depends on besides the
+        row would make votes depend on packing: InputError. Where a GPU's last bits depend on a row's place alone
+        (place.py), it sets `place_dependent` instead.
         """
         call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run_on_host
-        inputs = self._probe_inputs()
-        y = call(*inputs)
-        order = np.arange(self.batch)[::-1].copy()
-        order[-1] = order[0]
-        placed = call(*(given[order] for given in inputs))
-        if not np.array_equal(placed, y[order], equal_nan=True):
-            self.place_dependent = not self.device.synchronous and only_place_matters(call, inputs, y, placed, order)
-        if not np.array_equal(placed, y[order], equal_nan=True) and not self.place_dependent:
-            raise InputError(
-                f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
-                "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
+        quiet, loud = self._probe_inputs(), self._loud_inputs()
+        y = call(*quiet)
+        noisy, back, forth = self._probed(loud), np.arange(self.batch)[::-1], np.roll(np.arange(self.batch), 1)
+        for order, from_loud in ((back, back % 2 == 1), (forth, forth == self.batch // 2)):
+            rows = [
+                np.where(from_loud.reshape(-1, *[1] * (b.ndim - 1)), a[order], b[order])
+                for a, b in zip((*loud, noisy), (*quiet, y), strict=True)
+            ]
+            *given, expected = rows
+            found = self._probed(tuple(given))
+            if np.array_equal(found, expected, equal_nan=True):
+                continue
+            self.place_dependent = not self.device.synchronous and only_place_matters(
+                lambda *some: self._probed(some), given, found, expected
             )
+            if not self.place_dependent:
+                raise InputError(
+                    f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
+                    "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
+                )
         if self.facts.role == "classifier" and (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=0.01):
             self.warning = (
                 f"{self.path.name} gives probabilities, of which softmax is taken again: cut its last Softmax off"

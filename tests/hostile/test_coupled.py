@@ -257,6 +257,10 @@ COUPLED: dict[str, tuple[Nodes, str]] = {
         "takes a part of the batch axis",
     ),
     "split": ([node("Split", ["x", "parts"], ["m", "rest"], axis=0), *add("m")], "splits the batch axis"),
+    "split into a sequence": (
+        [node("SplitToSequence", ["x"], ["s"], axis=0), node("SequenceAt", ["s", "zero"], ["m"]), *add("m")],
+        "splits the batch axis",
+    ),
     "rolled": ([node("Pad", ["x", "pads"], ["m"]), *add("m")], "pads the batch axis"),
     "joined to itself": (
         [

@@ -78,8 +78,10 @@ def _check_declared(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
 
 
 def _check_output(output: Value, batch: int) -> None:
-    if not output.rank or output.shape[0] != batch:
-        raise Unproved(f"its output is {list(output.shape)} for {batch} rows: the batch is not in front")
+    if not isinstance(output, Value) or not output.rank or output.shape[0] != batch:
+        raise Unproved(
+            f"its output is {list(getattr(output, 'shape', ()))} for {batch} rows: the batch is not in front"
+        )
     if batch == 1 or output.rows == Rows(0, 1):
         return
     if output.rows is not None:

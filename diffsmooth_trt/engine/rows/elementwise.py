@@ -84,7 +84,7 @@ def with_value(node: Node, result: Value) -> Value:
     values = [each.value for each in node.present()]
     if result.rows is not None or result.size > LIMIT or node.op not in FOLDS:
         return result
-    if any(each is None or not usable(each) for each in values) or node.attributes:
+    if any(each is None or not usable(each) for each in values) or (node.attributes and node.op != "Mod"):
         return result
     data = fold(node.op, [each for each in values if each is not None])
     return result if data is None or data.shape != result.shape else replace(result, value=data)

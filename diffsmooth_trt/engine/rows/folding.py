@@ -23,10 +23,12 @@ def usable(data: Data) -> bool:
     return data.dtype in KINDS
 
 
+def _largest(data: Data) -> int:
+    return max(abs(int(each)) for each in data.reshape(-1).tolist())
+
+
 def _in_range(*given: Data) -> bool:
-    return all(
-        data.dtype.kind != "i" or not data.size or int(np.abs(data.astype(object)).max()) < HIGHEST for data in given
-    )
+    return all(data.dtype.kind != "i" or not data.size or _largest(data) < HIGHEST for data in given)
 
 
 def _arithmetic(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
@@ -67,7 +69,7 @@ def cast(data: Data, to: Any) -> Data | None:
         limits = np.iinfo(kind)
         if int(data.min()) < limits.min or int(data.max()) > limits.max:
             return None
-    if data.dtype.kind == "i" and kind.kind == "f" and data.size and int(np.abs(data.astype(object)).max()) > 2**24:
+    if data.dtype.kind == "i" and kind.kind == "f" and data.size and _largest(data) > 2**24:
         return None
     with np.errstate(all="ignore"):
         return np.asarray(data.astype(kind))

@@ -13,13 +13,13 @@ from . import attention, elementwise, layout, products, reductions, windows
 from .layout import stored
 from .nodes import RULES, Node, attribute_value
 from .scan import FunctionKey, Unproved, described, domain_of, model_functions, operator_sets
-from .values import LIMIT, Refused, Rows, Value, batched, constant, free
+from .values import LIMIT, Parts, Refused, Value, batched, constant, free
 
 __all__ = ["Interpreter", "attention", "elementwise", "layout", "products", "reductions", "windows"]
 
 STEPS = 100_000  # nodes that are read at most, those of functions and loops as often as they run
 DEPTH = 40
-SHAPES = {"Shape", "Size", "EyeLike", "CastLike"}  # what may depend on the shape or type of an input alone
+FREED = {"Shape", "Size", "EyeLike", "CastLike"}  # what may depend on the shape or type of an input alone
 
 
 @dataclass
@@ -110,9 +110,12 @@ class Interpreter:
         if len(results) != len(node.output):
             raise Refused("gives more outputs than are followed")
         for value in results:
-            if value.rows is None:
+            if isinstance(value, Parts) or value.rows is None:
                 continue
-            if value.shape[value.rows.axis] != self.batch * value.rows.count or min(value.shape) < 1:
+            if (
+                value.shape[value.rows.axis] != self.batch * value.rows.count * value.rows.before
+                or min(value.shape) < 1
+            ):
                 raise Refused(f"gives {list(value.shape)} of {self.batch} rows")
 
     def _node(self, node: onnx.NodeProto, scope: Scope, depth: int) -> Sequence[Value]:
@@ -134,9 +137,12 @@ class Interpreter:
         used = [bool(name) for name in node.output]
         version = self.versions[domain]
         seen = Node(node.op_type, domain, version, inputs, attributes, used, self.batch)
+        if node.op_type != "SequenceAt" and any(isinstance(value, Parts) for value in inputs):
+            raise Refused("takes a sequence in a form that is not followed")
         results = RULES[domain, node.op_type](seen)
-        lost = any(value is not None and value.rows is not None for value in inputs) and node.op_type not in SHAPES
-        if lost and any(value.rows is None for value in results):
+        held = any(isinstance(value, Value) and value.rows is not None for value in inputs)
+        lost = any(isinstance(value, Value) and value.rows is None for value in results)
+        if held and lost and node.op_type not in FREED:  # whatever a rule says, rows do not vanish
             raise Refused("cannot be followed")
         return results
 
@@ -246,7 +252,7 @@ def _stacked(parts: list[Value]) -> Value:
         raise Refused("gives rows of unlike shapes")
     shape, rows = (len(parts), *parts[0].shape), parts[0].rows
     if rows is not None:
-        return batched(shape, Rows(rows.axis + 1, rows.count))
+        return batched(shape, rows.at(rows.axis + 1))
     data = [part.value for part in parts if part.value is not None]
     result = free(shape)
     return replace(result, value=np.stack(data)) if len(data) == len(parts) and result.size <= LIMIT else result

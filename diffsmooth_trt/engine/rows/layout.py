@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from .nodes import Node, rule
 from .values import (
     LIMIT,
     Data,
+    Parts,
     Refused,
     Rows,
     Value,
@@ -108,7 +110,7 @@ def transpose(node: Node) -> Sequence[Value]:
         raise Refused(f"has an impossible order of axes {order}")
     shape = [x.shape[axis] for axis in order]
     if x.rows is not None:
-        return [batched(shape, Rows(order.index(x.rows.axis), x.rows.count))]
+        return [batched(shape, x.rows.at(order.index(x.rows.axis)))]
     result = free(shape, [x.period[axis] for axis in order])
     return [_kept(x, result, None if x.value is None else np.transpose(x.value, order))]
 
@@ -174,7 +176,12 @@ def split(node: Node) -> Sequence[Value]:
         sizes = [chunk] * (parts - 1) + [size - chunk * (parts - 1)]
     if len(sizes) != parts or sum(sizes) != size or min(sizes) < 0:
         raise Refused(f"splits {size} into {sizes}")
-    if x.rows is not None and x.rows.axis == axis and parts > 1:
+    return _cut(x, axis, sizes)
+
+
+def _cut(x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+    """`x` in parts of these sizes."""
+    if x.rows is not None and x.rows.axis == axis and len(sizes) > 1:
         raise Refused("splits the batch axis")
     found, start = [], 0
     for length in sizes:
@@ -187,6 +194,34 @@ def split(node: Node) -> Sequence[Value]:
             found.append(_kept(x, free(shape, period), None if x.value is None else x.value[tuple(part)]))
         start += length
     return found
+
+
+@rule("SplitToSequence")
+def split_to_sequence(node: Node) -> Sequence[Any]:
+    """Parts of an axis that is not the batch's, as a sequence."""
+    x, axis, given = node[0], axis_of(node.integer("axis", 0), node[0].rank), node.get(1)
+    size = x.shape[axis]
+    sizes = [1] * size if given is None else integers(given, "list of sizes")
+    if given is not None and not given.rank:
+        if sizes[0] < 1:
+            raise Refused(f"splits into parts of {sizes[0]}")
+        sizes = [min(sizes[0], size - start) for start in range(0, size, sizes[0])]
+    if sum(sizes) != size or min(sizes) < 1 or len(sizes) > LIMIT:
+        raise Refused(f"splits {size} into {sizes[:8]}")
+    parts = _cut(x, axis, sizes)
+    if given is None and not node.integer("keepdims", 1):
+        parts = [_reshaped(part, (*x.shape[:axis], *x.shape[axis + 1 :])) for part in parts]
+    return [Parts(tuple(parts))]
+
+
+@rule("SequenceAt")
+def sequence_at(node: Node) -> Sequence[Value]:
+    """A part whose place is known."""
+    given: Any = node[0]
+    (place,) = integers(node[1], "place")
+    if not isinstance(given, Parts):
+        raise Refused("takes no sequence")
+    return [given.parts[axis_of(place, len(given.parts))]]
 
 
 @rule("Concat")
@@ -231,11 +266,11 @@ def gather(node: Node) -> Sequence[Value]:
     if data.rows is not None:
         only_free(index, "places to gather")
         if data.rows.axis == axis:
-            raise Refused("gathers places of the batch axis")
+            return [batched(shape, Rows(axis, _own_places(index, data.rows, data.shape[axis])))]
         moved = data.rows.axis + (index.rank - 1 if data.rows.axis > axis else 0)
-        return [batched(shape, Rows(moved, data.rows.count))]
+        return [batched(shape, data.rows.at(moved))]
     if index.rows is not None:
-        return [batched(shape, Rows(axis + index.rows.axis, index.rows.count))]
+        return [batched(shape, index.rows.at(axis + index.rows.axis))]
     period = [*data.period[:axis], *index.period, *data.period[axis + 1 :]]
     result = free(shape, period)
     if data.value is None or index.value is None or result.size > LIMIT:
@@ -244,6 +279,27 @@ def gather(node: Node) -> Sequence[Value]:
     if places.dtype.kind != "i" or (places < -size).any() or (places >= size).any():
         raise Refused("gathers places that are not there")
     return [replace(result, value=np.asarray(np.take(data.value, places, axis)))]
+
+
+def _own_places(index: Value, rows: Rows, size: int) -> int:
+    """How many places of each row known places of the batch axis take; Refused unless all rows take the same of their own."""
+    batch, places = size // rows.count, index.value
+    if (
+        rows.before > 1
+        or places is None
+        or places.dtype.kind != "i"
+        or not index.rank
+        or index.shape[0] % batch
+        or not index.size
+    ):
+        raise Refused("gathers places of the batch axis")
+    by_row = places.reshape(batch, -1)
+    first = by_row[0]
+    if (first < 0).any() or (first >= rows.count).any():
+        raise Refused("gathers places of the batch axis")
+    if not np.array_equal(by_row, first + rows.count * np.arange(batch)[:, None]):
+        raise Refused("gathers places of the batch axis")
+    return index.shape[0] // batch
 
 
 @rule("GatherElements")
@@ -274,7 +330,7 @@ def gather_nd(node: Node) -> Sequence[Value]:
         only_free(index, "places to gather")
         if data.rows.axis < depth:
             raise Refused("gathers places of the batch axis")
-        return [batched(shape, Rows(data.rows.axis - depth + index.rank - 1, data.rows.count))]
+        return [batched(shape, data.rows.at(data.rows.axis - depth + index.rank - 1))]
     if index.rows is not None:
         if index.rows.axis == index.rank - 1:
             raise Refused("names places across the batch axis")
@@ -353,7 +409,8 @@ def pad(node: Node) -> Sequence[Value]:
     shape = [size + sum(around.get(axis, (0, 0))) for axis, size in enumerate(x.shape)]
     if min(shape, default=1) < 1:
         raise Refused("cuts everything off")
-    return [free(shape) if x.rows is None else batched(shape, x.rows)]
+    period = [p if around.get(axis, (0, 0)) == (0, 0) else shape[axis] for axis, p in enumerate(x.period)]
+    return [free(shape, period) if x.rows is None else batched(shape, x.rows)]
 
 
 @rule("Shape")
@@ -427,14 +484,12 @@ def constant_of_shape(node: Node) -> Sequence[Value]:
 @rule("Range")
 def count(node: Node) -> Sequence[Value]:
     """Numbers from start to limit."""
-    parts = [known(node[place], "range") for place in range(3)]
-    if any(part.size != 1 or part.dtype.kind != "i" for part in parts) or not int(parts[2].reshape(-1)[0]):
+    parts = [known(node[place], "range").reshape(-1) for place in range(3)]
+    ends = [float(part[0]) if len(part) == 1 and part.dtype.kind in "if" else 0.5 for part in parts]
+    if not all(end.is_integer() and abs(end) < 1 << 24 for end in ends) or not ends[2]:
         raise Refused("has a range that is not of whole numbers")
-    places = range(*(int(part.reshape(-1)[0]) for part in parts))
-    if len(places) > 1 << 24:
-        raise Refused("has too long a range")
-    few = len(places) <= LIMIT
-    return [constant(np.array(places, parts[0].dtype)) if few else free((len(places),))]
+    places = range(*(int(end) for end in ends))
+    return [constant(np.array(places, parts[0].dtype)) if len(places) <= LIMIT else free((len(places),))]
 
 
 @rule("EyeLike")
@@ -470,7 +525,7 @@ def one_hot(node: Node) -> Sequence[Value]:
     shape = (*x.shape[:axis], int(depth.reshape(-1)[0]), *x.shape[axis:])
     if x.rows is None:
         return [free(shape)]
-    return [batched(shape, Rows(x.rows.axis + (x.rows.axis >= axis), x.rows.count))]
+    return [batched(shape, x.rows.at(x.rows.axis + (x.rows.axis >= axis)))]
 
 
 @rule("DepthToSpace", "SpaceToDepth")

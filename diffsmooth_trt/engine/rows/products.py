@@ -24,7 +24,7 @@ def product(a: Value, b: Value) -> Value:
     front = broadcast_shape([left.shape[:-2], right.shape[:-2]])
     shape = (*front, left.shape[-2], right.shape[-1])
     if left.rows is None and right.rows is None:
-        period = [*_front_period(left, right), left.shape[-2], right.shape[-1]]
+        period = [*_front_period(left, right), left.period[-2], right.period[-1]]
         result = free(shape, period)
     else:
         result = batched(shape, _product_rows(left, right, len(front)))
@@ -33,14 +33,14 @@ def product(a: Value, b: Value) -> Value:
     kept = [axis for axis in range(len(shape)) if axis not in dropped]
     if len(kept) == len(shape):
         return result
-    rows = None if result.rows is None else Rows(kept.index(result.rows.axis), result.rows.count)
+    rows = None if result.rows is None else result.rows.at(kept.index(result.rows.axis))
     return replace(
         free([shape[axis] for axis in kept], None if rows else [result.period[axis] for axis in kept]), rows=rows
     )
 
 
 def _moved(value: Value, by: int) -> Rows | None:
-    return None if value.rows is None else Rows(value.rows.axis + by, value.rows.count)
+    return None if value.rows is None else value.rows.at(value.rows.axis + by)
 
 
 def _front_period(left: Value, right: Value) -> list[int]:
@@ -55,7 +55,7 @@ def _product_rows(left: Value, right: Value, front: int) -> Rows:
     inner = [place is not None and place >= 0 for place in places]
     if not any(inner):  # the batch is among the leading axes
         both = (left, right)
-        found = {Rows(v.rows.axis + front + 2 - v.rank, v.rows.count) for v in both if v.rows is not None}
+        found = {v.rows.at(v.rows.axis + front + 2 - v.rank) for v in both if v.rows is not None}
         if len(found) > 1:
             raise Refused("combines rows with other rows of the batch")
         rows = found.pop()
@@ -66,8 +66,8 @@ def _product_rows(left: Value, right: Value, front: int) -> Rows:
         return rows
     if left.rows is not None and right.rows is not None:
         raise Refused("multiplies rows by other rows of the batch")
-    count = next(value.rows.count for value in (left, right) if value.rows is not None)
-    return Rows(front + (0 if inner[0] else 1), count)
+    rows = next(value.rows for value in (left, right) if value.rows is not None)
+    return rows.at(front + (0 if inner[0] else 1))
 
 
 @rule("MatMul")
@@ -101,7 +101,7 @@ def _turned(value: Value, turned: int) -> Value:
     shape = [value.shape[axis] for axis in order]
     if value.rows is None:
         return free(shape, [value.period[axis] for axis in order])
-    return batched(shape, Rows(order.index(value.rows.axis), value.rows.count))
+    return batched(shape, value.rows.at(order.index(value.rows.axis)))
 
 
 @rule("QLinearMatMul")
@@ -187,20 +187,20 @@ def einsum(node: Node) -> Sequence[Value]:
         raise Refused("has an output that does not fit its equation")
     shape = [sizes[label] for label in out]
     places = {
-        (labels[v.rows.axis], v.rows.count) for labels, v in zip(terms, values, strict=True) if v.rows is not None
+        (labels[v.rows.axis], v.rows.at(0)) for labels, v in zip(terms, values, strict=True) if v.rows is not None
     }
     if not places:
         return [free(shape)]
     if len(places) > 1:
         raise Refused("combines rows with other rows of the batch")
-    ((label, count),) = places
+    ((label, rows),) = places
     if label not in out:
         raise Refused("sums over the batch axis")
     for labels, value in zip(terms, values, strict=True):
         if labels.count(label) > 1:
             raise Refused("takes a diagonal of the batch axis")
         if label in labels:
-            matched(value, Rows(labels.index(label), count))
+            matched(value, rows.at(labels.index(label)))
         elif value.rows is not None:
             raise Refused("combines rows with other rows of the batch")
-    return [batched(shape, Rows(out.index(label), count))]
+    return [batched(shape, rows.at(out.index(label)))]

@@ -10,7 +10,7 @@ import numpy as np
 
 from .elementwise import as_shape_of
 from .nodes import MICROSOFT, Node, rule
-from .values import LIMIT, Data, Refused, Rows, Value, aligned, axis_of, batched, free, integers, known, only_free
+from .values import LIMIT, Data, Refused, Value, aligned, axis_of, batched, free, integers, known, only_free
 from .windows import batch_in_front
 
 VERBS = {
@@ -38,7 +38,7 @@ def _without(x: Value, axes: set[int], keep: bool) -> Value:
     left = [axis for axis in range(x.rank) if keep or axis not in axes]
     shape = [1 if axis in axes else x.shape[axis] for axis in left]
     if x.rows is not None:
-        return batched(shape, Rows(left.index(x.rows.axis), x.rows.count))
+        return batched(shape, x.rows.at(left.index(x.rows.axis)))
     return free(shape, [1 if axis in axes else x.period[axis] for axis in left])
 
 
@@ -151,6 +151,8 @@ def mean_variance(node: Node) -> Sequence[Value]:
 def batch_norm(node: Node) -> Sequence[Value]:
     """With the statistics of training, not those of the batch."""
     x = node[0]
+    if all(value.rows is None for value in node.present()):  # of weights: how some networks standardise them
+        return [free(x.shape), *(free((x.shape[1],)) for _ in node.outputs[1:])]
     if node.integer("training_mode", 0) or sum(node.outputs) > 1:
         raise Refused("normalises by the statistics of the batch (it is in training mode)")
     if not node.integer("spatial", 1):
@@ -186,7 +188,8 @@ def layer_norm(node: Node) -> Sequence[Value]:
     apart(node, x, range(axis, x.rank))
     as_shape_of(x, *node.present()[1:])
     result = aligned(node.present())
-    result = result if result.rows is not None else free(x.shape)
+    if result.rows is None:
+        result = free(x.shape, [*result.period[:axis], *x.shape[axis:]])
     statistics = _without(x, set(range(axis, x.rank)), True)
     return [result, statistics, statistics][: len(node.outputs)]
 

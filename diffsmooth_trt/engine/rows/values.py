@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Data = NDArray[Any]
 Shape = tuple[int, ...]
-LIMIT = 1 << 14  # elements of a value that is computed with; larger ones are weights
+LIMIT = 1 << 16  # elements of a value that is computed with; larger ones are weights
 
 
 class Refused(Exception):
@@ -21,10 +21,17 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Rows:
-    """The batch lies along `axis`, `count` places of it a row: row b owns places b·count to (b+1)·count."""
+    """The batch lies along `axis`, of length before·B·count: of each of the `before` parts of it, row b owns places
+    b·count to (b+1)·count.
+    """
 
     axis: int
     count: int
+    before: int = 1
+
+    def at(self, axis: int) -> Rows:
+        """The same along another axis."""
+        return replace(self, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,13 @@ class Value:
     def size(self) -> int:
         """How many elements there are."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A sequence of tensors. It is no `Value`: what does not look for one fails on it, and is refused."""
+
+    parts: tuple[Value, ...]
 
 
 def free(shape: Iterable[int], period: Iterable[int] | None = None, load: Callable[[], Data] | None = None) -> Value:
@@ -116,7 +130,7 @@ def aligned(values: Sequence[Value]) -> Value:
     rank, found = len(shape), None
     for value in values:
         if value.rows is not None:
-            here = Rows(value.rows.axis + rank - value.rank, value.rows.count)
+            here = value.rows.at(value.rows.axis + rank - value.rank)
             if found is not None and found != here:
                 raise Refused("combines rows with other rows of the batch")
             found = here
@@ -167,25 +181,29 @@ def integers(value: Value, what: str) -> list[int]:
 def reshaped(value: Value, shape: Shape) -> Value:
     """The same elements in the same order, in another shape.
 
-    With P elements in front of the batch axis, an element's place is p·(B·count·post) + (row·count + j)·post + q. An axis of
-    the new shape with just P in front of it whose length is a multiple of B splits the same way, into rows of count'·post'.
+    With P elements in front of those of the first row (of the axes before the batch's, and of its own parts), an element's
+    place is p·(B·count·post) + (row·count + j)·post + q. The axis of the new shape in which place P lies splits the same way,
+    into before'·B·count', if `front` elements before it divide P and its length is a multiple of before'·B with before' = P/front.
     """
     if math.prod(shape) != value.size:
         raise Refused(f"makes {list(shape)} of {list(value.shape)}")
     if value.rows is not None:
-        axis, count = value.rows.axis, value.rows.count
-        batch = value.shape[axis] // count
-        place = _same_front(shape, math.prod(value.shape[:axis]))
-        if place is None or shape[place] % batch:
-            raise Refused("folds rows of the batch into another axis")
-        return batched(shape, Rows(place, shape[place] // batch))
+        axis, rows = value.rows.axis, value.rows
+        batch = value.shape[axis] // (rows.count * rows.before)
+        front, ahead = 1, math.prod(value.shape[:axis]) * rows.before
+        for place, size in enumerate(shape):
+            before = ahead // front
+            if ahead % front == 0 and before < size and size % (before * batch) == 0:
+                return batched(shape, Rows(place, size // (before * batch), before))
+            front *= size
+        raise Refused("folds rows of the batch into another axis")
     period = list(shape)
     for axis, size in enumerate(value.shape):
-        place = _same_front(shape, math.prod(value.shape[:axis])) if value.period[axis] < size else None
-        if place is not None:
-            length, after = value.period[axis] * math.prod(value.shape[axis + 1 :]), math.prod(shape[place + 1 :])
-            if after and length % after == 0 and shape[place] % (length // after) == 0:
-                period[place] = min(period[place], length // after)
+        same = _same_front(shape, math.prod(value.shape[:axis])) if value.period[axis] < size else None
+        if same is not None:
+            length, after = value.period[axis] * math.prod(value.shape[axis + 1 :]), math.prod(shape[same + 1 :])
+            if after and length % after == 0 and shape[same] % (length // after) == 0:
+                period[same] = min(period[same], length // after)
     return free(shape, [1] * len(shape) if set(value.period) <= {1} else period)
 
 

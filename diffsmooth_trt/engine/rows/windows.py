@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .nodes import MICROSOFT, Node, rule
-from .values import Refused, Rows, Value, batched, free, integers, known, matched, only_free
+from .values import Refused, Value, batched, free, integers, known, matched, only_free
 
 
 def batch_in_front(x: Value, rank: int = 3) -> None:
@@ -21,7 +21,9 @@ def batch_in_front(x: Value, rank: int = 3) -> None:
 
 def like(x: Value, shape: Sequence[int]) -> Value:
     """A result of another shape whose batch lies where that of `x` does."""
-    return free(shape) if x.rows is None else batched(shape, x.rows)
+    if x.rows is not None:
+        return batched(shape, x.rows)
+    return free(shape, [x.period[0], *shape[1:]] if shape[0] == x.shape[0] else None)
 
 
 def _numbers(node: Node, name: str, count: int, default: int) -> list[int]:
@@ -240,5 +242,5 @@ def grid_sample(node: Node) -> Sequence[Value]:
     if rows.axis != 0:
         raise Refused("does not have the batch in front")
     for value in (x, grid):
-        matched(value, Rows(0, rows.count))
+        matched(value, rows)
     return [batched(shape, rows)]
