@@ -11,6 +11,7 @@ are declared where its build does not fit this torch. Writes results/rows.json, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import resource
@@ -181,7 +182,7 @@ def foreign(only: str, quick: bool) -> list[Found]:
         for dynamo, dynamic in KINDS[::3] if quick else KINDS:
             exporter, batch = "dynamo" if dynamo else "TorchScript", "any" if dynamic else str(BATCH)
             try:
-                with warnings.catch_warnings(), torch.no_grad():
+                with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
                     warnings.simplefilter("ignore")
                     model = _exported(net, size, dynamo, dynamic)
             except Exception as error:  # whatever an exporter cannot do is not about us

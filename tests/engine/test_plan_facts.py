@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from diffsmooth_trt.engine import EngineFacts
 from diffsmooth_trt.engine.nvidia import DRIVER_LIBRARY, find_gpu, import_tensorrt
 from diffsmooth_trt.engine.plan_facts import check_runs_here, read_plan
-from diffsmooth_trt.engine.record import Record, draft_folder, publish, record_path
+from diffsmooth_trt.engine.record import Record, draft_folder, publish, read_record, record_path
+from diffsmooth_trt.engine.rows import VERSION
 from diffsmooth_trt.errors import InputError, StoreError
 
 MACHINE = {"tensorrt": "11.4.0.106", "gpu": "NVIDIA H200", "compute_capability": "9.0", "driver": "580.65.06"}
@@ -40,6 +42,37 @@ def test_a_plan_says_what_it_is(tmp_path: Path) -> None:
     assert not plan.weight_stripped
     assert plan.read() == b"plan"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.onnx", "d.plan", "d.plan.json"]
+
+
+def test_a_plan_takes_the_proof_of_its_graph_along(tmp_path: Path) -> None:
+    """Independent rows: proved for the very graph and batch, or assumed; a graph that was refused is no engine."""
+    path = write(tmp_path)
+    record = read_record(path, "plan")
+    assert (record.rows, record.independence) == (None, "assumed")
+    graph = hashlib.sha256(b"graph").hexdigest()
+    proof = {"version": VERSION, "rows": 64, "nodes": 3, "graph": graph}
+
+    def with_proof(**changes: Any) -> Record:
+        changed = dataclasses.replace(record, rows={**proof, **changes})
+        record_path(path).write_text(changed.to_json(), encoding="utf-8")
+        return read_plan(path, role="denoiser", sigma=None).record
+
+    assert with_proof().independence == "proved"
+    assert with_proof(version=VERSION - 1).independence == "assumed"
+    for changes, message in (
+        (
+            {"graph": "0" * 64},
+            "a proof of independent rows for another graph or batch: make it again with `diffsmooth-trt",
+        ),
+        ({"rows": 32}, "a proof of independent rows for another graph or batch"),
+        (
+            {"refused": "node 'm' sorts over the batch axis"},
+            "not proved to keep rows apart .node 'm' sorts over .*: take that",
+        ),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            with_proof(**changes)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_plan_of_other_content_or_none_is_refused(tmp_path: Path) -> None:

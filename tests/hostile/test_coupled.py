@@ -569,7 +569,17 @@ def _later(model: onnx.ModelProto) -> None:
 
 MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a name given twice": (edited(_shadow), "the name 'y' is given twice"),
-    "a standard operator of its own": (edited(_standard_name), "its function Relu takes the name of an operator"),
+    "a standard operator of its own": (edited(_standard_name), "its function Relu of ai.onnx may be taken for an operator"),
+    "a standard name in a domain of its own": (
+        lambda path: save(
+            path, [node("Relu", ["x"], ["y"], domain="own")], functions=function([node("Neg", ["a"], ["b"])], "Relu")
+        ),
+        "its function Relu of own may be taken for an operator",
+    ),
+    "an unknown attribute of Microsoft's": (
+        lambda path: save(path, [node("QuickGelu", ["x"], ["y"], domain="com.microsoft", shift=1)]),
+        "has an unknown attribute shift",
+    ),
     "an unknown domain": (
         edited(lambda m: setattr(m.graph.node[0], "domain", "elsewhere")),
         "is of an unknown domain elsewhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import onnx
 
@@ -20,6 +21,21 @@ RANDOM = {
     "RandomUniformLike",
 }
 BRANCHES = {"If", "Loop"}
+OWNED = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten", "org.openvinotoolkit")  # domains of the libraries
+EXTENDED = {  # attributes of com.microsoft's operators that change no row's part in another
+    *("alpha", "axis", "epsilon", "activation", "activation_params", "transA", "transB", "transBatchA", "transBatchB"),
+    *(
+        "num_heads",
+        "unidirectional",
+        "scale",
+        "mask_filter_value",
+        "do_rotary",
+        "qkv_hidden_sizes",
+        "groups",
+        "channels_last",
+    ),
+    *("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "stash_type"),
+}
 FunctionKey = tuple[str, str, str]
 
 
@@ -48,15 +64,24 @@ def operator_sets(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     return found
 
 
+@cache
+def _operators() -> frozenset[str]:
+    return frozenset({schema.name for schema in onnx.defs.get_all_schemas()} | {name for _, name in RULES} | BRANCHES)
+
+
+def _is_operator(name: str) -> bool:
+    """Whether a library might take a function of this name for an operator of its own: TensorRT looks at names alone."""
+    return name in _operators() or any(part in name.lower() for part in ("trt", "plugin"))
+
+
 def model_functions(model: onnx.ModelProto) -> dict[FunctionKey, onnx.FunctionProto]:
     """The model's own functions by domain, name and overload."""
     found: dict[FunctionKey, onnx.FunctionProto] = {}
     for function in model.functions:
         key = (domain_of(function.domain), function.name, function.overload)
-        if key[0] in ("", MICROSOFT) or key[0].startswith("ai.onnx"):
-            raise Unproved(
-                f"its function {function.name} takes the name of an operator of {function.domain or 'ai.onnx'}"
-            )
+        if key[0].startswith(OWNED) or not key[0] or _is_operator(function.name):
+            owner = function.domain or "ai.onnx"
+            raise Unproved(f"its function {function.name} of {owner} may be taken for an operator of that name")
         if key in found:
             raise Unproved(f"it has two functions {function.domain}.{function.name}")
         found[key] = function
@@ -76,6 +101,9 @@ def _check_attributes(node: onnx.NodeProto, version: int) -> None:
     if len(set(names)) != len(names):
         raise Refused("has an attribute twice")
     if node.domain not in STANDARD:
+        unknown = set(names) - EXTENDED
+        if unknown:
+            raise Refused(f"has an unknown attribute {min(unknown)}")
         return
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "")
