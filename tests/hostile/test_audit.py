@@ -317,7 +317,7 @@ def test_places_by_rounding(late: Any, half_space: Path, images_npz: Any, tmp_pa
 
 def test_places_that_move_labels(late: Any, half_space: Path, images_npz: Any, tmp_path: Path) -> None:
     """Within the tolerance at opening, and more than one label in a thousand: void at the end."""
-    late(by_place(0.05))
+    late(by_place(0.03))
     with pytest.raises(AuditError, match=r"\d+ of \d+ rows have another label at another place of the batch"):
         run(config(half_space, images_npz(count=4), tmp_path / "r.sqlite", n=6000, device="cuda:0"))
     void(tmp_path / "r.sqlite")

@@ -2,7 +2,8 @@
 
 Only operators whose results are exact, or correctly rounded by IEEE 754, are computed, and only where every library says
 the same of them: integers stay below 2³¹ (some libraries compute in 32 bits), are not divided below zero, and float values
-become integers only where these can hold them. Anything else is a value that is not known.
+become integers only where these can hold them. Halves, which some libraries compute in float32, are only converted, and
+only where nothing is rounded. Anything else is a value that is not known.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from .values import Data, Refused
 
 HIGHEST = 2**31
-KINDS = {np.dtype(kind) for kind in ("bool", "int32", "int64", "float32", "float64", "uint8", "int8")}
+KINDS = {np.dtype(kind) for kind in ("bool", "int32", "int64", "float16", "float32", "float64", "uint8", "int8")}
 
 
 def usable(data: Data) -> bool:
@@ -33,7 +34,7 @@ def _in_range(*given: Data) -> bool:
 
 def _arithmetic(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
     def fold(a: Data, b: Data) -> Data | None:
-        if a.dtype != b.dtype or a.dtype.kind not in "if" or not _in_range(a, b):
+        if a.dtype != b.dtype or a.dtype.kind not in "if" or not _in_range(a, b) or a.dtype == np.float16:
             return None
         if a.dtype.kind == "f":
             return np.asarray(compute(a, b), a.dtype)
@@ -44,7 +45,7 @@ def _arithmetic(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None
 
 
 def _divide(a: Data, b: Data) -> Data | None:
-    if a.dtype != b.dtype or (b == 0).any() or not _in_range(a, b):
+    if a.dtype != b.dtype or (b == 0).any() or not _in_range(a, b) or a.dtype == np.float16:
         return None
     if a.dtype.kind == "f":
         return np.asarray(a / b, a.dtype)
@@ -72,13 +73,20 @@ def cast(data: Data, to: Any) -> Data | None:
     if data.dtype.kind == "i" and kind.kind == "f" and data.size and _largest(data) > 2**24:
         return None
     with np.errstate(all="ignore"):
-        return np.asarray(data.astype(kind))
+        made = np.asarray(data.astype(kind))
+    return None if kind == np.float16 and not np.array_equal(made.astype(data.dtype), data) else made
 
 
 def _root(a: Data, b: Data) -> Data | None:
     """The square root of square numbers, as a power: the one power whose result is exact."""
     root = np.rint(np.sqrt(np.abs(a)))
-    exact = a.dtype == b.dtype and a.dtype.kind == "f" and (b == 0.5).all() and (root * root == a).all()
+    exact = (
+        a.dtype == b.dtype
+        and a.dtype.kind == "f"
+        and a.dtype != np.float16
+        and (b == 0.5).all()
+        and (root * root == a).all()
+    )
     return np.asarray(root, a.dtype) if exact and (root < 1 << 10).all() else None
 
 
@@ -123,7 +131,9 @@ FOLDS: dict[str, Callable[..., Data | None]] = {
     "Floor": _float(np.floor),
     "Ceil": _float(np.ceil),
     "Round": _float(np.rint),
-    "Sqrt": lambda x: np.asarray(np.sqrt(x)) if x.dtype.kind == "f" and (x >= 0).all() else None,
+    "Sqrt": lambda x: (
+        np.asarray(np.sqrt(x)) if x.dtype.kind == "f" and x.dtype != np.float16 and (x >= 0).all() else None
+    ),
     "Equal": _compare(np.equal),
     "Less": _compare(np.less),
     "Greater": _compare(np.greater),
