@@ -65,6 +65,33 @@ def test_audit(method, linear_classifier, shrinking_denoiser, images_npz, tmp_pa
     assert "1 of 9 blocks" in audit(out, data, *engines, "--blocks", 1).stdout
 
 
+def test_audit_of_rounded_images(linear_classifier, tmp_path):
+    """The distance is taken off the radius: one that was not is noticed."""
+    rng, out = np.random.default_rng(0), tmp_path / "run.sqlite"
+    pixels, given, rounded = rng.integers(1, 255, (3, 4, 4, 3), dtype=np.uint8), tmp_path / "x.npz", tmp_path / "z.npz"
+    np.savez(given, images=(pixels + 0.3) / 255, labels=np.zeros(3, np.int64))
+    np.savez(rounded, images=pixels)
+    classifier = linear_classifier(W, np.zeros(3))
+    options = {
+        "method": "rs",
+        "sigma": 1.0,
+        "n": 1500,
+        "n0": 40,
+        "batch": 48,
+        "quantise": True,
+        "backend": "onnxruntime",
+    }
+    dst.certify(engine=classifier, data=given, out=out, **options).close()
+    done = audit(out, rounded, classifier, "--blocks", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with sqlite3.connect(out) as connection:
+        distance = connection.execute("SELECT MIN(distance) FROM images").fetchone()[0]
+        assert distance == pytest.approx(0.3 / 255 * 48**0.5)
+        connection.execute("UPDATE results SET radius = radius + ? WHERE radius > 0", (distance,))
+    connection.close()
+    assert "do not follow from the votes" in audit(out, rounded, classifier, "--blocks", 1).stdout
+
+
 def test_audit_of_another_backend(linear_classifier, images_npz, tmp_path):
     classifier, data, out = linear_classifier(W, np.zeros(3)), images_npz(count=1, classes=3), tmp_path / "run.sqlite"
     options = {"method": "rs", "sigma": 0.25, "n": 500, "backend": "openvino"}
