@@ -15,7 +15,7 @@ import numpy as np
 from .values import Data, Refused
 
 HIGHEST = 2**31
-KINDS = {np.dtype(kind) for kind in ("bool", "int32", "int64", "float32", "float64", "uint8", "int8")}
+KINDS = {np.dtype(kind) for kind in ("bool", "int32", "int64", "float16", "float32", "float64", "uint8", "int8")}
 
 
 def usable(data: Data) -> bool:
@@ -72,7 +72,9 @@ def cast(data: Data, to: Any) -> Data | None:
     if data.dtype.kind == "i" and kind.kind == "f" and data.size and _largest(data) > 2**24:
         return None
     with np.errstate(all="ignore"):
-        return np.asarray(data.astype(kind))
+        made = np.asarray(data.astype(kind))
+        exact = kind.kind != "f" or np.array_equal(made.astype(data.dtype), data)  # libraries leave roundings out
+    return made if exact else None
 
 
 def _root(a: Data, b: Data) -> Data | None:
@@ -143,8 +145,8 @@ FOLDS: dict[str, Callable[..., Data | None]] = {
 def fold(op: str, given: list[Data]) -> Data | None:
     """What `op` makes of known elements, None where that is not known."""
     compute = FOLDS.get(op)
-    if compute is None:
-        return None
+    if compute is None or (op != "Identity" and any(data.dtype == np.float16 for data in given)):
+        return None  # half precision is computed in single by some
     try:
         with np.errstate(all="ignore"):
             return compute(*given)
