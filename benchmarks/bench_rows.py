@@ -3,6 +3,7 @@
     python benchmarks/bench_rows.py --large            # guided-diffusion's 552 M UNet at 224×224, random weights, about 5 GiB
     python benchmarks/bench_rows.py --foreign          # classifiers of timm, torchvision and transformers, all with random weights
     python benchmarks/bench_rows.py --foreign --only swin
+    python benchmarks/bench_rows.py --opening          # what proof and probe cost the zoo's engines
 
 `--foreign` needs timm and torchvision, which no part of the package does. torchvision's own operators, which no classifier uses,
 are declared where its build does not fit this torch. Writes results/rows.json, each part of its own.
@@ -14,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -214,8 +214,11 @@ def write_large(folder: Path) -> Path:
 
 
 def read_large(path: Path) -> dict[str, Any]:
-    """In a process of its own: seconds and peak memory of reading the file and of the proof for 64 rows."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """In a process of its own: seconds and peak memory of reading the file and of the proof for 64 rows.
+
+    `parameters` are those that the graph holds: the timestep's embedding is folded into them.
+    """
+    before = _peak_mib()
     start = time.perf_counter()
     model = onnx.load_model(str(path), load_external_data=False)
     read = time.perf_counter() - start
@@ -223,7 +226,6 @@ def read_large(path: Path) -> dict[str, Any]:
     start = time.perf_counter()
     proof = prove(model, {name: (64, 3, 224, 224)}, str(path.parent))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     parameters = sum(max(1, _size(tensor)) for tensor in model.graph.initializer)
     return {
         "nodes": proof.nodes,
@@ -231,9 +233,15 @@ def read_large(path: Path) -> dict[str, Any]:
         "bytes_of_weights": 4 * parameters,
         "seconds_read": round(read, 3),
         "seconds_proof": round(seconds, 3),
-        "mib_before": before // 1024,
-        "mib_peak": peak // 1024,
+        "mib_before": before,
+        "mib_peak": _peak_mib(),
     }
+
+
+def _peak_mib() -> int:
+    """Peak resident memory of this process alone: what getrusage gives may be its parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def _size(tensor: onnx.TensorProto) -> int:
@@ -241,6 +249,30 @@ def _size(tensor: onnx.TensorProto) -> int:
     for each in tensor.dims:
         size *= each
     return size
+
+
+def opening() -> list[dict[str, Any]]:
+    """The zoo's pair in ONNX Runtime on one thread at batch 64: seconds to open, for proof and probe, and of a batch."""
+    from diffsmooth_trt import zoo
+    from diffsmooth_trt.engine import open_engine
+    from diffsmooth_trt.engine.graph import read_graph
+
+    def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+        start = time.perf_counter()
+        made = call()
+        return round(time.perf_counter() - start, 3), made
+
+    found = []
+    for file in (zoo.DENOISER, zoo.CLASSIFIER_DDS):
+        whole, engine = seconds(lambda file=file: open_engine(file, batch=64, backend="onnxruntime", threads=1))  # type: ignore[misc]
+        with engine:
+            (inputs,) = engine._probe_inputs()
+            probe, _ = seconds(engine.probe)
+            batch, _ = seconds(lambda engine=engine, inputs=inputs: engine.run(inputs))  # type: ignore[misc]
+        graph = read_graph(file, role=None, sigma=None)
+        proof, _ = seconds(lambda graph=graph: graph.prove_rows(64))  # type: ignore[misc]
+        found.append({"file": file.name, "seconds": whole, "proof": proof, "probe": probe, "batch": batch})
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -257,6 +289,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--large", action="store_true", help="the 552 M UNet")
+    p.add_argument("--opening", action="store_true", help="what proof and probe cost the zoo's engines")
     p.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--foreign", action="store_true", help="classifiers of other packages")
     p.add_argument("--only", default="", help="of these, the ones with this in their names; nothing is written")
@@ -273,6 +306,9 @@ def main() -> None:
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         results["large"] = {"config": CONFIG, "versions": versions(), **found}
         print(json.dumps(results["large"], indent=1))
+    if a.opening:
+        results["opening"] = opening()
+        print(json.dumps(results["opening"], indent=1))
     if a.foreign:
         graphs = foreign(a.only, a.quick)
         proved = sum(not each.refused for each in graphs)

@@ -67,6 +67,10 @@ class GraphFile:
         """The proof that the rows of a batch of `batch` are independent (engine/rows); InputError where there is none."""
         return proved(self.model, self.path, self.input_shapes(batch))
 
+    def forgotten(self) -> GraphFile:
+        """The same without `model`, so that no weight that the file holds is kept while a library reads it."""
+        return dataclasses.replace(self, model=onnx.ModelProto())
+
     def recorded_proof(self, batch: int) -> dict[str, Any]:
         """The proof as a record of what is compiled from the file keeps it: with SHA-256 of the graph."""
         return {**self.prove_rows(batch).recorded(), "graph": self.sha256}

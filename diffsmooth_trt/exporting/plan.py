@@ -117,11 +117,11 @@ def export_plan(
         raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
     graph = read_graph(path, role=role, sigma=sigma)
     rows, facts = _batch_size(path, graph, batch), graph.facts
-    graph.prove_rows(rows)
+    proof, graph = graph.recorded_proof(rows), graph.forgotten()
     there = _present()
     with draft_folder(out) as folder, _reference(twin, _compared_rows(rows, twin, labels), facts) as engine:
         draft = folder / out.name
-        record, content = _build(path, graph, rows, settings, cache, draft, there)
+        record, content = _build(path, graph, rows, settings, cache, draft, there, proof)
         if settings.weight_stripped:
             for name in (path.name, *graph.weights):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -138,10 +138,11 @@ def export_plan(
 def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path) -> None:
     """The plan alone, with its record, for measurements of networks that hold random weights; raises as `export_plan`."""
     graph = read_graph(onnx, role=None, sigma=None)
+    proof, graph = graph.recorded_proof(batch), graph.forgotten()
     there = _present()
     with draft_folder(out) as folder:
         draft = folder / out.name
-        record, content = _build(onnx, graph, batch, settings, timing_cache, draft, there)
+        record, content = _build(onnx, graph, batch, settings, timing_cache, draft, there, proof)
         publish(draft, record, out)
         if content:
             write_atomically(timing_cache, content)
@@ -155,6 +156,7 @@ def _build(
     cache: Path | None,
     draft: Path,
     there: tuple[Gpu, str],
+    proof: dict[str, Any],
 ) -> tuple[Record, bytes | None]:
     """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds."""
     from .plan_builder import build
@@ -165,7 +167,6 @@ def _build(
     del machine["name"]
     content = None if cache is None else cache.read_bytes() if cache.exists() else b""
     content = build(path, input_shapes(path, graph, rows), settings, content, draft)
-    proof = graph.recorded_proof(rows)
     record = Record("plan", file_sha256(draft), rows, graph.facts, source, machine, asdict(settings), proof)
     record_path(draft).write_text(record.to_json(), encoding="utf-8")
     return record, content

@@ -504,9 +504,10 @@ KEPT: dict[str, tuple[list[onnx.NodeProto], dict[str, Array]]] = {
     "resized": (
         [
             node("Resize", ["x", "", "", "sizes"], ["r"], mode="cubic", antialias=1),
-            node("Resize", ["r", "", "half"], ["y"], mode="linear"),
+            node("Cast", ["half"], ["scales"], to=FLOAT),
+            node("Resize", ["r", "", "scales"], ["y"], mode="linear"),
         ],
-        {"sizes": ints(4, 3, 8, 8), "half": np.array([1, 1, 0.5, 0.5], np.float32)},
+        {"sizes": ints(4, 3, 8, 8), "half": np.array([1, 1, 0.5, 0.5], np.float16)},
     ),
 }  # fmt: skip
 
