@@ -175,7 +175,7 @@ def check_votes(meta: Mapping[str, Any], here: Mapping[str, Any], done: Verifica
     """Add where the class of abstentions is not the method's, or what bounds allow for the place in a batch is left out."""
     check_derived({"void": None, **meta}, {"void": None, **here}, done, ("void",))
     if here.get("slack", 0.0) > float(meta.get("slack", 0.0)):
-        done.mismatches.append(f"slack: recorded {meta.get('slack')}, here {here['slack']}")
+        done.mismatches.append(f"slack: recorded {meta.get('slack')}, here {here.get('slack')}")
 
 
 def note_rows(meta: Mapping[str, Any], engines: Mapping[str, Engine], done: Verification) -> None:

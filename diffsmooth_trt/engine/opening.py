@@ -163,9 +163,13 @@ def open_engine(
     backend_class: Any = make()
     _prove(graph, backend_class.graph_rows(batch), batch)
     engine: Engine = backend_class(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
-    if engine.identity["sha256"] != graph.sha256:
+    try:
+        if engine.identity["sha256"] != graph.sha256:
+            raise InputError(f"{path} changed while it was being opened: copy it again")
+        graph.check_unchanged()
+    except InputError:
         engine.close()
-        raise InputError(f"{path} changed while it was being opened: copy it again")
+        raise
     engine.rows = "proved"
     if graph.weights:
         engine.identity["weights"] = graph.weights

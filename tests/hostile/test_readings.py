@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+
+from diffsmooth_trt.engine import open_engine
+from diffsmooth_trt.errors import InputError
 
 
 def _graphs() -> Any:
@@ -215,3 +219,23 @@ def test_conditions_that_depend_on_the_library(tmp_path: Path, name: str) -> Non
     """The branch that ONNX's meaning would not take couples rows."""
     nodes, weights = DIFFERENT[name]
     refused(save(tmp_path / "f.onnx", [*nodes, *by_if("c")], weights=weights), "takes the mean over the batch axis")
+
+
+@pytest.mark.parametrize("what", ["graph", "weights"])
+def test_files_exchanged_between_proof_and_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The library reads another graph, or other weights, than were hashed and proved."""
+    nodes = [node("Mul", ["x", "w"], ["t"]), node("Add", ["t", "x"], ["y"])]
+    path = save(tmp_path / "f.onnx", nodes, weights={"w": np.full((1, 3, 4, 4), 2, np.float32)})
+    sizes = {"location": "f.bin", "size_threshold": 0, "all_tensors_to_one_file": True}
+    onnx.save(onnx.load(path), path, save_as_external_data=True, **sizes)
+    exchanged = path if what == "graph" else tmp_path / "f.bin"
+    other, create = exchanged.read_bytes(), ort.InferenceSession
+
+    def exchange(*given: Any, **more: Any) -> ort.InferenceSession:
+        exchanged.unlink()
+        exchanged.write_bytes(other)
+        return create(*given, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", exchange)
+    with pytest.raises(InputError, match=f"{exchanged.name} changed while it was being opened: copy it again"):
+        open_engine(path, batch=BATCH, role="denoiser", sigma=0.25, backend="onnxruntime")
