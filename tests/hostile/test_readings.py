@@ -191,6 +191,16 @@ def test_places_that_are_not_there(tmp_path: Path, name: str) -> None:
     refused(save(tmp_path / "f.onnx", nodes, weights=weights), message)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_scales_of_rows_in_a_normalisation(tmp_path: Path, stored: bool) -> None:
+    """OpenVINO spreads a scale with a batch of its own over other rows; ONNX Runtime does not."""
+    scale = [] if stored else [node("ReduceMean", ["x", "two"], ["scale"], keepdims=1)]
+    weights = {"two": ints(2), **({"scale": np.ones((BATCH, 3, 1, 4), np.float32)} if stored else {})}
+    nodes = [*scale, node("LayerNormalization", ["x", "scale"], ["y"], axis=1)]
+    message = "has a scale larger than what it normalises" if stored else "takes its scale from the images"
+    refused(save(tmp_path / "f.onnx", nodes, weights=weights), message)
+
+
 def scalar(value: float) -> np.ndarray[Any, Any]:
     return np.array(value, np.float32)
 
