@@ -341,7 +341,7 @@ def verify(
             method.close()
         if shape != list(method.input_shape):
             done.mismatches.append(f"shape: recorded {shape}, here {list(method.input_shape)}")
-        note_rows(store.meta, done)
+        note_rows(store.meta, method.engines, done)
         check_identity(store.meta, here["classifier"], versions(opened), done)
     return done
 

@@ -16,6 +16,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes where a file is written to, or another one is put in its place: device, inode, size, times of changes."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all; a device or pipe is written to as it stands. Raises StoreError on failure."""
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content

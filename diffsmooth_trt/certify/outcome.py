@@ -23,7 +23,7 @@ from .bounds import (
     radius_lower,
 )
 from .exact import context, down, up
-from .places import most_moved
+from .places import SLACK, most_moved
 from .plan import Block, Plan
 from .sequential import anytime_lower, certifying, certifying_if_any, looks, out_of_sight, projected_lower, refuting
 
@@ -130,6 +130,8 @@ class Rule:
         self.plan = plan_of(meta["config"])
         self.void = meta.get("void")  # the class that stands for abstentions: never an answer
         self.slack, self.drawn_variation = float(meta.get("slack", 0.0)), float(meta["total_variation"])
+        if self.slack not in (0.0, SLACK) or not 0 <= self.drawn_variation < 1:
+            raise ValueError(f"slack {self.slack} and total_variation {self.drawn_variation}, which no run has")
         with localcontext(context(rounding=ROUND_CEILING)):
             self.total_variation = up(Decimal(float(meta["total_variation"])) + Decimal(self.slack))
         self.sigma = float(meta["classifier"]["sigma"])

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import Images
+from ..engine import Engine
 from ..errors import InputError, StoreError
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
@@ -143,6 +144,7 @@ def verify_votes(
     """
     done = Verification(store.path, seed)
     check_derived(store.meta, here, done)
+    check_votes(store.meta, here, done)
     held = _read(store, fraction, images.rows, unfinished, done)
     note_key(store.meta, done)
     if not store.has_distances:
@@ -169,8 +171,19 @@ def note_key(meta: Mapping[str, Any], done: Verification) -> None:
         done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
 
 
-def note_rows(meta: Mapping[str, Any], done: Verification) -> None:
-    """Add where the rows of the run's engines were not proved independent."""
+def check_votes(meta: Mapping[str, Any], here: Mapping[str, Any], done: Verification) -> None:
+    """Add where the class of abstentions is not the method's, or what bounds allow for the place in a batch is left out."""
+    check_derived({"void": None, **meta}, {"void": None, **here}, done, ("void",))
+    if here.get("slack", 0.0) > float(meta.get("slack", 0.0)):
+        done.mismatches.append(f"slack: recorded {meta.get('slack')}, here {here.get('slack')}")
+
+
+def note_rows(meta: Mapping[str, Any], engines: Mapping[str, Engine], done: Verification) -> None:
+    """Add where the rows of the run's engines were not proved independent, or not those of `engines` that are recorded so."""
+    recorded = meta.get("rows")
+    for role, state in recorded.items() if isinstance(recorded, dict) else ():
+        if state == "proved" and (role not in engines or engines[role].rows != state):
+            done.mismatches.append(f"rows: those of the {role} are recorded as proved independent, here they are not")
     if (note := rows_note(meta)) != INDEPENDENT:
         done.notes.append(note)
 

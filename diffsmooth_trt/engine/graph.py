@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ..errors import InputError
-from ..files import file_sha256
+from ..files import file_sha256, stamp
 from .facts import METADATA_KEY, EngineFacts
 from .rows import Proof, Unproved, prove
 
@@ -57,6 +57,14 @@ class GraphFile:
     inputs: tuple[str, ...]
     sha256: str
     model: onnx.ModelProto = field(repr=False)
+    stamps: dict[str, tuple[int, ...]] = field(repr=False)
+
+    def check_unchanged(self) -> None:
+        """InputError where the file, or one with its weights, is not the one that was read, hashed and proved."""
+        for name, found in self.stamps.items():
+            file = self.path.parent / name
+            if not file.is_file() or stamp(file) != found:
+                raise InputError(f"{file} changed while it was being opened: copy it again")
 
     def input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
         """The shape of every input for `batch` rows, by name."""
@@ -107,8 +115,8 @@ def _tensors(nodes: Iterable[onnx.NodeProto], graphs: Iterable[onnx.GraphProto])
             yield from _tensors((), (attribute.g, *attribute.graphs))
 
 
-def external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
-    """SHA-256 of each file of weights that the model at `path` refers to, by name; InputError for one outside its folder."""
+def weights_files(path: Path, model: onnx.ModelProto) -> set[str]:
+    """The names of the files of weights that the model at `path` refers to; InputError for one outside its folder."""
     inner = [node for function in model.functions for node in function.node]
     names = {
         entry.value
@@ -123,7 +131,12 @@ def external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
             raise InputError(f"{path} keeps weights outside its folder ({name}): export it again")
         if not file.is_file():
             raise InputError(f"{path} needs its weights file {name} beside it: copy both, or export it again")
-    return {name: file_sha256(path.parent / name) for name in sorted(names)}
+    return names
+
+
+def external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
+    """SHA-256 of each file of weights that the model at `path` refers to, by name; InputError for one outside its folder."""
+    return {name: file_sha256(path.parent / name) for name in sorted(weights_files(path, model))}
 
 
 def _check_one_batch(path: Path, inputs: Values, outputs: Values) -> None:
@@ -160,6 +173,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
 
     A file without facts is a user's own: its shapes come from the graph, its role and σ from the caller.
     """
+    stamps = {path.name: stamp(path)} if path.is_file() else {}
     model, sha256 = _load(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -189,6 +203,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         if role == "denoiser" and len(out) == 4 and None not in out[1:] and out[1:] != shape[1:]:
             returned = (int(out[1] or 0), int(out[2] or 0), int(out[3] or 0))
             facts = dataclasses.replace(facts, output_shape=returned)
+    stamps |= {name: stamp(path.parent / name) for name in weights_files(path, model)}
     external = external_weights(path, model)
     recorded = facts.details.get("external_data")
     if recorded and external != {recorded["name"]: recorded["sha256"]}:
@@ -197,7 +212,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         )
     names = tuple(value.name for value in inputs)
     return GraphFile(
-        path, agreed(path, facts, role, sigma), shape[0] if shape else None, external, names, sha256, model
+        path, agreed(path, facts, role, sigma), shape[0] if shape else None, external, names, sha256, model, stamps
     )
 
 

@@ -165,9 +165,13 @@ def open_engine(
     _prove(graph, sizes(batch) if sizes else {batch}, batch)
     graph = graph.forgotten()
     engine: Engine = backend_class(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
-    if engine.identity["sha256"] != graph.sha256:
+    try:
+        if engine.identity["sha256"] != graph.sha256:
+            raise InputError(f"{path} changed while it was being opened: copy it again")
+        graph.check_unchanged()
+    except InputError:
         engine.close()
-        raise InputError(f"{path} changed while it was being opened: copy it again")
+        raise
     engine.rows = "proved"
     if graph.weights:
         engine.identity["weights"] = graph.weights

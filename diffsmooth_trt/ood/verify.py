@@ -115,7 +115,7 @@ def verify(
             if store.meta.get("shape", shape) != shape:
                 done.mismatches.append(f"shape: recorded {store.meta['shape']}, here {shape}")
             note_key(store.meta, done)
-            note_rows(store.meta, done)
+            note_rows(store.meta, model.opened, done)
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, {**store.meta, **here}, store.records, None)
             _check_finished(held, unfinished, done)

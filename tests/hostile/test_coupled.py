@@ -603,7 +603,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nodes out of order": (edited(_later), "takes 't', which nothing before it gives"),
     "a transposed output": (
         lambda path: save(path, [node("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])]),
-        "the batch is not in front|has the batch on another axis",
+        "the batch is not in front|has the batch on another axis|declares 'y' as",
     ),
     "too few rows": (
         lambda path: save(path, [node("ReduceMax", ["x", "axis0"], ["y"])]),

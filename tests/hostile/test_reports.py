@@ -244,3 +244,39 @@ def test_the_distance_left_out(options, capsys):
     )
     status, text = said(capsys, "verify", out)
     assert status == 2 and "off the 8-bit grid" in text
+
+
+def meta(out: Path, **changed: object) -> None:
+    """Put down other values in a store's meta, and take out those that are None."""
+    for name, value in changed.items():
+        edit(out, f"DELETE FROM meta WHERE name = '{name}'")
+        if value is not None:
+            edit(out, f"INSERT INTO meta VALUES ('{name}', '{json.dumps(value)}')")
+
+
+@pytest.mark.parametrize("slack", [-0.45, 0.3, 1e-6])
+def test_votes_that_places_are_said_to_move(finished, capsys, slack):
+    """Less than none raises every bound; much of it lets every replayed vote be another."""
+    meta(finished, slack=slack)
+    for command in ("report", "verify"):
+        status, text = said(capsys, command, finished)
+        assert status and f"slack {slack}" in text and "restore it from a copy" in text
+
+
+def test_a_class_of_abstentions_that_the_method_has_not(finished, capsys):
+    meta(finished, void=1)
+    status, text = said(capsys, "verify", finished)
+    assert status == 1 and "void: recorded 1, here None" in text
+
+
+def test_rows_said_to_be_proved(finished, capsys, monkeypatch):
+    """An engine without a proof, in a store that says it has one."""
+    assert said(capsys, "verify", finished)[0] == 0
+    monkeypatch.setattr("diffsmooth_trt.engine.opening._probed", unproved)
+    status, text = said(capsys, "verify", finished)
+    assert status == 1 and "rows: those of the classifier are recorded as proved independent, here they are not" in text
+
+
+def unproved(engine):
+    engine.identity["probe"], engine.rows = engine.probe(), "assumed"
+    return engine

@@ -34,7 +34,7 @@ from .values import Refused, Rows, Value, batched, free, repeats
 
 __all__ = ["VERSION", "Proof", "Unproved", "prove"]
 
-VERSION = 1  # of the rules; a record says by which it was proved
+VERSION = 2  # of the rules; a record says by which it was proved
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 Only operators whose results are exact, or correctly rounded by IEEE 754, are computed, and only where every library says
 the same of them: integers stay below 2³¹ (some libraries compute in 32 bits), are not divided below zero, and float values
-become integers only where these can hold them. Halves, which some libraries compute in float32, are only converted, and
+become integers only where these can hold them. NaN and infinity are not computed with, nor are numbers below the normal
+ones, which some processors take for 0; numbers that lie so close together that a half keeps no difference are not compared.
+Halves, which some libraries compute in float32, are only converted, and
 only where nothing is rounded. Anything else is a value that is not known.
 """
 
@@ -60,7 +62,9 @@ def _remainder(a: Data, b: Data) -> Data | None:
 def cast(data: Data, to: Any) -> Data | None:
     """`data` as another type; None where libraries may differ about it."""
     kind = np.dtype(to)
-    if kind not in KINDS:
+    if kind not in KINDS or not _plain(data):
+        return None
+    if kind == np.bool_ and not np.isin(data, (0, 1)).all():
         return None
     if data.dtype.kind == "f" and kind.kind in "iu":
         low, high = max(np.iinfo(kind).min, -HIGHEST + 1), min(np.iinfo(kind).max, HIGHEST - 1)
@@ -91,8 +95,25 @@ def _root(a: Data, b: Data) -> Data | None:
     return np.asarray(root, a.dtype) if exact and (root < 1 << 10).all() else None
 
 
+def _plain(*given: Data) -> bool:
+    """Whether floating-point numbers are finite, and zero or normal: every library computes alike with them."""
+    floats = [np.abs(data) for data in given if data.dtype.kind == "f"]
+    return all(bool((np.isfinite(x) & ((x == 0) | (x >= np.finfo(x.dtype).tiny))).all()) for x in floats)
+
+
+def _apart(a: Data, b: Data) -> bool:
+    """Whether numbers that differ still do so with 8 bits each, as bf16 has."""
+    if a.dtype.kind != "f":
+        return True
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    return bool(((x == y) | (np.abs(x - y) > 2.0**-6 * np.maximum(np.abs(x), np.abs(y)))).all())
+
+
 def _compare(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
-    return lambda a, b: np.asarray(compute(a, b)) if a.dtype == b.dtype else None
+    def fold(a: Data, b: Data) -> Data | None:
+        return np.asarray(compute(a, b)) if a.dtype == b.dtype and _in_range(a, b) and _apart(a, b) else None
+
+    return fold
 
 
 def _logic(compute: Callable[..., Any]) -> Callable[..., Data | None]:
@@ -106,7 +127,7 @@ def _where(mask: Data, a: Data, b: Data) -> Data | None:
 def _several(compute: Callable[[Any, Any], Any]) -> Callable[..., Data | None]:
     def fold(first: Data, *others: Data) -> Data | None:
         for other in others:
-            if other.dtype != first.dtype:
+            if other.dtype != first.dtype or not _in_range(first, other):
                 return None
             first = np.asarray(compute(first, other), first.dtype)
         return first
@@ -151,13 +172,18 @@ FOLDS: dict[str, Callable[..., Data | None]] = {
 }
 
 
+MOVING = {"Where", "Identity"}  # these only move elements
+
+
 def fold(op: str, given: list[Data]) -> Data | None:
     """What `op` makes of known elements, None where that is not known."""
     compute = FOLDS.get(op)
-    if compute is None or (op != "Identity" and any(data.dtype == np.float16 for data in given)):
-        return None  # half precision is computed in single by some
+    halves = any(data.dtype == np.float16 for data in given)  # which some compute in single precision
+    if compute is None or (op not in MOVING and (halves or not _plain(*given))):
+        return None
     try:
         with np.errstate(all="ignore"):
-            return compute(*given)
+            made = compute(*given)
+        return made if made is None or op in MOVING or _plain(made) else None
     except (ValueError, TypeError, OverflowError) as error:
         raise Refused(f"cannot be computed ({str(error)[:80]})") from None

@@ -17,6 +17,12 @@ from .values import LIMIT, Parts, Refused, Value, batched, constant, free
 
 __all__ = ["Interpreter", "attention", "elementwise", "layout", "products", "reductions", "windows"]
 
+
+def sizes_of(value: onnx.ValueInfoProto) -> list[int]:
+    """The sizes that a file declares, 0 where it fixes none."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
 STEPS = 100_000  # nodes that are read at most, those of functions and loops as often as they run
 DEPTH = 40
 FREED = {"Shape", "Size", "EyeLike", "CastLike"}  # what may depend on the shape or type of an input alone
@@ -24,10 +30,10 @@ FREED = {"Shape", "Size", "EyeLike", "CastLike"}  # what may depend on the shape
 
 @dataclass
 class Scope:
-    """The names of one graph or function; `outer` are those of the graph around it, `bound` a function's attributes."""
+    """The names of one graph or function; `outer` are those of the graph around it, `bound` the attributes of its function."""
 
     outer: Scope | None = None
-    bound: Mapping[str, Any] = field(default_factory=dict)
+    bound: Mapping[str, Any] | None = None
     values: dict[str, Value] = field(default_factory=dict)
 
     def find(self, name: str) -> Value | None:
@@ -51,6 +57,7 @@ class Interpreter:
 
     def __init__(self, model: onnx.ModelProto, batch: int, folder: str) -> None:
         self.model, self.batch, self.folder = model, batch, folder
+        self.declared = {size for value in model.graph.input[:1] for size in sizes_of(value)[:1]} <= {0, batch}
         self.functions: dict[FunctionKey, onnx.FunctionProto] = model_functions(model)
         self.versions = operator_sets(model.opset_import)
         self.steps = 0
@@ -72,7 +79,28 @@ class Interpreter:
         for sparse in graph.sparse_initializer:
             scope.define(sparse.values.name, free(sparse.dims))
         self._nodes(graph.node, scope, depth)
+        self._check_declared([*graph.input, *graph.value_info, *graph.output], scope, names=not depth)
         return self._outputs([value.name for value in graph.output], scope)
+
+    def _check_declared(self, values: Sequence[onnx.ValueInfoProto], scope: Scope, names: bool) -> None:
+        """Unproved where the file declares another shape than a tensor has: some libraries compute with what it says.
+
+        Sizes that are `names` have to be one size each. A file for another number of rows is not held to: what runs it so
+        (OpenVINO) makes all shapes anew.
+        """
+        found: dict[str, int] = {}
+        for value in values if self.declared else ():
+            seen, shape = scope.values.get(value.name), value.type.tensor_type.shape
+            if not isinstance(seen, Value) or not value.type.tensor_type.HasField("shape"):
+                continue
+            fits = len(shape.dim) == seen.rank and all(
+                size in (0, real) for size, real in zip(sizes_of(value), seen.shape, strict=True)
+            )
+            for dim, real in zip(shape.dim, seen.shape, strict=False):
+                fits = fits and (not names or not dim.dim_param or found.setdefault(dim.dim_param, real) == real)
+            if not fits:
+                given = [dim.dim_param or dim.dim_value for dim in shape.dim]
+                raise Unproved(f"it declares {value.name[:60]!r} as {given}, which is {list(seen.shape)}")
 
     def _outputs(self, names: Sequence[str], scope: Scope) -> list[Value]:
         found = [scope.find(name) for name in names]
@@ -124,6 +152,8 @@ class Interpreter:
         for attribute in node.attribute:
             if not attribute.ref_attr_name:
                 attributes[attribute.name] = attribute_value(attribute)
+            elif scope.bound is None:  # libraries take the value that it may hold beside the name
+                raise Refused(f"takes its {attribute.name[:60]} from a function, and is in none")
             elif attribute.ref_attr_name in scope.bound:
                 attributes[attribute.name] = scope.bound[attribute.ref_attr_name]
         domain = domain_of(node.domain)
@@ -166,6 +196,7 @@ class Interpreter:
             if value is not None:
                 scope.define(name, value)
         self._nodes(self._without_missing(function, missing), scope, depth + 1)
+        self._check_declared(function.value_info, scope, names=False)
         return self._outputs(list(function.output)[:outputs], scope)
 
     def _without_missing(
@@ -218,6 +249,8 @@ class Interpreter:
             for declared, value in zip(body.input, given, strict=True):
                 inner.define(declared.name, value)
             condition, *results = self._graph(body, inner, depth + 1)
+            if inputs[1] is None and not _number(condition):  # ONNX goes on, ONNX Runtime ends
+                raise Refused("ends by a condition that libraries treat in different ways")
             state, scanned = results[: len(state)], results[len(state) :]
             rows.append(scanned)
             turn += 1

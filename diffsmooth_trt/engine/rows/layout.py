@@ -263,6 +263,8 @@ def gather(node: Node) -> Sequence[Value]:
     data, index = node[0], node[1]
     axis = axis_of(node.integer("axis", 0), data.rank)
     shape = (*data.shape[:axis], *index.shape, *data.shape[axis + 1 :])
+    if index.value is not None:
+        _check_there(index, [data.shape[axis]])
     if data.rows is not None:
         only_free(index, "places to gather")
         if data.rows.axis == axis:
@@ -275,10 +277,7 @@ def gather(node: Node) -> Sequence[Value]:
     result = free(shape, period)
     if data.value is None or index.value is None or result.size > LIMIT:
         return [result]
-    places, size = index.value, data.shape[axis]
-    if places.dtype.kind != "i" or (places < -size).any() or (places >= size).any():
-        raise Refused("gathers places that are not there")
-    return [replace(result, value=np.asarray(np.take(data.value, places, axis)))]
+    return [replace(result, value=np.asarray(np.take(data.value, index.value, axis)))]
 
 
 def _own_places(index: Value, rows: Rows, size: int) -> int:
@@ -304,38 +303,44 @@ def _own_places(index: Value, rows: Rows, size: int) -> int:
 
 @rule("GatherElements")
 def gather_elements(node: Node) -> Sequence[Value]:
-    """Places of an axis that is not the batch's, named for every element."""
+    """Fixed places of an axis that is not the batch's, named for every element."""
     data, index = node[0], node[1]
-    axis, rows = axis_of(node.integer("axis", 0), data.rank), data.rows or index.rows
+    axis, rows = axis_of(node.integer("axis", 0), data.rank), data.rows
     if data.rank != index.rank:
         raise Refused("has data and places of unlike axes")
+    _check_there(index, [data.shape[axis]])
     if rows is None:
         return [free(index.shape)]
     if rows.axis == axis or data.shape[rows.axis] != index.shape[rows.axis]:
         raise Refused("gathers places of the batch axis")
-    matched(data, rows)
     matched(index, rows)
     return [batched(index.shape, rows)]
 
 
 @rule("GatherND")
 def gather_nd(node: Node) -> Sequence[Value]:
-    """Fixed places of axes that are not the batch's, or entries of a table that each row names."""
+    """Fixed places of axes that are not the batch's."""
     data, index = node[0], node[1]
     if node.integer("batch_dims", 0) or not index.rank or not 1 <= index.shape[-1] <= data.rank:
         raise Refused("gathers in a form that is not followed")
     depth = index.shape[-1]
     shape = (*index.shape[:-1], *data.shape[depth:])
+    _check_there(index, data.shape[:depth])
     if data.rows is not None:
-        only_free(index, "places to gather")
         if data.rows.axis < depth:
             raise Refused("gathers places of the batch axis")
         return [batched(shape, data.rows.at(data.rows.axis - depth + index.rank - 1))]
-    if index.rows is not None:
-        if index.rows.axis == index.rank - 1:
-            raise Refused("names places across the batch axis")
-        return [batched(shape, index.rows)]
     return [free(shape)]
+
+
+def _check_there(index: Value, sizes: Sequence[int]) -> None:
+    """Refused unless `index` names places that are there: some libraries read on behind a tensor, where other rows may lie."""
+    only_free(index, "places to gather")
+    places = index.value if index.value is not None else index.load() if index.load is not None else None
+    if places is None or places.shape != index.shape or places.dtype.kind != "i":
+        raise Refused("has places to gather that are not known before a run")
+    if ((places < -np.array(sizes)) | (places >= np.array(sizes))).any():
+        raise Refused("gathers places that are not there")
 
 
 @rule("ScatterND", "ScatterElements", "Scatter")

@@ -187,9 +187,13 @@ def layer_norm(node: Node) -> Sequence[Value]:
     axis = axis_of(node.integer("axis", -1), x.rank)
     apart(node, x, range(axis, x.rank))
     as_shape_of(x, *node.present()[1:])
-    result = aligned(node.present())
-    if result.rows is None:
-        result = free(x.shape, [*result.period[:axis], *x.shape[axis:]])
+    for parameter in node.present()[
+        1:
+    ]:  # OpenVINO spreads one that is larger than what is normalised in a way of its own
+        only_free(parameter, "scale")
+        if any(size > 1 for size in parameter.shape[: parameter.rank - (x.rank - axis)]):
+            raise Refused("has a scale larger than what it normalises")
+    result = x if x.rows is not None else free(x.shape, [*x.period[:axis], *x.shape[axis:]])
     statistics = _without(x, set(range(axis, x.rank)), True)
     return [result, statistics, statistics][: len(node.outputs)]
 
@@ -199,7 +203,11 @@ def skip_layer_norm(node: Node) -> Sequence[Value]:
     """A sum, then over the last axis."""
     x = node[0]
     as_shape_of(x, *node.present()[1:])
-    result = aligned(node.present())
+    for parameter in node.inputs[2:]:
+        only_free(parameter, "scale")
+        if parameter is not None and parameter.rank > 1:
+            raise Refused("has a scale larger than what it normalises")
+    result = aligned([x, node[1]])
     apart(node, result, [x.rank - 1])
     node.one_output()
     return [result if result.rows is not None else free(x.shape)]

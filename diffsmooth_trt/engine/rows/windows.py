@@ -214,6 +214,7 @@ def resize(node: Node) -> Sequence[Value]:
             raise Refused("has scales that do not fit")
         if x.rows is not None and factors[x.rows.axis] != 1:
             raise Refused("resizes the batch axis")
+        _check_untouched(node, x)
         return [like(x, [_scaled(size, factor) for size, factor in zip(x.shape, factors, strict=True)])]
     if node.version < 11:
         shape = _resized(node, x, _given(node[1]), None)
@@ -225,7 +226,17 @@ def resize(node: Node) -> Sequence[Value]:
         shape = _resized(node, x, scales, sizes)
     if x.rows is not None and shape[x.rows.axis] != x.shape[x.rows.axis]:
         raise Refused("resizes the batch axis")
+    _check_untouched(node, x)
     return [like(x, shape)]
+
+
+def _check_untouched(node: Node, x: Value) -> None:
+    """Refused where the batch may be among the axes that are interpolated, be its scale 1.
+
+    A neighbour of weight 0 that is infinite makes NaN. Libraries interpolate over two axes or three, of images in either layout.
+    """
+    if x.rows is not None and node.text("mode", "nearest") != "nearest" and (x.rows.axis or x.rank < 4):
+        raise Refused("interpolates over axes that may hold the batch")
 
 
 @rule("GridSample")
