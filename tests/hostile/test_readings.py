@@ -201,6 +201,17 @@ def test_scales_of_rows_in_a_normalisation(tmp_path: Path, stored: bool) -> None
     refused(save(tmp_path / "f.onnx", nodes, weights=weights), message)
 
 
+def test_slopes_of_another_axis(tmp_path: Path) -> None:
+    """Four slopes are the last axis' own in ONNX; OpenVINO takes them for those of axis 1, where the four rows lie."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]),
+        node("PRelu", ["t", "slopes"], ["u"]),
+        node("Transpose", ["u"], ["y"], perm=[1, 0, 2, 3]),
+    ]
+    weights = {"slopes": np.arange(4, dtype=np.float32)}
+    refused(save(tmp_path / "f.onnx", nodes, weights=weights), "which libraries take for different ones")
+
+
 def scalar(value: float) -> np.ndarray[Any, Any]:
     return np.array(value, np.float32)
 

@@ -110,6 +110,8 @@ def several(node: Node) -> Sequence[Value]:
     result = aligned(node.present())
     if node.op == "PRelu" and result.shape != node[0].shape:
         raise Refused("has a slope larger than its input")
+    if node.op == "PRelu" and result.rows is not None and result.rows.axis and node[1].size > 1:
+        raise Refused("has a slope for each place of an axis, which libraries take for different ones")
     return [with_value(node, result)]
 
 
