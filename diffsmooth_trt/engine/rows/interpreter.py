@@ -9,13 +9,23 @@ from typing import Any
 import numpy as np
 import onnx
 
-from . import attention, elementwise, layout, products, reductions, windows
-from .layout import stored
+from . import attention, constants, elementwise, layout, places, products, reductions, windows
+from .constants import stored
 from .nodes import RULES, Node, attribute_value
 from .scan import FunctionKey, Unproved, described, domain_of, model_functions, operator_sets
 from .values import LIMIT, Parts, Refused, Value, batched, constant, free
 
-__all__ = ["Interpreter", "attention", "elementwise", "layout", "products", "reductions", "windows"]
+__all__ = [
+    "Interpreter",
+    "attention",
+    "constants",
+    "elementwise",
+    "layout",
+    "places",
+    "products",
+    "reductions",
+    "windows",
+]
 
 
 def sizes_of(value: onnx.ValueInfoProto) -> list[int]:
