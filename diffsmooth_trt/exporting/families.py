@@ -185,5 +185,6 @@ class RowTimestep(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         place = ((s[:, None] >= self.ratios[None]).sum(1) - 1).clamp(min=0)
-        share = ((s - self.ratios[place]) / self.widths[place]).clamp(0, 1)
+        at, width = (table.index_select(0, place) for table in (self.ratios, self.widths))  # Gather, whatever the exporter
+        share = ((s - at) / width).clamp(0, 1)
         return (place + share) * self.factor
