@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import Silent, build_method, describe, open_store
-from diffsmooth_trt.config import RunConfig
-from diffsmooth_trt.data import Images
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state
+from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
 from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.options import named_options
+from diffsmooth_trt.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent
 STATES = ROOT.parent / "export" / "zoo"

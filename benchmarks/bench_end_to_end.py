@@ -26,8 +26,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy import stats
 
-from diffsmooth_trt.certify.bounds import binomial_lower
 from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.statistics.bounds import binomial_lower
 
 RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 SIGMA, LOCAL_SIGMA, N0, N, ALPHA = 0.25, 0.12, 100, 1000, 0.05

@@ -22,9 +22,9 @@ import scipy
 from numpy.typing import NDArray
 from scipy import special
 
-from diffsmooth_trt.certify.bounds import binomial_lower, binomial_upper, normal_cdf_lower
-from diffsmooth_trt.certify.outcome import RadiusRule, ToleranceRule
-from diffsmooth_trt.certify.sequential import looks, projected_lower, thresholds
+from diffsmooth_trt.certify.rules import RadiusRule, ToleranceRule
+from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, normal_cdf_lower
+from diffsmooth_trt.statistics.sequential import looks, projected_lower, thresholds
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIGMA, N = 0.25, 10**5

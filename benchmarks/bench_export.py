@@ -21,7 +21,7 @@ import torch
 from bench_noise import cpu_model
 
 from diffsmooth_trt.engine.graph import read_graph
-from diffsmooth_trt.exporting.denoisers import read_family
+from diffsmooth_trt.exporting.denoiser import read_family
 
 RESULTS = Path(__file__).parent / "results" / "export_cpu.json"
 RUNS: dict[str, tuple[str, list[str]]] = {

@@ -26,9 +26,9 @@ from diffsmooth_trt import zoo
 from diffsmooth_trt.engine import Engine, open_engine
 from diffsmooth_trt.exporting import export_denoiser
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffusionClassifier, Method, Rows
-from diffsmooth_trt.methods.ndc import Settings
+from diffsmooth_trt.methods.diffusion_classifier import Settings
 from diffsmooth_trt.noise import PREDICTION, grid_law
-from diffsmooth_trt.noise.cpu import noisy_images
+from diffsmooth_trt.noise.sampler import noisy_images
 
 ROOT = Path(__file__).resolve().parent
 RESULT = ROOT / "results" / "ndc_cpu.json"

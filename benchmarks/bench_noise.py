@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from diffsmooth_trt.noise import ESTIMATION, GridLaw, cpu, grid_law, reference
+from diffsmooth_trt.noise import ESTIMATION, GridLaw, grid_law, reference, sampler
 
 RESULTS = Path(__file__).parent / "results" / "noise_cpu.json"
 KEY = 0x243F6A8885A308D313198A2E03707344
@@ -41,7 +41,7 @@ def noisy_images(law: GridLaw, variant: str) -> Subject:
     out = np.empty((ROWS, DIMENSION), np.float32)
 
     def run() -> None:
-        cpu.noisy_images(law, KEY, ESTIMATION, pixels, images, samples, out, 1, rows=rows, variant=variant)
+        sampler.noisy_images(law, KEY, ESTIMATION, pixels, images, samples, out, 1, rows=rows, variant=variant)
 
     run()
     for sample in (0, ROWS - 1):
@@ -66,7 +66,7 @@ def subjects() -> dict[str, Subject]:
     """Return what is timed: each makes ROWS × DIMENSION coordinates."""
     found: dict[str, Subject] = {}
     for sigma in SIGMAS:
-        for variant in cpu.variants():
+        for variant in sampler.variants():
             found[f"noisy_images {variant} sigma={sigma:g}"] = noisy_images(grid_law(sigma), variant)
     found["reference (NumPy) sigma=0.25"] = reference_noise(grid_law(0.25))
     generator = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def main() -> None:
         "repeats": options.repeats,
         "cpu": cpu_model(),
         "machine": platform.machine(),
-        "instruction_set": cpu.instruction_set(),
+        "instruction_set": sampler.instruction_set(),
         "load_average": round(os.getloadavg()[0], 2),
         "versions": versions,
     }

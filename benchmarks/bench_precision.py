@@ -34,9 +34,9 @@ import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.engine import Engine, instruction_set, open_engine
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
-from diffsmooth_trt.exporting.noised import CALIBRATION, VERIFICATION, fitting_pixels, noised
-from diffsmooth_trt.exporting.precision import quiet_tools
-from diffsmooth_trt.exporting.quantise import CALIBRATION_SAMPLES, chosen_nodes
+from diffsmooth_trt.exporting.checks.noised import CALIBRATION, VERIFICATION, fitting_pixels, noised
+from diffsmooth_trt.exporting.writers.onnx_half import quiet_tools
+from diffsmooth_trt.exporting.writers.onnx_int8 import CALIBRATION_SAMPLES, chosen_nodes
 from diffsmooth_trt.report.curves import certified_accuracy
 from diffsmooth_trt.report.tables import summarise
 

@@ -25,13 +25,13 @@ from bench_noise import cpu_model
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import build_method, describe, open_store
-from diffsmooth_trt.certify.bounds import binomial_lower, binomial_upper, normal_cdf_lower
-from diffsmooth_trt.certify.runner import Runner
-from diffsmooth_trt.certify.store import RunStore, open_run
-from diffsmooth_trt.config import RunConfig
-from diffsmooth_trt.data import Images
+from diffsmooth_trt.certify.loop import Runner
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
 from diffsmooth_trt.noise import ESTIMATION, SELECTION
+from diffsmooth_trt.runs.config import RunConfig
+from diffsmooth_trt.runs.store import RunStore, open_run
+from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, normal_cdf_lower
 
 ROOT = Path(__file__).resolve().parent
 EVERY, EAGER_SAMPLES, BATCH = 10.0, 512, 64

@@ -200,10 +200,10 @@ def write_large(folder: Path) -> Path:
     """The 552 M denoiser as `export denoiser` traces and saves it, not compared with anything."""
     import torch
 
-    from diffsmooth_trt.exporting.check import ImageCheck
-    from diffsmooth_trt.exporting.denoising import denoiser_pair
-    from diffsmooth_trt.exporting.onnx_file import _save, trace
-    from diffsmooth_trt.exporting.openai import OpenAI
+    from diffsmooth_trt.exporting.checks.inputs import ImageCheck
+    from diffsmooth_trt.exporting.graph.one_shot import denoiser_pair
+    from diffsmooth_trt.exporting.sources.openai import OpenAI
+    from diffsmooth_trt.exporting.writers.onnx import _save, trace
     from diffsmooth_trt.nets.options import named_options
 
     torch.manual_seed(0)

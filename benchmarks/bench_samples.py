@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from diffsmooth_trt.certify import sequential
+from diffsmooth_trt.statistics import sequential
 
 ROOT = Path(__file__).resolve().parent
 N, ALPHA, REPEATS, SEED = 100_000, 0.001, 40, 5

@@ -26,11 +26,11 @@ from bench_noise import cpu_model
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import Silent, build_method, describe, open_store
 from diffsmooth_trt.certify.audit_rows import Seat
-from diffsmooth_trt.certify.runner import Runner
+from diffsmooth_trt.certify.loop import Runner
 from diffsmooth_trt.certify.self_audit import SelfAudit
-from diffsmooth_trt.config import RunConfig
-from diffsmooth_trt.data import Images
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
+from diffsmooth_trt.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent
 

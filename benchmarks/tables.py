@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffsmooth_trt.certify.bounds import truncate
-from diffsmooth_trt.certify.store import open_run
 from diffsmooth_trt.ood.report import shown
 from diffsmooth_trt.report.curves import average_certified_radius, certified_accuracy
 from diffsmooth_trt.report.tables import summarise
+from diffsmooth_trt.runs.store import open_run
+from diffsmooth_trt.statistics.bounds import truncate
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

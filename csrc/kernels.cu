@@ -22,7 +22,7 @@
     for (ds_u64 i = (ds_u64)blockIdx.x * blockDim.x + threadIdx.x; i < (ds_u64)(count); \
          i += (ds_u64)gridDim.x * blockDim.x)
 
-// noise/kernels.py has the same numbers.
+// device/launch.py has the same numbers.
 enum { DS_FP32 = 0, DS_FP16 = 1, DS_BF16 = 2 };
 
 union ds_bits {

@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib.metadata import version as _version
 
 from .api import certify, predict, verify
-from .certify.store import Result, RunStore, open_run
-from .certify.verify import Verification
-from .config import RunConfig
-from .data import Image, Images, open_images
 from .engine import Engine, EngineFacts, open_engine
 from .errors import AuditError, DiffsmoothError, EngineError, InputError, StoreError
+from .images import Image, Images, open_images
+from .runs.config import RunConfig
+from .runs.store import Result, RunStore, open_run
+from .runs.verify import Verification
 
 __version__ = _version("diffsmooth-trt")
 

@@ -1,4 +1,4 @@
-"""Types of the compiled module; `diffsmooth_trt.noise.cpu` is its only caller."""
+"""Types of the compiled module; `diffsmooth_trt.noise.sampler` is its only caller."""
 
 from __future__ import annotations
 

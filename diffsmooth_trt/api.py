@@ -13,26 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from .certify.fitting import Fitted, fit, search
-from .certify.identity import check_noise_version, differences, fingerprint, rows_note
+from .certify.batch_size import Fitted, fit, search
 from .certify.lipschitz import published_constant, run_margins, verify_margins
-from .certify.outcome import RadiusRule, rule_of
+from .certify.loop import Progress, Runner
 from .certify.places import SLACK
-from .certify.rebuild import check_weights, recorded_config
-from .certify.runner import Progress, Runner
-from .certify.store import RunStore, is_empty, open_run
-from .certify.verify import Verification, check_fraction, check_identity, note_rows, verify_votes
-from .config import RunConfig, parse_key
-from .data import Images
+from .certify.rules import RadiusRule, rule_of
 from .device import CPU, Device, open_device
 from .device.selftest import check_device_noise
 from .engine import Engine, choose_backend, fixed_batch, open_engine
 from .errors import InputError
+from .images import Images
 from .methods import DIFFUSION_CLASSIFIERS, DenoisedSmoothing, DiffSmooth, DiffusionClassifier, Method, Plain
-from .methods.ndc import Settings
+from .methods.diffusion_classifier import Settings
 from .noise import NOISE_VERSION, grid_law
 from .noise.counters import KEY_BITS, KEY_DIGITS
 from .report.tsv import write_tsv
+from .runs.config import RunConfig, parse_key
+from .runs.identity import check_noise_version, differences, fingerprint, rows_note
+from .runs.reopen import check_weights, recorded_config
+from .runs.store import RunStore, is_empty, open_run
+from .runs.verify import Verification, check_fraction, check_identity, note_rows, verify_votes
 
 
 class Silent:

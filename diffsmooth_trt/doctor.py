@@ -50,13 +50,13 @@ def _first(error: BaseException) -> str:
 
 def _cpu() -> Finding:
     from .engine import instruction_set
-    from .noise import cpu, grid_law
+    from .noise import grid_law, sampler
     from .noise.selftest import check_noise
 
     check_noise(grid_law(0.25))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    details = {"features": instruction_set(), "cores": cores, "noise": cpu.variants()}
-    text = f"{details['features']}, {cores} cores; noise passes its self-test ({', '.join(cpu.variants())})"
+    details = {"features": instruction_set(), "cores": cores, "noise": sampler.variants()}
+    text = f"{details['features']}, {cores} cores; noise passes its self-test ({', '.join(sampler.variants())})"
     return Finding("CPU", True, text, details=details)
 
 
@@ -83,7 +83,7 @@ def _openvino() -> Finding:
 
 def _gpus() -> list[Any]:
     """The GPUs that the driver shows; InputError, saying what is missing, where there is none."""
-    from .engine.nvidia import find_gpu
+    from .device.nvidia import find_gpu
 
     found = [find_gpu(0)]
     while True:
@@ -128,7 +128,7 @@ def _onnxruntime_cuda() -> Finding:
 
 
 def _tensorrt() -> Finding:
-    from .engine.nvidia import import_tensorrt
+    from .device.nvidia import import_tensorrt
 
     _gpus()  # first: a TensorRT runtime without a driver is an object whose first use ends the process
     trt = import_tensorrt(lean=True)
@@ -166,8 +166,8 @@ def _engine_file(path: Path) -> Finding:
     """Whether an engine file is whole, and whether it may run here."""
     name = str(path)
     if path.suffix == ".plan":
-        from .engine.nvidia import find_gpu, import_tensorrt
-        from .engine.plan_facts import check_runs_here, read_plan
+        from .device.nvidia import find_gpu, import_tensorrt
+        from .engine.backends.tensorrt_plan import check_runs_here, read_plan
 
         plan = read_plan(path, role=None, sigma=None)
         gpu = find_gpu(0)
@@ -190,7 +190,7 @@ def _package(path: Path) -> Finding:
     record = read_record(path, "pt2")
     text = f"{record.facts.role}, {record.facts.precision}, batch {record.batch}"
     try:
-        from .engine.inductor import this_machine
+        from .engine.backends.aotinductor import this_machine
     except ImportError as error:
         return Finding(str(path), False, text, f"{_first(error)}: pip install torch")
     here = this_machine("cuda:0" if record.machine.get("device") == "cuda" else "cpu")

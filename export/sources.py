@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsmooth_trt.data import Images
+from diffsmooth_trt.images import Images
 
 
 def load(path: str, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from sources import Mixture, load
 from torch import Tensor
 
 from diffsmooth_trt.engine import Engine, open_engine
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state
+from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state
 from diffsmooth_trt.nets.classifiers import classifier_from_arch
 
 CHUNK, POOL = 2048, 14  # images a chunk, chunks in the pool

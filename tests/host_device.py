@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffsmooth_trt.device import KernelDevice
-from diffsmooth_trt.engine.onnx import OnnxRuntimeEngine
+from diffsmooth_trt.engine.backends.onnxruntime import OnnxRuntimeEngine
 from diffsmooth_trt.errors import EngineError, OutOfMemory
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffsmooth_trt.noise.kernels import Kernels, kernel_source
+from diffsmooth_trt.device.launch import Kernels, kernel_source
 
 SOURCE = Path(__file__).parent / "data" / "host_kernels.cpp"
 FLAGS = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC")

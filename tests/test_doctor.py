@@ -57,7 +57,7 @@ def test_lines() -> None:
 
 def test_packages(tmp_path: Path) -> None:
     """Whole, and compiled for this machine; torch runs nothing of them."""
-    inductor = pytest.importorskip("diffsmooth_trt.engine.inductor", reason="torch is not installed")
+    inductor = pytest.importorskip("diffsmooth_trt.engine.backends.aotinductor", reason="torch is not installed")
     path = tmp_path / "d.pt2"
     path.write_bytes(b"no code")
     facts, machine = EngineFacts("denoiser", (3, 32, 32), sigma=0.25, precision="bf16"), inductor.this_machine("cpu")
@@ -89,7 +89,7 @@ def test_nothing_is_tried_on_a_gpu_that_is_not_there() -> None:
 
 
 def test_tensorrt_is_not_touched_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia = pytest.importorskip("diffsmooth_trt.engine.nvidia", reason="nothing asks the driver yet")
+    nvidia = pytest.importorskip("diffsmooth_trt.device.nvidia", reason="nothing asks the driver yet")
 
     def no_driver(number: int = 0) -> Any:
         raise doctor.DiffsmoothError("no NVIDIA driver (libcuda.so.1 is not on this machine): use one that has it")

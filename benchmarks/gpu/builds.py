@@ -17,9 +17,9 @@ from stages import Place
 
 from diffsmooth_trt import api, zoo
 from diffsmooth_trt.api import certify, verify
-from diffsmooth_trt.certify.store import open_run
 from diffsmooth_trt.device import CPU
 from diffsmooth_trt.noise import NOISE_VERSION
+from diffsmooth_trt.runs.store import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, N, N0, ZOO_BATCH = 20, 1000, 100, 500
@@ -47,7 +47,7 @@ def zoo_package(folder: Path, role: str) -> Path:
 
 def _stale(path: Path) -> bool:
     """Whether a package is missing, or was compiled for another machine, and is to be made again."""
-    from diffsmooth_trt.engine.inductor import this_machine
+    from diffsmooth_trt.engine.backends.aotinductor import this_machine
     from diffsmooth_trt.engine.record import read_record
 
     if not path.exists():

@@ -42,7 +42,7 @@ def device(found: Findings, place: Place) -> None:
 
     found.put(torch=torch.__version__, cuda=torch.version.cuda, python=sys.version.split()[0], versions=_versions())
     if not place.rehearse:
-        from diffsmooth_trt.engine.nvidia import find_gpu
+        from diffsmooth_trt.device.nvidia import find_gpu
 
         gpu = find_gpu(0)
         found.put(name=gpu.name, driver=gpu.driver, compute_capability=gpu.compute_capability, smi=_smi())

@@ -18,13 +18,13 @@ from networks import SIGMA, Missing, Pair, classifier, denoisers, in_precision
 from torch import nn
 
 from diffsmooth_trt.certify.batch import Span
-from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.device import Array, Device, open_device
 from diffsmooth_trt.engine import Engine, EngineFacts, open_engine
 from diffsmooth_trt.errors import InputError, shortened
-from diffsmooth_trt.exporting.check import ImageCheck
-from diffsmooth_trt.exporting.onnx_file import _append_facts, _save, trace
+from diffsmooth_trt.exporting.checks.inputs import ImageCheck
+from diffsmooth_trt.exporting.writers.onnx import _append_facts, _save, trace
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Method, Rows
 from diffsmooth_trt.noise import SELECTION, grid_law
 
@@ -45,7 +45,7 @@ def available(engine: str, *, rehearse: bool) -> None:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise Missing(f"onnxruntime {ort.__version__} has no CUDA provider")
     elif engine == "tensorrt":
-        from diffsmooth_trt.engine.nvidia import import_tensorrt
+        from diffsmooth_trt.device.nvidia import import_tensorrt
 
         try:
             import_tensorrt()
@@ -77,8 +77,8 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
     net, classes = (denoisers(pair)[1], None) if role == "denoiser" else classifier(pair, folded=True)
     facts = facts_of(pair, role, precision, classes)
     if engine == "inductor":
-        from diffsmooth_trt.exporting.inductor import PackageSettings, write_package
-        from diffsmooth_trt.exporting.precision import Request
+        from diffsmooth_trt.exporting.writers.onnx_half import Request
+        from diffsmooth_trt.exporting.writers.package import PackageSettings, write_package
 
         check, settings = ImageCheck(net, facts.input_shape, SIGMA), PackageSettings(precision, "cuda:0", autotune)
         few = Request(precision, verify_samples=32)  # random weights, which the CPU would take minutes for
@@ -89,7 +89,7 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
             _onnx(in_precision(net, precision).eval(), facts, onnx)
         if engine == "tensorrt":
             from diffsmooth_trt.exporting.plan import build_uncompared
-            from diffsmooth_trt.exporting.plan_settings import PlanSettings
+            from diffsmooth_trt.exporting.writers.tensorrt_settings import PlanSettings
 
             build_uncompared(onnx, out, batch, PlanSettings(tf32=precision == "tf32"), out.parent / "timing.cache")
 

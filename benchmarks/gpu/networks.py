@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffsmooth_trt.exporting.classifiers import without_batch_norm
-from diffsmooth_trt.exporting.denoising import OneShotDenoiser
-from diffsmooth_trt.exporting.low_precision import LowPrecision
-from diffsmooth_trt.exporting.openai import OpenAI
-from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Preprocessing
+from diffsmooth_trt.exporting.classifier import without_batch_norm
+from diffsmooth_trt.exporting.graph.low_precision import LowPrecision
+from diffsmooth_trt.exporting.graph.one_shot import OneShotDenoiser
+from diffsmooth_trt.exporting.graph.preprocessing import ClassifierWithPreprocessing, Preprocessing
+from diffsmooth_trt.exporting.sources.openai import OpenAI
 from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.options import named_options, parse_options
 

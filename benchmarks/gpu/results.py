@@ -93,7 +93,7 @@ def machine(rehearse: bool) -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = None
     if not rehearse:
-        from diffsmooth_trt.engine.nvidia import find_gpu
+        from diffsmooth_trt.device.nvidia import find_gpu
 
         gpu = find_gpu(0)
         found |= {"gpu": gpu.name, "compute_capability": gpu.compute_capability, "driver": gpu.driver}

@@ -228,7 +228,7 @@ def onnxruntime(found: Findings, place: Place) -> None:
         return in_onnxruntime(str(found.path), str(place.folder), True)
     import wheel_parts
 
-    from diffsmooth_trt.engine.nvidia import find_gpu
+    from diffsmooth_trt.device.nvidia import find_gpu
 
     site = wheel_parts.install(ROOT / "build", place.folder, find_gpu(0).compute_capability)
     paths = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])

@@ -15,7 +15,7 @@ from networks import Pair
 from torch_baseline import papers_loop, set_switches
 
 from diffsmooth_trt.certify.batch import Span
-from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.device import Device
 from diffsmooth_trt.methods import Method

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Image
+from ..images import Image
 from ..methods import Rows
 from ..noise import GridLaw
-from ..noise.cpu import noisy_images
-from .plan import Block
+from ..noise.sampler import noisy_images
+from .blocks import Block
 
 
 @dataclass(frozen=True)

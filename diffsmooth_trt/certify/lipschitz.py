@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Image, Images
 from ..errors import InputError
+from ..images import Image, Images
 from ..methods import DiffusionClassifier, Rows
-from ..methods.ndc import Terms
+from ..methods.diffusion_classifier import Terms
 from ..noise import SELECTION
+from ..runs.store import UNRECORDED, RunStore
+from ..runs.verify import Verification, check_asked, check_derived, choice, to_draw
+from ..statistics.bounds import ABSTAIN
 from .batch import flat_pixels
-from .bounds import ABSTAIN
-from .outcome import Margin
-from .runner import Progress, check_image, pixel_digest
-from .store import UNRECORDED, RunStore
-from .verify import Verification, check_asked, check_derived, choice, to_draw
+from .loop import Progress, check_image, pixel_digest
+from .rules import Margin
 
 
 def published_constant(terms: Terms) -> float:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from scipy import special
 
 from ..errors import InputError
-from .bounds import binomial_lower
+from ..statistics.bounds import binomial_lower
 
 SLACK, RISK = 0.001, 0.001
 MOVED, STAYING = 17_000, 0.25  # rows to be placed anew where places matter, and the share of the chosen that is not

@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AuditError
-from .audit_record import REMEDY
+from ..runs.audit import REMEDY
 from .audit_rows import Held, Pixels, Pool, Row, Seat
 from .batch import Span
+from .blocks import Block
 from .places import SLACK, STAYING, rare
-from .plan import Block
 
 SHARE, LEAST, FLOOR = 0.0101, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
 SPARE = 64  # rows kept in reserve beyond those that would be missing now

@@ -83,7 +83,7 @@ def _add_verify(parser: Parser) -> None:
 
 def _export_plan(arguments: argparse.Namespace) -> None:
     from ..exporting.plan import export_plan
-    from ..exporting.plan_settings import PlanSettings
+    from ..exporting.writers.tensorrt_settings import PlanSettings
 
     names = ("tf32", "optimization_level", "weight_stripped", "version_compatible")
     settings = PlanSettings(workspace_mib=arguments.workspace, **{name: getattr(arguments, name) for name in names})

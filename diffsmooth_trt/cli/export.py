@@ -214,7 +214,7 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def show(report: ExportReport) -> None:
     """Say what was written, and how it compares with its source."""
-    from ..exporting.verification import warnings_of
+    from ..exporting.checks.verification import warnings_of
 
     fp32 = "" if report.facts.precision == "fp32" else " (before conversion)"
     print(f"wrote {report.path}: maximum difference from its source {report.max_difference:.2g}{fp32}")

@@ -36,13 +36,13 @@ def add(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from ..certify.store import open_run
     from ..files import check_outputs, write_atomically
     from ..ood.store import is_ood_file
     from ..report.figures import write_figure
     from ..report.html import page
     from ..report.tables import summarise, text_table
     from ..report.tsv import write_tsv
+    from ..runs.store import open_run
 
     radii, enveloped = arguments.radii, arguments.envelope
     if any(is_ood_file(path) for path in arguments.runs):
@@ -68,12 +68,12 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _report_ood(arguments: argparse.Namespace) -> None:
     """The tables of an out-of-distribution run, and its figure."""
-    from ..certify.rebuild import usable
     from ..files import check_outputs
     from ..ood.config import RADII
     from ..ood.figures import write_figure
     from ..ood.report import text_report, versions_of
     from ..ood.store import OodStore
+    from ..runs.reopen import usable
 
     for option in ("tsv", "html", "envelope"):
         if getattr(arguments, option):

@@ -6,18 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import CERTIFICATES, RunConfig, field_names
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..errors import InputError
 from ..methods import METHODS
-from ..methods.ndc import SIFTS, WEIGHTS, Settings
+from ..methods.diffusion_classifier import SIFTS, WEIGHTS, Settings
+from ..runs.config import CERTIFICATES, RunConfig, field_names
 from .options import Commands, integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..certify.verify import Verification
     from ..report.tables import Summary
+    from ..runs.verify import Verification
 
 OOD_FILES = ("detector", "in-data", "out-data")
 

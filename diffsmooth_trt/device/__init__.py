@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Array, Device, Words
 from .cpu import CPU
-from .kernel import KernelDevice
+from .kernel_device import KernelDevice
 
 __all__ = ["CPU", "Array", "Device", "KernelDevice", "Words", "device_number", "open_device"]
 

@@ -10,7 +10,7 @@ import scipy
 from scipy.special import softmax
 
 from ..errors import EngineError
-from ..noise import GridLaw, cpu
+from ..noise import GridLaw, sampler
 from ..noise.counters import fresh_words
 from .base import Array, Device, Host, Size, Words
 
@@ -74,7 +74,7 @@ class Cpu(Device):
         self, law: GridLaw, key: int, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
     ) -> None:
         flat = out.reshape(len(out), -1)
-        cpu.noisy_images(law, key, words[0], pixels, words[1], words[2], flat, rows=source)
+        sampler.noisy_images(law, key, words[0], pixels, words[1], words[2], flat, rows=source)
 
     def converted(self, values: Array, out: Array, *, size: Size, nhwc: bool, out_nhwc: bool) -> None:
         out[...] = values
@@ -100,7 +100,7 @@ class Cpu(Device):
         out_nhwc: bool,
     ) -> Array:
         out = np.empty_like(values) if out is None else out
-        cpu.add_noise(law, key, phase, words[1], fresh_words(words, copies, copy), values, out)
+        sampler.add_noise(law, key, phase, words[1], fresh_words(words, copies, copy), values, out)
         return out
 
     def winners(self, scores: Array) -> Array:

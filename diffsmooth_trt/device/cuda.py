@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import EngineError, InputError, OutOfMemory
 from .base import Array, Host
-from .kernel import KernelDevice
+from .kernel_device import KernelDevice
 
 INSTALL = "pip install 'diffsmooth-trt[cuda]'"
 RESUME = "what was committed before is kept, go on with --resume"
@@ -77,7 +77,7 @@ class Cuda(KernelDevice):
     def __init__(self, number: int) -> None:
         import cupy
 
-        from ..noise.cuda import CudaKernels
+        from .nvrtc import CudaKernels
 
         self.name, self.number = f"cuda:{number}", number
         self.xp: Any = cupy

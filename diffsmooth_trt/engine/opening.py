@@ -20,31 +20,31 @@ def _installed(module: str) -> bool:
 
 
 def _onnxruntime() -> Callable[..., Engine]:
-    from .onnx import OnnxRuntimeEngine
+    from .backends.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine
 
 
 def _openvino() -> Callable[..., Engine]:
-    from .openvino import OpenVinoEngine
+    from .backends.openvino import OpenVinoEngine
 
     return OpenVinoEngine
 
 
 def _onnxruntime_cuda() -> Callable[..., Engine]:
-    from .onnx_cuda import OnnxRuntimeCudaEngine
+    from .backends.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
     return OnnxRuntimeCudaEngine
 
 
 def _onnxruntime_tensorrt() -> Callable[..., Engine]:
-    from .onnx_cuda import OnnxRuntimeTensorRtEngine
+    from .backends.onnxruntime_cuda import OnnxRuntimeTensorRtEngine
 
     return OnnxRuntimeTensorRtEngine
 
 
 def _tensorrt() -> Callable[..., Engine]:
-    from .tensorrt import TensorRtEngine
+    from .backends.tensorrt import TensorRtEngine
 
     return TensorRtEngine
 
@@ -52,7 +52,7 @@ def _tensorrt() -> Callable[..., Engine]:
 def _inductor_cuda() -> Callable[..., Engine]:
     if not _installed("torch"):
         raise InputError(".pt2 files run in torch, which is not installed: pip install torch")
-    from .cuda_inductor import CudaInductorEngine
+    from .backends.aotinductor_cuda import CudaInductorEngine
 
     return CudaInductorEngine
 
@@ -202,6 +202,6 @@ def _probed(engine: Engine) -> Engine:
 def _package(path: Path, batch: int, device: str, threads: int | None, role: str | None, sigma: float | None) -> Engine:
     if not _installed("torch"):
         raise InputError(f"engine {path.name} needs torch, which is not installed: pip install torch")
-    from .inductor import open_package
+    from .backends.aotinductor import open_package
 
     return open_package(path, batch=batch, device=device, threads=threads, role=role, sigma=sigma)

@@ -15,11 +15,11 @@ from ..engine.record import record_path
 from ..errors import InputError
 from ..files import check_outputs
 from ..noise import check_noise_level
-from .precision import PRECISIONS, VERIFY_SAMPLES, Request
-from .result import ExportReport
+from .writers.onnx_half import PRECISIONS, VERIFY_SAMPLES, Request
+from .writers.report import ExportReport
 
 if TYPE_CHECKING:
-    from .onnx_file import Writer
+    from .writers.onnx import Writer
 
 __all__ = [
     "PRECISIONS",
@@ -87,10 +87,10 @@ def check_installed() -> None:
 def _writer(out: Source, request: Request, device: str, autotune: bool) -> dict[str, Writer]:
     """What makes the file, as an argument: AOTInductor for .pt2."""
     if not _is_package(out):
-        from .onnx_file import write_checked
+        from .writers.onnx import write_checked
 
         return {"write": partial(write_checked, request=request)}
-    from .inductor import PackageSettings, package_writer
+    from .writers.package import PackageSettings, package_writer
 
     return {"write": package_writer(PackageSettings(request.precision, device, autotune), request)}
 
@@ -164,7 +164,7 @@ def export_denoiser(
         if sigma is None:
             raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
         check_noise_level("sigma", sigma)
-    from .resized import OutputSize
+    from .graph.output_size import OutputSize
 
     size = OutputSize(resize_to, crop, resize_mode or "bicubic", antialias is not False)
     if family == "program":
@@ -177,7 +177,7 @@ def export_denoiser(
 
         writer = _writer(out, request, device, autotune)
         return program_file(checkpoint, sigma, out, batch, size, trust_program, **writer)
-    from .denoisers import denoiser_file
+    from .denoiser import denoiser_file
 
     writer = _writer(out, request, device, autotune)
     return denoiser_file(
@@ -221,8 +221,8 @@ def export_classifier(
     """
     request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
     _check(request, batch, out, {"--checkpoint": checkpoint} | request.paths(), device, store_fp16)
-    from .classifiers import classifier_file
-    from .preprocessing import Overrides
+    from .classifier import classifier_file
+    from .graph.preprocessing import Overrides
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
     writer = _writer(out, request, device, autotune)
@@ -259,8 +259,8 @@ def export_onnx_classifier(
         raise InputError(f"--onnx makes an .onnx file, got --out {out}: name it FILE.onnx")
     request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
     _check(request, batch, out, {"--onnx": onnx} | request.paths())
+    from .graph.preprocessing import Overrides
     from .onnx_classifier import onnx_classifier_file
-    from .preprocessing import Overrides
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
     return onnx_classifier_file(onnx, out, overrides, batch, request)

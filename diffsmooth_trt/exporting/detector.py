@@ -12,10 +12,10 @@ from ..engine.facts import EngineFacts
 from ..errors import InputError
 from ..files import file_sha256
 from ..nets.detector import Detector, detector_for, detector_state
-from .check import ImageCheck
-from .checkpoints import export_details, load_into, load_state, round_to_half
-from .onnx_file import write_checked
-from .result import ExportReport
+from .checks.inputs import ImageCheck
+from .sources.checkpoints import export_details, load_into, load_state, round_to_half
+from .writers.onnx import write_checked
+from .writers.report import ExportReport
 
 Source = str | PathLike[str]
 

@@ -18,13 +18,13 @@ from ..engine.facts import METADATA_KEY, EngineFacts
 from ..engine.graph import external_weights
 from ..errors import InputError
 from ..files import file_sha256
-from .check import SIGMA, ImageCheck
-from .onnx_file import OPSET, OUTPUT, quiet, write_checked
-from .onnx_module import OnnxModule, multiply_adds
-from .precision import Request
-from .preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
-from .resize import Resize
-from .result import ExportReport
+from .checks.inputs import SIGMA, ImageCheck
+from .graph.preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
+from .graph.resize import Resize
+from .sources.onnx import OnnxModule, multiply_adds
+from .writers.onnx import OPSET, OUTPUT, quiet, write_checked
+from .writers.onnx_half import Request
+from .writers.report import ExportReport
 
 IMAGES = ImageCheck.names[0]
 PREFIX = "preprocessing_"

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..device.nvidia import Gpu, find_gpu, import_tensorrt
 from ..engine import Engine, EngineFacts, fixed_batch, open_engine
 from ..engine.graph import GraphFile, read_graph
-from ..engine.nvidia import Gpu, find_gpu, import_tensorrt
 from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import InputError
 from ..files import check_outputs, file_sha256, write_atomically
-from .compare import Comparison, compare_engines
-from .plan_settings import PlanSettings
+from .checks.compare import Comparison, compare_engines
+from .writers.tensorrt_settings import PlanSettings
 
 COMPARED = 16  # rows that the CPU computes at a time for a comparison, where its files take any number
 STRICT = 1e-3  # most that a plan without TF32 may differ from an fp32 graph, relative to the larger of 1 and the largest output
@@ -159,7 +159,7 @@ def _build(
     proof: dict[str, Any],
 ) -> tuple[Record, bytes | None]:
     """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds."""
-    from .plan_builder import build
+    from .writers.tensorrt import build
 
     gpu, version = there
     source: dict[str, Any] = {"name": path.name, "sha256": graph.sha256, "weights": graph.weights}

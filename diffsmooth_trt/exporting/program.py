@@ -18,11 +18,11 @@ from ..engine.record import record_path
 from ..errors import InputError
 from ..files import check_outputs, file_sha256
 from ..noise import check_noise_level
-from .check import SIGMA, ImageCheck
-from .checkpoints import export_details
-from .onnx_file import Writer, quiet, write_checked
-from .resized import OutputSize
-from .result import ExportReport
+from .checks.inputs import SIGMA, ImageCheck
+from .graph.output_size import OutputSize
+from .sources.checkpoints import export_details
+from .writers.onnx import Writer, quiet, write_checked
+from .writers.report import ExportReport
 
 ROLES = ("denoiser", "classifier")
 _ONE_ARGUMENT, _ONE_TENSOR = pytree.tree_structure(((0,), {})), pytree.tree_structure(0)
@@ -158,7 +158,7 @@ def export_program(
     program on noisy images. Raises InputError for unusable arguments and files, EngineError where torch cannot compile
     it, StoreError where writing fails; `out` then is what it was.
     """
-    from .inductor import PackageSettings, write_package
+    from .writers.package import PackageSettings, write_package
 
     path, target = Path(program), Path(out)
     if target.suffix != ".pt2":

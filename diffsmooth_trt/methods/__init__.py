@@ -3,7 +3,7 @@
 from .base import Denoised, Method, PackedRows, Rows
 from .dds import DenoisedSmoothing
 from .diffsmooth import DiffSmooth
-from .ndc import DiffusionClassifier
+from .diffusion_classifier import DiffusionClassifier
 from .rs import Plain
 
 DIFFUSION_CLASSIFIERS = ("dc", "epndc", "apndc")

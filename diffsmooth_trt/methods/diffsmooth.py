@@ -10,7 +10,7 @@ from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
 from ..noise import FIXED_LOCAL, LOCAL, grid_law, seed_key
-from ..noise.cpu import grid_noise
+from ..noise.sampler import grid_noise
 from .base import Denoised, Rows
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NoiseError
-from . import cpu, reference
-from .cpu import Words
-from .fit import draws_fault, law_fault
+from . import reference, sampler
+from .goodness import draws_fault, law_fault
 from .law import GridLaw, grid_law
+from .sampler import Words
 
 # Of the known answers that the tests share, worked out in Python integers: one stream's first words, the
 # noise they make at σ = 0.01, and the bits of (pixel + k)/255 in float32.
@@ -114,7 +114,7 @@ def _compiled_fault(law: GridLaw) -> str | None:
     words = np.stack([reference.words(KEY, *row, PROBE) for row in _rows(PHASES, IMAGES, SAMPLES)])
     probes = [_Rows.of(probe_law(words, above), PROBE, PHASES, IMAGES, SAMPLES) for above in (0, 1)]
     short = _Rows.of(law, SHORT, PHASES, IMAGES, SAMPLES)
-    for path in cpu.variants():
+    for path in sampler.variants():
         fault = _known_fault(path) or short.fault(path, 1)
         for probe in probes:
             fault = fault or probe.fault(path, 1)
@@ -129,15 +129,15 @@ def _long_fault(law: GridLaw) -> str | None:
     rows = _Rows.of(law, LONG, np.resize(PHASES, LONG_ROWS), images, samples)
     # The default code path, and a thread a processor: busy processors make these the slow calls, so only here.
     fault = rows.fault("", 0)
-    return fault or draws_fault(law, cpu.grid_noise(law, KEY, rows.phases, images, samples, LONG, 1))
+    return fault or draws_fault(law, sampler.grid_noise(law, KEY, rows.phases, images, samples, LONG, 1))
 
 
 def _known_fault(path: str) -> str | None:
     law, where = grid_law(SIGMA), f"on code path {path} for the known stream"
     place = (IMAGES[:1], SAMPLES[:1])
-    noise = cpu.grid_noise(law, KEY, PHASE, *place, len(NOISE), 1, variant=path)
+    noise = sampler.grid_noise(law, KEY, PHASE, *place, len(NOISE), 1, variant=path)
     scaled = np.full(noise.shape, np.nan, np.float32)
-    cpu.noisy_images(law, KEY, PHASE, np.array([PIXELS], np.uint8), *place, scaled, 1, variant=path)
+    sampler.noisy_images(law, KEY, PHASE, np.array([PIXELS], np.uint8), *place, scaled, 1, variant=path)
     bits = np.array([[int(word, 16) for word in SCALED.split()]], np.uint32)
     return _difference(f"grid_noise {where}", noise, np.array([NOISE], np.int32)) or _difference(
         f"noisy_images {where}", scaled, bits.view(np.float32)
@@ -186,14 +186,14 @@ class _Rows:
         shape, scale = self.noise.shape, np.float32(255)
         head, place = (self.law, KEY, self.phases), (self.images, self.samples)
         how: dict[str, Any] = {"threads": threads, "variant": path}
-        where = f"on code path {path or cpu.instruction_set()} with {threads or 'all'} thread{'s' * (threads != 1)}"
+        where = f"on code path {path or sampler.instruction_set()} with {threads or 'all'} thread{'s' * (threads != 1)}"
         pixels = (np.arange(3 * shape[1]) * 37 % 256).astype(np.uint8).reshape(3, -1)
         source = np.arange(shape[0])[::-1] % 3
         values = pixels[source].astype(np.float32) / np.float32(251)
         scaled, shifted = np.full((2, *shape), np.nan, np.float32)
-        noise = cpu.grid_noise(*head, *place, shape[1], **how)
-        cpu.noisy_images(*head, pixels, *place, scaled, rows=source, **how)
-        cpu.add_noise(*head, *place, values, shifted, **how)
+        noise = sampler.grid_noise(*head, *place, shape[1], **how)
+        sampler.noisy_images(*head, pixels, *place, scaled, rows=source, **how)
+        sampler.add_noise(*head, *place, values, shifted, **how)
         return (
             _difference(f"grid_noise {where}", noise, self.noise)
             or _difference(f"noisy_images {where}", scaled, (pixels[source] + self.noise).astype(np.float32) / scale)

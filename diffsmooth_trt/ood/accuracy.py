@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Images
 from ..errors import InputError
+from ..images import Images
 from ..noise import OOD
 from .config import OodConfig
 from .linf import scaled

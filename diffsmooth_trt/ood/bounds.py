@@ -22,9 +22,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..certify.bounds import normal_cdf_lower, normal_cdf_upper, normal_quantile_lower, normal_quantile_upper
-from ..certify.exact import context, down, up
 from ..errors import InputError
+from ..statistics.bounds import normal_cdf_lower, normal_cdf_upper, normal_quantile_lower, normal_quantile_upper
+from ..statistics.exact import context, down, up
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -27,14 +27,14 @@ from scipy.special import expit, ndtr, ndtri
 
 from ..certify.audit_rows import Seat
 from ..certify.batch import Span, fill, flat_pixels, packed
-from ..certify.bounds import certificate
-from ..certify.plan import BLOCK, Block
-from ..certify.runner import Progress, pixel_digest
+from ..certify.blocks import BLOCK, Block
+from ..certify.loop import Progress, pixel_digest
 from ..certify.self_audit import SelfAudit
-from ..certify.sequential import looks
-from ..data import Image
 from ..errors import InputError
+from ..images import Image
 from ..noise import OOD
+from ..statistics.bounds import certificate
+from ..statistics.sequential import looks
 from .bounds import BINS, MIDDLES, Floats, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
 from .model import Model, Singles

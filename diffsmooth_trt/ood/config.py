@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..certify.sequential import FIRST_LOOK
-from ..config import parse_key
 from ..errors import InputError
 from ..files import check_outputs
 from ..noise import check_noise_level
 from ..report.figures import FORMATS
+from ..runs.config import parse_key
+from ..statistics.sequential import FIRST_LOOK
 from .bounds import MAX_DRAWS
 from .generated import KINDS as GENERATED
 from .generated import PREFIX

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..data import Image, Images
 from ..errors import InputError
 from ..grid import Pixels
+from ..images import Image, Images
 
 PREFIX = "generated:"
 KINDS = ("uniform", "smooth", "lowfreq", "permuted")

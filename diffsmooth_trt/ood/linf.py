@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..certify.runner import Progress, pixel_digest
-from ..data import Image
+from ..certify.loop import Progress, pixel_digest
 from ..engine import instruction_set
 from ..errors import EngineError, InputError
+from ..images import Image
 from .certified import phase_of
 from .config import OodConfig
 from .interval import DOUBLE, SINGLE, IntervalGraph, linf_box

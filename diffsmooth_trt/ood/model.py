@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certify.identity import fingerprint
 from ..device import open_device
 from ..engine import Engine, open_engine
 from ..errors import InputError
 from ..noise import NOISE_VERSION, GridLaw, grid_law
-from ..noise.cpu import add_noise
+from ..noise.sampler import add_noise
+from ..runs.identity import fingerprint
 from .config import OodConfig
 from .interval import ReadGraph
 from .scores import Floats, Score

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..certify.audit_record import audit_line
-from ..certify.identity import rows_note
 from ..errors import EngineError, InputError
 from ..report.tables import chosen_of, space_of
+from ..runs.audit import audit_line
+from ..runs.identity import rows_note
 from .bounds import Floats, further, shifted_lower, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
 from .metrics import Metrics, bounded, metrics

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..api import Silent, independence, versions
-from ..certify.identity import check_noise_version, differences
-from ..certify.runner import Progress
-from ..config import parse_key
+from ..certify.loop import Progress
 from ..engine import choose_backend
 from ..errors import InputError
 from ..noise.counters import KEY_BITS, KEY_DIGITS
 from ..noise.selftest import check_noise
+from ..runs.config import parse_key
+from ..runs.identity import check_noise_version, differences
 from .certified import Certifier, dense
 from .config import OodConfig
 from .linf import BallRunner

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from ..certify.runner import pixel_digest
-from ..data import Images
+from ..certify.loop import pixel_digest
 from ..errors import InputError
+from ..images import Images
 from .config import OodConfig
 from .generated import PREFIX, GeneratedImages
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from ..certify.audit_record import refuse_void
 from ..errors import InputError, StoreError
 from ..files import write_atomically
 from ..noise.counters import KEY_BITS
+from ..runs.audit import refuse_void
 
 FORMAT = 1
 KIND = "diffsmooth-trt ood"

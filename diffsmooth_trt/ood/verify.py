@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..api import Silent, versions
-from ..certify.identity import check_noise_version
-from ..certify.rebuild import check_sha256, check_weights, find, locate, placed, usable
-from ..certify.runner import Progress
-from ..certify.verify import (
+from ..certify.loop import Progress
+from ..errors import InputError
+from ..noise.selftest import check_noise
+from ..runs.identity import check_noise_version
+from ..runs.reopen import check_sha256, check_weights, find, locate, placed, usable
+from ..runs.verify import (
     Verification,
     check_derived,
     check_fraction,
@@ -28,8 +30,6 @@ from ..certify.verify import (
     note_rows,
     to_draw,
 )
-from ..errors import InputError
-from ..noise.selftest import check_noise
 from .certified import Certifier, dense
 from .config import OodConfig
 from .generated import PREFIX

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..certify.bounds import ABSTAIN, binomial_lower, binomial_upper
-from ..certify.exact import context, down, one_minus, tail_at_most
 from ..errors import InputError
+from ..statistics.bounds import ABSTAIN, binomial_lower, binomial_upper
+from ..statistics.exact import context, down, one_minus, tail_at_most
 
 
 def certified_accuracy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from ..certify.bounds import truncate
+from ..statistics.bounds import truncate
 from .figures import draw
 from .tables import Summary, text_table
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certify.audit_record import audit_line
-from ..certify.bounds import ABSTAIN, truncate
-from ..certify.identity import rows_note
-from ..certify.outcome import CERTIFIED, REFUTED, UNDECIDED
-from ..certify.store import UNRECORDED, RunStore
+from ..certify.rules import CERTIFIED, REFUTED, UNDECIDED
 from ..errors import InputError
+from ..runs.audit import audit_line
+from ..runs.identity import rows_note
+from ..runs.store import UNRECORDED, RunStore
+from ..statistics.bounds import ABSTAIN, truncate
 from .curves import average_certified_radius, certified_accuracy_interval, certified_counts, most_wrong
 
 DEFAULT_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from ..certify.bounds import truncate
-from ..certify.store import Result, RunStore
 from ..errors import InputError
 from ..files import write_atomically
+from ..runs.store import Result, RunStore
+from ..statistics.bounds import truncate
 
 CONDITION = "\tcondition"
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"

@@ -19,18 +19,18 @@ import pytest
 import diffsmooth_trt as dst
 from diffsmooth_trt import api, zoo
 from diffsmooth_trt.api import run
-from diffsmooth_trt.certify import fitting
+from diffsmooth_trt.certify import batch_size
 from diffsmooth_trt.certify.batch import Span
-from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.step import Step
-from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import BACKENDS, open_engine
 from diffsmooth_trt.errors import EngineError, InputError, NoiseError, OutOfMemory
 from diffsmooth_trt.methods import DenoisedSmoothing
 from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.runs.config import RunConfig
 
-RUNNER = importlib.import_module("diffsmooth_trt.certify.runner")
+RUNNER = importlib.import_module("diffsmooth_trt.certify.loop")
 RNG = np.random.default_rng(3)
 KEY = "0123456789abcdef" * 4
 TABLES = ("images", "blocks", "partial", "results", "decisions")
@@ -218,7 +218,7 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins(
     monkeypatch.setattr(device, "release", release)
     gc.disable()
     try:
-        assert fitting.fit(build, 16).method.batch == 4
+        assert batch_size.fit(build, 16).method.batch == 4
     finally:
         gc.enable()
     assert before == [before[0]] * 3
@@ -380,7 +380,7 @@ def test_search_takes_the_smallest_of_the_fastest(
         built.append(fake_method(api.CPU, batch))
         return built[-1]
 
-    found = fitting.search(build, api.CPU, clock=lambda method: float(rates[method.batch]))
+    found = batch_size.search(build, api.CPU, clock=lambda method: float(rates[method.batch]))
     assert found.method.batch == chosen and found.choice is not None
     assert found.choice["chosen"] == chosen and found.choice["tried"][-1]["batch"] == last
     assert [method.closed for method in built] == [True] * (len(built) - 1) + [False]

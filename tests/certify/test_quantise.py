@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 
 import diffsmooth_trt as dst
-from diffsmooth_trt.certify.bounds import less_distance, normal_cdf_lower, prediction, prediction_at
-from diffsmooth_trt.certify.outcome import CERTIFIED, REFUTED, LipschitzRule, RadiusRule, Rule, Votes
-from diffsmooth_trt.certify.plan import Block
-from diffsmooth_trt.certify.sequential import looks
+from diffsmooth_trt.certify.blocks import Block
+from diffsmooth_trt.certify.rules import CERTIFIED, REFUTED, LipschitzRule, RadiusRule, Rule, Votes
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.config import KEY_DIGITS
+from diffsmooth_trt.runs.config import KEY_DIGITS
+from diffsmooth_trt.statistics.bounds import less_distance, normal_cdf_lower, prediction, prediction_at
+from diffsmooth_trt.statistics.sequential import looks
 
 SHAPE = (3, 4, 4)
 D = 48

@@ -18,15 +18,15 @@ import diffsmooth_trt as dst
 from diffsmooth_trt.api import run
 from diffsmooth_trt.certify.audit_rows import Held, Row, Seat
 from diffsmooth_trt.certify.batch import Span
-from diffsmooth_trt.certify.outcome import PredictRule, Rule, Votes
+from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.places import MOVED, SLACK, least_share, most_moved
-from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.rules import PredictRule, Rule, Votes
 from diffsmooth_trt.certify.self_audit import LEAST, SHARE, SPARE, STRANGE, SelfAudit
-from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.errors import AuditError, InputError
 from diffsmooth_trt.noise import ESTIMATION, PREDICTION
+from diffsmooth_trt.runs.config import RunConfig
 
-RUNNER = importlib.import_module("diffsmooth_trt.certify.runner")
+RUNNER = importlib.import_module("diffsmooth_trt.certify.loop")
 KEY = "0123456789abcdef" * 4
 W = np.random.default_rng(0).normal(size=(3, 48))
 

@@ -25,22 +25,22 @@ import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.api import run
 from diffsmooth_trt.certify.batch import Span
-from diffsmooth_trt.certify.plan import Block
+from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.step import Step
-from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.device import open_device
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.engine.record import Record, record_path
 from diffsmooth_trt.errors import EngineError, InputError, OutOfMemory
-from diffsmooth_trt.exporting.compare import compare_engines
+from diffsmooth_trt.exporting.checks.compare import compare_engines
 from diffsmooth_trt.methods import DiffSmooth
 from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.runs.config import RunConfig
 
 KEY = "0123456789abcdef" * 4
 RNG = np.random.default_rng(1)
 ROOT = Path(dst.__file__).parent
-MODULES = ("device/cuda.py", "noise/cuda.py", "engine/onnx_cuda.py", "engine/tensorrt.py")
+MODULES = ("device/cuda.py", "device/nvrtc.py", "engine/backends/onnxruntime_cuda.py", "engine/backends/tensorrt.py")
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def plan_of(onnx: Path, folder: Path, batch: int, role: str, **changed: Any) -> 
 
 @pytest.fixture
 def plans(machine: Any, pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    nvidia = pytest.importorskip("diffsmooth_trt.engine.nvidia", reason="nothing asks the driver yet")
+    nvidia = pytest.importorskip("diffsmooth_trt.device.nvidia", reason="nothing asks the driver yet")
     gpu = SimpleNamespace(name="Stand-in", compute_capability="9.0", driver="1")
     monkeypatch.setattr(nvidia, "find_gpu", lambda number=0: gpu)
 
@@ -302,11 +302,11 @@ def test_libraries_are_loaded_from_their_wheels(
         print("Failed to load libcudnn.so.9")
 
     monkeypatch.setattr(ort, "preload_dlls", preload)
-    importlib.import_module("diffsmooth_trt.engine.onnx_cuda")
+    importlib.import_module("diffsmooth_trt.engine.backends.onnxruntime_cuda")
     assert asked == [{"directory": ""}]
     assert not capsys.readouterr().out
     monkeypatch.delattr(ort, "preload_dlls")
-    importlib.reload(sys.modules["diffsmooth_trt.engine.onnx_cuda"])
+    importlib.reload(sys.modules["diffsmooth_trt.engine.backends.onnxruntime_cuda"])
 
 
 def test_options_that_do_not_fit(machine: Any, pair: Any) -> None:
@@ -404,7 +404,7 @@ def test_a_recorded_step_votes_as_the_cpu(machine: Any) -> None:
 def test_packages_do_not_wait_for_their_last_run(machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream keeps the order of runs; the package's own lock would have the host wait for each."""
     torch = pytest.importorskip("torch", reason="packages are torch's")
-    module = importlib.import_module("diffsmooth_trt.engine.cuda_inductor")
+    module = importlib.import_module("diffsmooth_trt.engine.backends.aotinductor_cuda")
     signature, asked = inspect.signature(torch._inductor.aoti_load_package), []
 
     def load(*arguments: Any, **options: Any) -> None:
@@ -415,7 +415,7 @@ def test_packages_do_not_wait_for_their_last_run(machine: Any, tmp_path: Path, m
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(module, "exact_fp32", lambda: None)
-    monkeypatch.setattr("diffsmooth_trt.engine.inductor.this_machine", lambda name: {"device": "cuda"})
+    monkeypatch.setattr("diffsmooth_trt.engine.backends.aotinductor.this_machine", lambda name: {"device": "cuda"})
     path = tmp_path / "d.pt2"
     path.write_bytes(b"code")
     facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
@@ -541,8 +541,8 @@ def test_gpu_replays_a_step_with_the_votes_of_the_cpu(gpu: Any) -> None:
 @pytest.mark.cuda
 def test_gpu_runs_a_package_as_its_source(gpu: Any, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="packages are torch's")
-    exporting = pytest.importorskip("diffsmooth_trt.exporting.inductor", reason="exports need onnxscript")
-    from diffsmooth_trt.exporting.check import ImageCheck
+    exporting = pytest.importorskip("diffsmooth_trt.exporting.writers.package", reason="exports need onnxscript")
+    from diffsmooth_trt.exporting.checks.inputs import ImageCheck
 
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
@@ -564,9 +564,9 @@ def test_gpu_runs_a_package_as_its_source(gpu: Any, tmp_path: Path) -> None:
 def test_gpu_certifies_by_packages_as_the_cpu(gpu: Any, images_npz: Any, tmp_path: Path, method: str) -> None:
     """Whole runs of two networks: counts within 0.2 % of n on every image, and `verify` finds the GPU's votes again."""
     torch = pytest.importorskip("torch", reason="packages are torch's")
-    inductor = pytest.importorskip("diffsmooth_trt.exporting.inductor", reason="exports need onnxscript")
-    from diffsmooth_trt.exporting.check import ImageCheck
-    from diffsmooth_trt.exporting.onnx_file import write_checked
+    inductor = pytest.importorskip("diffsmooth_trt.exporting.writers.package", reason="exports need onnxscript")
+    from diffsmooth_trt.exporting.checks.inputs import ImageCheck
+    from diffsmooth_trt.exporting.writers.onnx import write_checked
 
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")

@@ -12,6 +12,6 @@ def budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few multiply-adds for verification: test_precision.py has the tests of it."""
     if importlib.util.find_spec("torch") is None:
         return  # nothing is exported
-    from diffsmooth_trt.exporting import verification
+    from diffsmooth_trt.exporting.checks import verification
 
     monkeypatch.setattr(verification, "BUDGET", 10**9)

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_checkpoint, load_into, load_state, mismatch  # noqa: E402
+from diffsmooth_trt.exporting.sources.checkpoints import load_checkpoint, load_into, load_state, mismatch  # noqa: E402
 
 
 def small() -> Any:

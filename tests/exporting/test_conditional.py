@@ -16,10 +16,11 @@ pytest.importorskip("onnxscript", reason="exports need onnxscript")
 from diffsmooth_trt.cli import main  # noqa: E402
 from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting import export_denoiser, onnx_file  # noqa: E402
-from diffsmooth_trt.exporting.check import ConditionalCheck  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.families import RowTimestep  # noqa: E402
+from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
+from diffsmooth_trt.exporting.checks.inputs import ConditionalCheck  # noqa: E402
+from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state  # noqa: E402
+from diffsmooth_trt.exporting.sources.families import RowTimestep  # noqa: E402
+from diffsmooth_trt.exporting.writers import onnx as onnx_writer  # noqa: E402
 from diffsmooth_trt.nets.options import DenoiserOptions, parse_options  # noqa: E402
 from diffsmooth_trt.nets.unet import timestep_embedding  # noqa: E402
 from diffsmooth_trt.schedule import Schedule  # noqa: E402
@@ -160,7 +161,7 @@ def test_timesteps_in_the_graph(schedule: Schedule) -> None:
 
 def test_the_timestep_keeps_float32_where_the_rest_is_bf16(improved: Path) -> None:
     ov = pytest.importorskip("openvino")
-    from diffsmooth_trt.engine.openvino import split_at_noise_levels
+    from diffsmooth_trt.engine.backends.openvino import split_at_noise_levels
 
     schedule = parse_options(*NETWORKS["improved"]).schedule
     core, settings = ov.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
@@ -224,7 +225,7 @@ def test_a_file_that_reads_other_labels_never_appears(
 ) -> None:
     state = torch.load(improved / "net.pt")
     torch.save({**state, "label_emb.weight": state["label_emb.weight"].roll(1, 0)}, tmp_path / "net.pt")
-    monkeypatch.setattr(onnx_file, "trace", lambda *_: onnx_file.ir.load(improved / "d.onnx"))
+    monkeypatch.setattr(onnx_writer, "trace", lambda *_: onnx_writer.ir.load(improved / "d.onnx"))
     family, given = NETWORKS["improved"]
     with pytest.raises(InputError, match="differs from its source"):
         export_denoiser(family, tmp_path / "net.pt", given, None, tmp_path / "d.onnx", conditional=True)

@@ -17,13 +17,13 @@ diffusers = pytest.importorskip("diffusers", reason="the folders are the diffuse
 from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
-from diffsmooth_trt.exporting.denoising import (  # noqa: E402
+from diffsmooth_trt.exporting.graph.one_shot import (  # noqa: E402
     ConditionalDenoiser,
     OneShotDenoiser,
     SourceConditional,
     SourceDenoiser,
 )
-from diffsmooth_trt.exporting.hf_denoiser import read_folder  # noqa: E402
+from diffsmooth_trt.exporting.sources.diffusers import read_folder  # noqa: E402
 
 SIZE = 16
 SMALL: dict[str, Any] = {

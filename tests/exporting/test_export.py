@@ -17,11 +17,12 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="exports are checked in 
 
 from diffsmooth_trt.engine import METADATA_KEY, EngineFacts, open_engine  # noqa: E402
 from diffsmooth_trt.errors import EngineError, InputError, StoreError  # noqa: E402
-from diffsmooth_trt.exporting import export_classifier, export_denoiser, onnx_file  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
-from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
-from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Preprocessing  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.exporting.graph.one_shot import denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.graph.preprocessing import ClassifierWithPreprocessing, Preprocessing  # noqa: E402
+from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state  # noqa: E402
+from diffsmooth_trt.exporting.sources.openai import OpenAI  # noqa: E402
+from diffsmooth_trt.exporting.writers import onnx as onnx_writer  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 from diffsmooth_trt.nets.options import parse_options  # noqa: E402
 
@@ -178,16 +179,16 @@ class Halves(torch.nn.Module):  # type: ignore[misc, name-defined]
         return x * self.weight
 
 
-def write(out: Path, module: Any = None, source: Any = None) -> onnx_file.ExportReport:
-    check = onnx_file.ImageCheck(source or module or Halves(), (3, 4, 4), 0.25)
+def write(out: Path, module: Any = None, source: Any = None) -> onnx_writer.ExportReport:
+    check = onnx_writer.ImageCheck(source or module or Halves(), (3, 4, 4), 0.25)
     facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
-    return onnx_file.write_checked(module or Halves(), check, facts, out, None, False)
+    return onnx_writer.write_checked(module or Halves(), check, facts, out, None, False)
 
 
 def test_weights_beyond_one_message_go_to_a_file_named_by_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "INLINE_BYTES", 100)
+    monkeypatch.setattr(onnx_writer, "INLINE_BYTES", 100)
     torch.manual_seed(0)
     module = torch.nn.Conv2d(3, 3, 9, padding=4)
     report = write(tmp_path / "d.onnx", module)
@@ -228,7 +229,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(onnx_file, "_append_facts", full)
+    monkeypatch.setattr(onnx_writer, "_append_facts", full)
     with pytest.raises(StoreError, match="No space left on device; nothing was left behind"):
         write(tmp_path / "d.onnx")
     assert not list(tmp_path.iterdir())

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="folding needs torch")
 import torch.nn.functional as F  # noqa: E402
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
-from diffsmooth_trt.exporting.norm import ChannelGroupNorm  # noqa: E402
-from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
+from diffsmooth_trt.exporting.graph.norm import ChannelGroupNorm  # noqa: E402
+from diffsmooth_trt.exporting.graph.one_shot import denoiser_pair  # noqa: E402
+from diffsmooth_trt.exporting.sources.openai import OpenAI  # noqa: E402
 from diffsmooth_trt.nets.options import DenoiserOptions, parse_options  # noqa: E402
 from diffsmooth_trt.nets.unet import UNet  # noqa: E402
 

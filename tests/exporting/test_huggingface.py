@@ -20,8 +20,8 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="folders hol
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier  # noqa: E402
-from diffsmooth_trt.exporting.huggingface import load_folder, preprocessing_of  # noqa: E402
-from diffsmooth_trt.exporting.preprocessing import Overrides  # noqa: E402
+from diffsmooth_trt.exporting.graph.preprocessing import Overrides  # noqa: E402
+from diffsmooth_trt.exporting.sources.transformers import load_folder, preprocessing_of  # noqa: E402
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48, "image_size": 32}
 PREPROCESSOR = {

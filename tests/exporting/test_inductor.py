@@ -22,16 +22,18 @@ if shutil.which("g++") is None:
 import diffsmooth_trt as dst  # noqa: E402
 from diffsmooth_trt.cli import main  # noqa: E402
 from diffsmooth_trt.engine import EngineFacts, open_engine  # noqa: E402
-from diffsmooth_trt.engine.inductor import InductorEngine, this_machine  # noqa: E402
+from diffsmooth_trt.engine.backends.aotinductor import InductorEngine, this_machine  # noqa: E402
 from diffsmooth_trt.engine.record import Record, read_record, record_path  # noqa: E402
 from diffsmooth_trt.errors import EngineError, InputError  # noqa: E402
-from diffsmooth_trt.exporting import cuda_toolkit, export_classifier, export_denoiser, inductor  # noqa: E402
-from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
-from diffsmooth_trt.exporting.denoising import denoiser_pair  # noqa: E402
-from diffsmooth_trt.exporting.low_precision import LowPrecision  # noqa: E402
-from diffsmooth_trt.exporting.openai import OpenAI  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.exporting.checks.inputs import ImageCheck  # noqa: E402
+from diffsmooth_trt.exporting.checks.rows import prove_program  # noqa: E402
+from diffsmooth_trt.exporting.graph.low_precision import LowPrecision  # noqa: E402
+from diffsmooth_trt.exporting.graph.one_shot import denoiser_pair  # noqa: E402
 from diffsmooth_trt.exporting.program import export_program  # noqa: E402
-from diffsmooth_trt.exporting.rows import prove_program  # noqa: E402
+from diffsmooth_trt.exporting.sources.openai import OpenAI  # noqa: E402
+from diffsmooth_trt.exporting.writers import cuda_toolkit  # noqa: E402
+from diffsmooth_trt.exporting.writers import package as package_writer  # noqa: E402
 from diffsmooth_trt.report.tables import summarise, text_table  # noqa: E402
 
 BATCH, SHAPE = 4, (3, 8, 8)
@@ -255,12 +257,12 @@ def test_packages_that_do_not_answer_as_their_source_never_appear(
 ) -> None:
     """The compiler's part is taken from the package that is there: what is tested comes after it."""
     path, source = package
-    monkeypatch.setattr(inductor, "_compile", lambda program, settings, draft: shutil.copy(path, draft))
+    monkeypatch.setattr(package_writer, "_compile", lambda program, settings, draft: shutil.copy(path, draft))
     out, facts = tmp_path / "d.pt2", read_record(path, "pt2").facts
     out.write_text("old", encoding="utf-8")
     check = ImageCheck(Other(source, factor), SHAPE, 0.25)
     with pytest.raises(InputError, match=message):
-        inductor.write_package(source, check, facts, out, BATCH, inductor.PackageSettings(autotune=False))
+        package_writer.write_package(source, check, facts, out, BATCH, package_writer.PackageSettings(autotune=False))
     assert [each.name for each in tmp_path.iterdir()] == ["d.pt2"]
     assert out.read_text(encoding="utf-8") == "old"
 
@@ -274,13 +276,13 @@ class Branches(torch.nn.Module):  # type: ignore[misc, name-defined]
 
 def test_what_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, facts = tmp_path / "d.pt2", EngineFacts("denoiser", SHAPE, sigma=0.25)
-    check, settings = ImageCheck(Branches(), SHAPE, 0.25), inductor.PackageSettings(autotune=False)
+    check, settings = ImageCheck(Branches(), SHAPE, 0.25), package_writer.PackageSettings(autotune=False)
     with pytest.raises(EngineError, match="could not compile the network") as caught:
-        inductor.write_package(Branches(), check, facts, out, 2, settings)
+        package_writer.write_package(Branches(), check, facts, out, 2, settings)
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="needs the C\\+\\+ compiler no-such-compiler"):
-        inductor.write_package(Branches(), check, facts, out, 2, settings)
+        package_writer.write_package(Branches(), check, facts, out, 2, settings)
     assert not list(tmp_path.iterdir())
 
 
@@ -406,10 +408,10 @@ def test_classifiers_take_the_same_way(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append((program.module()(torch.rand(2, 3, 32, 32)).shape, settings))
         raise EngineError("enough")
 
-    monkeypatch.setattr(inductor, "_compile", compile_nothing)
+    monkeypatch.setattr(package_writer, "_compile", compile_nothing)
     with pytest.raises(EngineError, match="enough"):
         export_classifier("resnet20", tmp_path / "c.pt", tmp_path / "c.pt2", batch=2, precision="bf16", autotune=False)
-    assert asked == [((2, 10), inductor.PackageSettings("bf16", "cpu", False))]
+    assert asked == [((2, 10), package_writer.PackageSettings("bf16", "cpu", False))]
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
@@ -432,10 +434,10 @@ def test_a_driver_outside_the_compilers_folders_is_linked(tmp_path: Path, monkey
         if before is not None:
             monkeypatch.setenv("LIBRARY_PATH", before)
         assert not links()
-        with inductor.linkable_driver(maps):
+        with package_writer.linkable_driver(maps):
             assert links()
         assert os.environ.get("LIBRARY_PATH") == before
-        with inductor.linkable_driver(tmp_path / "none"):
+        with package_writer.linkable_driver(tmp_path / "none"):
             assert os.environ.get("LIBRARY_PATH") == before
 
 

@@ -23,7 +23,7 @@ from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.engine.graph import read_graph  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_onnx_classifier  # noqa: E402
-from diffsmooth_trt.exporting.onnx_module import multiply_adds  # noqa: E402
+from diffsmooth_trt.exporting.sources.onnx import multiply_adds  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -15,16 +15,16 @@ import pytest
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.device.nvidia import DRIVER_LIBRARY, Gpu
 from diffsmooth_trt.engine import EngineFacts, open_engine
+from diffsmooth_trt.engine.backends.tensorrt_plan import read_plan
 from diffsmooth_trt.engine.graph import read_graph
-from diffsmooth_trt.engine.nvidia import DRIVER_LIBRARY, Gpu
-from diffsmooth_trt.engine.plan_facts import read_plan
 from diffsmooth_trt.engine.record import Record, publish, read_record, record_path
 from diffsmooth_trt.errors import EngineError, InputError
 from diffsmooth_trt.exporting import plan
-from diffsmooth_trt.exporting.compare import Comparison, compare_engines, noisy_inputs
+from diffsmooth_trt.exporting.checks.compare import Comparison, compare_engines, noisy_inputs
 from diffsmooth_trt.exporting.plan import export_plan, input_shapes
-from diffsmooth_trt.exporting.plan_settings import PlanSettings
+from diffsmooth_trt.exporting.writers.tensorrt_settings import PlanSettings
 
 W = np.random.default_rng(0).normal(size=(4, 48))
 
@@ -175,7 +175,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     stub: Any = ModuleType("plan_builder")
     stub.build = build
-    monkeypatch.setitem(sys.modules, "diffsmooth_trt.exporting.plan_builder", stub)
+    monkeypatch.setitem(sys.modules, "diffsmooth_trt.exporting.writers.tensorrt", stub)
     monkeypatch.setattr(plan, "_present", lambda: (Gpu("Stand-in", "9.0", "1"), "11.4"))
     monkeypatch.setattr(plan, "open_engine", opening)
     monkeypatch.setattr(plan, "publish", lambda draft, record, out: None)

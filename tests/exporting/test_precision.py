@@ -19,11 +19,12 @@ pytest.importorskip("onnxruntime", reason="exports are checked in ONNX Runtime")
 from diffsmooth_trt import zoo  # noqa: E402
 from diffsmooth_trt.engine import METADATA_KEY, EngineFacts, open_engine  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting import export_classifier, export_denoiser, onnx_file  # noqa: E402
-from diffsmooth_trt.exporting.check import ImageCheck  # noqa: E402
-from diffsmooth_trt.exporting.noised import fitting_pixels, noised  # noqa: E402
-from diffsmooth_trt.exporting.precision import PACKAGES, Request, kept_in_fp32  # noqa: E402
-from diffsmooth_trt.exporting.verification import multiply_adds, warnings_of  # noqa: E402
+from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
+from diffsmooth_trt.exporting.checks.inputs import ImageCheck  # noqa: E402
+from diffsmooth_trt.exporting.checks.noised import fitting_pixels, noised  # noqa: E402
+from diffsmooth_trt.exporting.checks.verification import multiply_adds, warnings_of  # noqa: E402
+from diffsmooth_trt.exporting.writers import onnx as onnx_writer  # noqa: E402
+from diffsmooth_trt.exporting.writers.onnx_half import PACKAGES, Request, kept_in_fp32  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 
 STATES = Path(__file__).parent.parent.parent / "export" / "zoo"
@@ -41,7 +42,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one, in place of that of the other tests; what takes long is calibrated on fewer images than usual."""
-    monkeypatch.setattr(onnx_file, "CALIBRATION_SAMPLES", 32)
+    monkeypatch.setattr(onnx_writer, "CALIBRATION_SAMPLES", 32)
 
 
 def missing(precision: str) -> bool:
@@ -234,7 +235,7 @@ def test_a_broken_graph_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
         onnx.save(model, target)
         return {}
 
-    monkeypatch.setattr(onnx_file, "to_half", halved)
+    monkeypatch.setattr(onnx_writer, "to_half", halved)
     module = Scale(0.5)
     facts = EngineFacts("denoiser", (3, 4, 4), sigma=0.25)
     for factor, message in (
@@ -243,7 +244,7 @@ def test_a_broken_graph_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
     ):
         factor = np.float32(factor)
         with pytest.raises(InputError, match=message) as caught:
-            onnx_file.write_checked(
+            onnx_writer.write_checked(
                 module, ImageCheck(module, (3, 4, 4), 0.25), facts, tmp_path / "d.onnx", None, False, Request("fp16")
             )  # fmt: skip
         assert "nothing was written" in str(caught.value) and "\n" not in str(caught.value)

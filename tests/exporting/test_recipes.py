@@ -13,8 +13,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports need torch")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
-from diffsmooth_trt.exporting.classifiers import load_classifier  # noqa: E402
-from diffsmooth_trt.exporting.preprocessing import Overrides  # noqa: E402
+from diffsmooth_trt.exporting.classifier import load_classifier  # noqa: E402
+from diffsmooth_trt.exporting.graph.preprocessing import Overrides  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch", reason="exports need torch")
 import torch.nn.functional as F  # noqa: E402
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing  # noqa: E402
-from diffsmooth_trt.exporting.resize import MODES, Resize, SourceResize, resize_matrix  # noqa: E402
+from diffsmooth_trt.exporting.graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing  # noqa: E402
+from diffsmooth_trt.exporting.graph.resize import MODES, Resize, SourceResize, resize_matrix  # noqa: E402
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -20,7 +20,7 @@ from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
 from diffsmooth_trt.methods import DiffSmooth  # noqa: E402
 from diffsmooth_trt.methods.base import Rows  # noqa: E402
 from diffsmooth_trt.noise import LOCAL, grid_law  # noqa: E402
-from diffsmooth_trt.noise.cpu import grid_noise  # noqa: E402
+from diffsmooth_trt.noise.sampler import grid_noise  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "image_size": 8,

@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier  # noqa: E402
-from diffsmooth_trt.exporting.timm_models import load_timm, preprocessing_of  # noqa: E402
+from diffsmooth_trt.exporting.sources.timm import load_timm, preprocessing_of  # noqa: E402
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ import diffsmooth_trt as dst
 from diffsmooth_trt import api
 from diffsmooth_trt.api import run
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.engine import BACKENDS
-from diffsmooth_trt.engine.onnx import OnnxRuntimeEngine
+from diffsmooth_trt.engine.backends.onnxruntime import OnnxRuntimeEngine
 from diffsmooth_trt.errors import AuditError, InputError
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.run import run as ood_run
 from diffsmooth_trt.ood.store import OodStore
+from diffsmooth_trt.runs.config import RunConfig
 
 KEY = "0123456789abcdef" * 4
 SIGMA = 0.5

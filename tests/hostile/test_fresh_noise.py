@@ -8,7 +8,7 @@ from scipy import stats
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.methods.diffsmooth import DiffSmooth
-from diffsmooth_trt.noise import FIXED_LOCAL, LOCAL, PREDICTION, cpu, grid_law, seed_key
+from diffsmooth_trt.noise import FIXED_LOCAL, LOCAL, PREDICTION, grid_law, sampler, seed_key
 from diffsmooth_trt.noise.counters import fresh_words
 
 SHAPE, N = (3, 16, 16), 600
@@ -19,7 +19,7 @@ LOCAL_SIGMA, THRESHOLD = 0.12, 0.8
 def fitted(key: int, phase: int) -> np.ndarray:
     """A linear rule w with w·η = 1 on the fresh noises that a run of image 0 would have in `phase` under `key`, m = 1."""
     draws = np.stack([np.full(N, PREDICTION), np.zeros(N), np.arange(N)]).astype(np.uint64)
-    noise = cpu.grid_noise(grid_law(LOCAL_SIGMA), key, phase, draws[1], fresh_words(draws, 1, 0), D) / 255
+    noise = sampler.grid_noise(grid_law(LOCAL_SIGMA), key, phase, draws[1], fresh_words(draws, 1, 0), D) / 255
     return noise.T @ np.linalg.solve(noise @ noise.T, np.ones(N))
 
 
@@ -65,7 +65,7 @@ def test_no_two_noises_of_a_run_share_a_nonce(shrinking_denoiser, linear_classif
     seen: list[tuple[int, int, int, int]] = []
 
     def spied(name):
-        true = getattr(cpu, name)
+        true = getattr(sampler, name)
 
         def call(law, key, phase, *rest, **how):
             images, samples = rest[-3:-1] if name != "noisy_images" else rest[1:3]
@@ -81,7 +81,7 @@ def test_no_two_noises_of_a_run_share_a_nonce(shrinking_denoiser, linear_classif
     given = {"engine": shrinking_denoiser(0.25), "classifier": made, "data": images_npz(count=2, classes=3)}
     given |= {"method": "diffsmooth", "m": 3, "local_noise": "fresh", "key": "7" * 64, "batch": 16}
     for name in ("noisy_images", "add_noise"):
-        monkeypatch.setattr(cpu, name, spied(name))
+        monkeypatch.setattr(sampler, name, spied(name))
     dst.certify(**given, n0=16, n=48, out=tmp_path / "c.sqlite", backend="onnxruntime").close()
     dst.predict(**given, n=48, out=tmp_path / "p.sqlite", backend="onnxruntime").close()
     # the run's audit draws rows again, and strangers from sample 2^31 on: what counts is how many different ones there are
@@ -99,7 +99,7 @@ def test_fixed_noise_is_the_seeds_alone(shrinking_denoiser, linear_classifier):
         for path in (shrinking_denoiser(0.25), linear_classifier(np.eye(3, 48), np.zeros(3)))
     ]
     first, second = (DiffSmooth(*engines, local_sigma=0.12, copies=2, seed=seed) for seed in (0, 1))
-    expected = cpu.grid_noise(
+    expected = sampler.grid_noise(
         grid_law(0.12), seed_key(0), FIXED_LOCAL, np.zeros(2, np.uint64), np.arange(2, dtype=np.uint64), 48
     )
     np.testing.assert_array_equal(first.fixed, expected.astype(np.float32) / np.float32(255))

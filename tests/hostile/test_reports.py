@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
-from diffsmooth_trt.certify import runner
+from diffsmooth_trt.certify import loop
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.config import KEY_DIGITS
 from diffsmooth_trt.report.tables import summarise, text_table
+from diffsmooth_trt.runs.config import KEY_DIGITS
 
 KEY = "0123" * (KEY_DIGITS // 4)
 TABLES = ("results", "decisions", "blocks", "images", "timing")
@@ -166,7 +166,7 @@ def test_stopped_when_it_looks_best(options, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     images(options["data"], *np.where(rng.random(60) < 0.5, 130, EASY))
     settings = {**options, "n": 20_000, "radius": [0.12], "resume": True}
-    monkeypatch.setattr(runner, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
     shown = []
     for limit in (15, 15, None):
         with contextlib.suppress(Stop):

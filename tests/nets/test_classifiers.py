@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="networks need torch")
 import torch.nn.functional as F  # noqa: E402
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.classifiers import without_batch_norm  # noqa: E402
+from diffsmooth_trt.exporting.classifier import without_batch_norm  # noqa: E402
 from diffsmooth_trt.nets.beit import Beit  # noqa: E402
 from diffsmooth_trt.nets.classifiers import KNOWN, classifier_from_arch, classifier_names  # noqa: E402
 

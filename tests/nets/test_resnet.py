@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="networks need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
-from diffsmooth_trt.exporting.classifiers import without_batch_norm  # noqa: E402
-from diffsmooth_trt.exporting.preprocessing import ClassifierWithPreprocessing, Preprocessing  # noqa: E402
+from diffsmooth_trt.exporting.classifier import without_batch_norm  # noqa: E402
+from diffsmooth_trt.exporting.graph.preprocessing import ClassifierWithPreprocessing, Preprocessing  # noqa: E402
+from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch, classifier_names  # noqa: E402
 
 

@@ -11,14 +11,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="networks need torch")
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
-from diffsmooth_trt.exporting.checkpoints import load_into  # noqa: E402
-from diffsmooth_trt.exporting.denoising import (  # noqa: E402
+from diffsmooth_trt.exporting.graph.one_shot import (  # noqa: E402
     ConditionalDenoiser,
     OneShotDenoiser,
     SourceConditional,
     SourceDenoiser,
 )
-from diffsmooth_trt.exporting.edm import Edm  # noqa: E402
+from diffsmooth_trt.exporting.sources.checkpoints import load_into  # noqa: E402
+from diffsmooth_trt.exporting.sources.edm import Edm  # noqa: E402
 from diffsmooth_trt.nets.edm import NAMED, named_options, parse_options  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="networks need torch")
 
-from diffsmooth_trt.exporting.checkpoints import load_into, load_state  # noqa: E402
+from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state  # noqa: E402
 from diffsmooth_trt.nets.options import NAMED, named_options, parse_options  # noqa: E402
 from diffsmooth_trt.nets.unet import UNet, timestep_embedding  # noqa: E402
 

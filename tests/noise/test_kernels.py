@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from diffsmooth_trt.device.launch import OPTIONS, SOURCES, kernel_source, source_folder
 from diffsmooth_trt.errors import NoiseError
-from diffsmooth_trt.noise import LOCAL, cpu, grid_law, reference
+from diffsmooth_trt.noise import LOCAL, grid_law, reference, sampler
 from diffsmooth_trt.noise.counters import fresh_words
-from diffsmooth_trt.noise.kernels import OPTIONS, SOURCES, kernel_source, source_folder
 
 KEY = 0xF0E1D2C3B4A5968778695A4B3C2D1E0F00112233445566778899AABBCCDDEEFF
 WORDS = np.array(
@@ -74,7 +74,7 @@ class OnCuda:
             cupy.cuda.runtime.getDeviceCount()
         except cupy.cuda.runtime.CUDARuntimeError as error:
             pytest.skip(f"no CUDA device ({error})")
-        from diffsmooth_trt.noise.cuda import CudaKernels
+        from diffsmooth_trt.device.nvrtc import CudaKernels
 
         properties = cupy.cuda.runtime.getDeviceProperties(0)
         self.cupy, self.kernels = cupy, CudaKernels(f"{properties['major']}.{properties['minor']}")
@@ -124,7 +124,7 @@ def test_noise_is_the_known_one(on: Any, answers: dict[str, Any]) -> None:
 def sampled(law: Any, pixels: Any, source: Any, shape: tuple[int, int, int]) -> Any:
     """The C++ sampler's noisy images, float32 [rows, C, H, W]."""
     out = np.empty((ROWS, pixels.shape[1]), np.float32)
-    cpu.noisy_images(law, KEY, WORDS[0], pixels, WORDS[1], WORDS[2], out, rows=source)
+    sampler.noisy_images(law, KEY, WORDS[0], pixels, WORDS[1], WORDS[2], out, rows=source)
     return out.reshape(ROWS, *shape)
 
 
@@ -181,7 +181,7 @@ def test_local_noise(
     fresh = np.empty((copies, *flat), np.float32)
     for copy in range(copies):
         words = fresh_words(WORDS, 5, copy + 1)
-        cpu.add_noise(law, 7, LOCAL, WORDS[1], words, exact.reshape(flat), fresh[copy])
+        sampler.add_noise(law, 7, LOCAL, WORDS[1], words, exact.reshape(flat), fresh[copy])
     how = {"nhwc": layouts[0], "out_nhwc": layouts[1]}
     for expected, call in (
         (exact, lambda out: on.kernels.add_fixed_noise(given, None, out, size, **how)),
@@ -339,7 +339,7 @@ def test_nvrtc_compiles_the_kernels(tmp_path: Path) -> None:
     pytest.importorskip("cupy", reason="CuPy is not installed")
     from cupy_backends.cuda.libs import nvrtc
 
-    from diffsmooth_trt.noise.cuda import compile_kernels, kernel_file
+    from diffsmooth_trt.device.nvrtc import compile_kernels, kernel_file
 
     try:
         nvrtc.getVersion()

@@ -17,9 +17,9 @@ from scipy import stats
 
 from diffsmooth_trt import _core
 from diffsmooth_trt.api import run
-from diffsmooth_trt.config import RunConfig
 from diffsmooth_trt.errors import NoiseError
-from diffsmooth_trt.noise import GridLaw, cpu, fit, grid_law, reference, selftest
+from diffsmooth_trt.noise import GridLaw, goodness, grid_law, reference, sampler, selftest
+from diffsmooth_trt.runs.config import RunConfig
 
 LAW = grid_law(0.25)
 KEY = 0x9216D5D98979FB1BD1310BA698DFB5AC2FFD72DBD01ADFB7B8E1AFED6A267E96
@@ -130,7 +130,7 @@ def flip(array: NDArray[Any], place: tuple[int, int]) -> None:
 @pytest.mark.parametrize("place", [(0, 0), (-1, -1)])
 def test_one_wrong_bit_is_found(monkeypatch: pytest.MonkeyPatch, function: str, place: tuple[int, int]) -> None:
     break_output(monkeypatch, lambda out: flip(out, place), functions=(function,))
-    check_fails(match=rf"{function} on code path {cpu.variants()[0]} ")
+    check_fails(match=rf"{function} on code path {sampler.variants()[0]} ")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -143,7 +143,7 @@ def test_one_wrong_value_in_200_000_is_found(monkeypatch: pytest.MonkeyPatch, fu
     check_fails(match=rf"{function} .*row 7, coordinate 16384, 1 of 204132 wrong")
 
 
-@pytest.mark.parametrize("variant", cpu.variants())
+@pytest.mark.parametrize("variant", sampler.variants())
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_one_faulty_code_path_is_named(monkeypatch: pytest.MonkeyPatch, function: str, variant: str) -> None:
     break_output(monkeypatch, lambda out: flip(out, (0, 5)), lambda a: a[-1] == variant, (function,))
@@ -280,7 +280,7 @@ def test_a_table_that_the_reference_does_not_have_is_found() -> None:
 
 def draws(law: GridLaw, key: int = KEY, rows: int = 12) -> NDArray[np.int32]:
     words = np.arange(rows, dtype=np.uint64)
-    return cpu.grid_noise(law, key, 1, words, words, selftest.LONG)
+    return sampler.grid_noise(law, key, 1, words, words, selftest.LONG)
 
 
 @pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
@@ -301,15 +301,17 @@ def draws(law: GridLaw, key: int = KEY, rows: int = 12) -> NDArray[np.int32]:
 def test_draws_of_another_distribution_are_found(sigma: float, change: Any, match: str) -> None:
     law = grid_law(sigma)
     noise = draws(law)
-    assert fit.draws_fault(law, noise) is None
-    found = fit.draws_fault(law, np.asarray(change(noise, 255 * sigma)).astype(np.int32))
+    assert goodness.draws_fault(law, noise) is None
+    found = goodness.draws_fault(law, np.asarray(change(noise, 255 * sigma)).astype(np.int32))
     assert found is not None and match in found
 
 
 def test_draws_at_the_limit_of_the_power_stated() -> None:
     """Of 40 keys, more than a few and not all see a variance off by 2.1 %; all see 4 %, and no key sees none."""
     found = {
-        change: sum(fit.draws_fault(LAW, draws(grid_law(0.25 * np.sqrt(change)), key)) is not None for key in range(40))
+        change: sum(
+            goodness.draws_fault(LAW, draws(grid_law(0.25 * np.sqrt(change)), key)) is not None for key in range(40)
+        )
         for change in (1.0, 1.021, 1.04)
     }
     assert found[1.0] == 0 and 5 <= found[1.021] <= 35 and found[1.04] == 40
@@ -320,7 +322,7 @@ def test_limits_hold_and_are_near_the_normal_ones(sigma: float) -> None:
     law, draw_count = grid_law(sigma), 204_132
     p, z = np.array(law.weights) / 2.0**64, law.support / (255 * sigma)
     for values in (z, z * z):
-        low, high = fit.mean_limits(values, p, draw_count, 20.0)
+        low, high = goodness.mean_limits(values, p, draw_count, 20.0)
         mean = float(p @ values)
         deviation = np.sqrt(float(p @ (values - mean) ** 2) / draw_count)
         normal = stats.norm.isf(np.exp(-20.0)) * deviation
@@ -337,9 +339,9 @@ def test_limits_are_passed_no_more_often_than_stated(x: float) -> None:
     counts = np.random.default_rng(1).multinomial(500, p, size=20_000)
     allowed = np.exp(-x) + 5 * np.sqrt(np.exp(-x) / 20_000)
     chi_square = ((counts - 500 * p) ** 2 / (500 * p)).sum(axis=1)
-    assert (chi_square > fit.chi_square_limit(500 * p, x)).mean() <= allowed
+    assert (chi_square > goodness.chi_square_limit(500 * p, x)).mean() <= allowed
     for values in (np.arange(6.0), np.arange(6.0) ** 2, np.array([1.0, 0, 0, 0, 0, 0])):
-        low, high = fit.mean_limits(values, p, 500, x)
+        low, high = goodness.mean_limits(values, p, 500, x)
         means = counts @ values / 500
         assert (means < low).mean() <= allowed and (means > high).mean() <= allowed
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from diffsmooth_trt.noise import GridLaw, cpu, grid_law
+from diffsmooth_trt.noise import GridLaw, grid_law, sampler
 
 KEY = 0xB7E151628AED2A6ABF7158809CF4F3C762E7160F38B4DA56A784D9045190CFEF
 ROWS, COUNT = 1000, 10_000
@@ -23,7 +23,7 @@ Z = float(stats.norm.isf(FALSE_ALARM / 2))
 
 def draws(law: GridLaw) -> NDArray[np.int32]:
     images = np.arange(ROWS, dtype=np.uint64) // 10
-    return cpu.grid_noise(law, KEY, 1, images, np.arange(ROWS, dtype=np.uint64) % 10, COUNT)
+    return sampler.grid_noise(law, KEY, 1, images, np.arange(ROWS, dtype=np.uint64) % 10, COUNT)
 
 
 def p_value(law: GridLaw, noise: NDArray[np.int32]) -> float:
@@ -73,7 +73,7 @@ def test_streams_of_other_phases_and_keys_are_unrelated() -> None:
     law = grid_law(0.25)
     images, samples = np.zeros(1, np.uint64), np.zeros(1, np.uint64)
     rows = [
-        cpu.grid_noise(law, key, phase, images, samples, 10**6)[0].astype(np.float64)
+        sampler.grid_noise(law, key, phase, images, samples, 10**6)[0].astype(np.float64)
         for key, phase in ((KEY, 0), (KEY, 1), (KEY, 2), (KEY ^ 1, 1), (KEY ^ 1 << 255, 1))
     ]
     correlations = np.corrcoef(rows)[np.triu_indices(len(rows), 1)]

@@ -13,9 +13,9 @@ from onnx import helper
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.data import Images
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.ood.accuracy import adversarial_accuracy
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.model import Model

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffsmooth_trt.data import Images
 from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.ood.generated import KINDS, GeneratedImages, generate
 
 SHAPE = (32, 32, 3)

@@ -8,9 +8,9 @@ import pytest
 from onnx import helper
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.data import Images
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.ood.interval import DOUBLE, SINGLE, IntervalGraph, linf_box
 from diffsmooth_trt.ood.linf import scaled
 from diffsmooth_trt.ood.model import check_detector

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffsmooth_trt.certify.bounds import binomial_lower, binomial_upper
-from diffsmooth_trt.certify.store import Result
 from diffsmooth_trt.errors import InputError, StoreError
 from diffsmooth_trt.files import write_atomically
 from diffsmooth_trt.report.figures import FORMATS, draw, write_figure
@@ -27,6 +25,8 @@ from diffsmooth_trt.report.html import page
 from diffsmooth_trt.report.progress import ProgressBar
 from diffsmooth_trt.report.tables import Summary, envelope, percent, summarise, text_table
 from diffsmooth_trt.report.tsv import HEADER, tsv_line, write_tsv
+from diffsmooth_trt.runs.store import Result
+from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper
 
 Row = tuple[int, int, int, float | None]  # image, label, predict, radius
 ROWS: list[Row] = [(0, 0, 0, 0.0), (3, 1, 1, 0.5), (7, 2, 2, 0.75), (9, 2, -1, 0.0), (12, 1, 0, 2.0), (13, 1, 1, 0.25)]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.data import Images
 from diffsmooth_trt.engine import open_engine
+from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Rows
 from diffsmooth_trt.noise import PREDICTION, grid_law
-from diffsmooth_trt.noise.cpu import noisy_images
+from diffsmooth_trt.noise.sampler import noisy_images
 from diffsmooth_trt.ood.generated import generate
 from diffsmooth_trt.ood.metrics import auroc
 

@@ -1,0 +1,107 @@
+"""TensorRT plans before TensorRT: what a plan says of itself, and whether it may run here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import file_sha256
+from ..facts import EngineFacts
+from ..record import Record, agreed_record, read_checked
+
+ALLOW = "pass --allow-host-code where you trust it, or export it without --version-compatible"
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan whose content is what its record says: `facts` agreed with the caller, `batch` rows, SHA-256, settings.
+
+    `tensorrt`, `gpu`, `compute_capability` ("9.0") and `driver` are those of the machine that built it; `settings` holds
+    the options of `export plan` (tf32, optimization_level, workspace_mib, weight_stripped, version_compatible, …).
+    """
+
+    path: Path
+    facts: EngineFacts
+    batch: int
+    sha256: str
+    settings: Mapping[str, Any]
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    record: Record
+
+    @property
+    def precision(self) -> str:
+        """The precision that its multiplications run in: that of the graph, "tf32" where that was allowed for fp32."""
+        return "tf32" if self.facts.precision == "fp32" and self.settings.get("tf32") else self.facts.precision
+
+    @property
+    def holds_host_code(self) -> bool:
+        """Whether deserialising it would load a library embedded in it (the lean runtime of version-compatible plans)."""
+        return bool(self.settings.get("version_compatible"))
+
+    @property
+    def weight_stripped(self) -> bool:
+        """Whether its weights have to be put back from `source()` before it runs (`refit.put_back_weights`)."""
+        return bool(self.settings.get("weight_stripped"))
+
+    def read(self) -> bytes:
+        """The plan itself, hashed once more as it is read."""
+        return read_checked(self.path, self.record)
+
+    def source(self) -> Path:
+        """The ONNX file that the plan was built from, beside it, with the recorded content; InputError otherwise."""
+        path = self.path.with_name(str(self.record.source["name"]))
+        files = {path.name: self.record.source["sha256"], **self.record.source.get("weights", {})}
+        for name, sha256 in files.items():
+            file = path.parent / name
+            if not file.is_file() or file_sha256(file) != sha256:
+                raise InputError(
+                    f"{self.path.name} has its weights in {name}, which is not beside it as it was at export: copy it there"
+                )
+        return path
+
+
+def read_plan(path: str | Path, *, role: str | None, sigma: float | None, batch: int | None = None) -> PlanFile:
+    """The plan at `path`, its hash, role, batch size and noise level (image units) checked; needs neither TensorRT nor a GPU.
+
+    Raises InputError for a plan without record, of another content, or of another role, `sigma` or `batch`. Whether it fits what
+    is installed is `check_runs_here`'s to say.
+    """
+    path = Path(path)
+    record = agreed_record(path, "plan", role, sigma, batch)
+    try:
+        machine = {name: str(record.machine[name]) for name in ("tensorrt", "gpu", "compute_capability", "driver")}
+        record.source["name"], record.source["sha256"]
+    except KeyError as error:
+        raise InputError(f"the record of {path} does not say its {error.args[0]}: export it again") from None
+    return PlanFile(path, record.facts, record.batch, record.sha256, record.settings, record=record, **machine)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 10.13.3.9.post1 → (10, 13, 3, 9)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
+
+
+def check_runs_here(plan: PlanFile, *, tensorrt: str, compute_capability: str, allow_host_code: bool = False) -> None:
+    """Raise InputError unless `plan` was built for the installed TensorRT version and the present compute capability.
+
+    A version-compatible plan runs in later versions too, but holds executable host code: only with `allow_host_code`,
+    and only then may `Runtime.engine_host_code_allowed` be set.
+    """
+    name, again = plan.path.name, "build it again here with `diffsmooth-trt export plan`"
+    built, here = _numbers(plan.tensorrt), _numbers(tensorrt)
+    if built != here and not (plan.holds_host_code and built < here):
+        raise InputError(f"{name} was built by TensorRT {plan.tensorrt}, this machine has {tensorrt}: {again}")
+    if plan.compute_capability != compute_capability:
+        raise InputError(
+            f"{name} was built for compute capability {plan.compute_capability} ({plan.gpu}), this GPU has "
+            f"{compute_capability}: {again}"
+        )
+    if plan.holds_host_code and not allow_host_code:
+        raise InputError(f"{name} is version-compatible and holds executable host code, which is not loaded: {ALLOW}")

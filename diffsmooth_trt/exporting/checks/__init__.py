@@ -1,0 +1,1 @@
+"""What exports are compared with: inputs, the comparison, real noised images, the proof of rows."""

@@ -1,0 +1,1 @@
+"""What exports read: checkpoints and model folders of every family, programs, ONNX files."""

@@ -1,0 +1,71 @@
+"""Any timm architecture with the user's own checkpoint, where timm is installed. Nothing is fetched."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import file_sha256
+from ..classifier import LoadedClassifier
+from ..graph.preprocessing import Preprocessing
+from ..graph.resize import MODES
+from .checkpoints import load_into, load_state
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises the latter
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(
+            f"--arch timm/… needs timm, which cannot be imported ({reason}): pip install timm with a torchvision that fits torch"
+        ) from None
+    return timm
+
+
+def preprocessing_of(cfg: dict[str, Any], name: str) -> Preprocessing:
+    """What a model's pretrained_cfg says, as timm's evaluation transform does it: bicubic and bilinear, centre crop."""
+    _, height, width = cfg["input_size"]
+    mode, how = str(cfg.get("interpolation", "bicubic")), str(cfg.get("crop_mode") or "center")
+    if height != width or mode not in MODES or how not in ("center", "squash"):
+        raise InputError(
+            f"timm's {name} takes {height}×{width} images, {mode}, crop {how!r}: only square {MODES} crops do"
+        )
+    to = height if how == "squash" else math.floor(height / float(cfg.get("crop_pct") or 1.0))
+    return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), height, to, mode, True, round((to - height) / 2))
+
+
+def load_timm(arch: str, checkpoint: Path) -> LoadedClassifier:
+    """The timm model `timm/NAME` with a state dict's or safetensors' weights; its pretrained_cfg is its preprocessing."""
+    timm = _timm()
+    name = arch.removeprefix("timm/")
+    if ":" in name or not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5])
+        raise InputError(
+            f"--arch {arch}: timm {timm.__version__} has no model {name!r}{f' (it has {close}, …)' if close else ''}: "
+            "use a name of timm.list_models()"
+        )
+    state = load_state(checkpoint)
+    cfg = dict(timm.get_pretrained_cfg(name).to_dict())
+    head = cfg.get("classifier")
+    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
+    classes = {} if weight is None or weight.dim() < 2 else {"num_classes": len(weight)}
+    net = timm.create_model(name, pretrained=False, **classes).eval()
+    derived = dict(net.named_buffers()).keys() - net.state_dict().keys()  # older checkpoints hold some of these
+    load_into(
+        net,
+        {name: tensor for name, tensor in state.items() if name not in derived},
+        f"checkpoint {checkpoint}",
+        "check --arch",
+    )
+    return LoadedClassifier(
+        net,
+        int(net.num_classes),
+        preprocessing_of(cfg, name),
+        arch,
+        file_sha256(checkpoint),
+        details={"timm": version("timm")},
+    )

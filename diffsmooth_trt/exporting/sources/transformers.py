@@ -1,0 +1,214 @@
+"""A local Hugging Face image-classification folder → network and preprocessing, through transformers.
+
+Nothing is fetched: only the folder's files are read, no code in it is run. Weights are read as tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...files import file_sha256
+from ...nets.values import read_object
+from ..classifier import LoadedClassifier
+from ..graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
+from .checkpoints import read_pickle, read_safetensors, shown
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+PREPROCESSOR = "preprocessor_config.json"
+GIVE = "give --input-size, --mean, --std and --resize-mode"  # all that the file says
+AGAIN = "fetch the whole folder again"
+MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+ROUNDING = 2 / 255  # what resizing 8-bit images may differ by from resizing floats, in [0, 1] units
+OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+class Logits(nn.Module):
+    """Normalised images → the logits of a transformers classifier."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=x).logits
+        return logits
+
+
+@contextlib.contextmanager
+def _one_line(what: str, remedy: str) -> Iterator[None]:
+    """Errors of transformers, of every class and length, as one InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{what} ({type(error).__name__}: {reason}): {remedy}") from error
+
+
+def _transformers(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise InputError(
+            f"checkpoint {folder} is no folder: --arch hf takes one with config.json, weights and {PREPROCESSOR}"
+        )
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(
+            '--arch hf needs transformers, which is not installed: pip install "diffsmooth-trt[export,hf]"'
+        ) from None
+    logs: Any = transformers.utils.logging
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    return transformers
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the folder's weights, each of them readable; what transformers would load."""
+    name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
+    if name is None:
+        raise InputError(f"checkpoint {folder} has no weights: expected one of {', '.join(WEIGHTS)}")
+    names = {name}
+    if name.endswith(".json"):
+        parts = read_object(folder / name, AGAIN).get("weight_map")
+        if not isinstance(parts, dict) or not parts:
+            raise InputError(f"{folder / name} names no files: fetch it again")
+        names = {str(part) for part in parts.values()}
+    for part in names:
+        if Path(part).name != part:
+            raise InputError(
+                f"{folder / name} keeps weights outside its folder ({part}): put all files into one folder"
+            )
+        if not (folder / part).is_file():
+            raise InputError(f"checkpoint {folder} lacks {part}: fetch it again")
+        # Both name damaged files in their own words, and the second refuses pickles that hold code.
+        (read_safetensors if part.endswith(".safetensors") else read_pickle)(folder / part)
+    return [folder / part for part in sorted(names)]
+
+
+def _network(transformers: Any, folder: Path) -> Any:
+    content = read_object(folder / "config.json", AGAIN)
+    if "quantization_config" in content:
+        raise InputError(f"{folder / 'config.json'} is of a quantised model: give the folder of the unquantised one")
+    kind = content.get("model_type")
+    with _one_line(
+        f"config.json of {folder} is of model type {kind!r}, which transformers {transformers.__version__} does not load",
+        "code in the folder is never run; use a model type that transformers has, or export it yourself and pass --onnx",
+    ):
+        config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
+    auto = transformers.AutoModelForImageClassification
+    if type(config) not in auto._model_mapping:
+        raise InputError(
+            f"model type {kind!r} in {folder} has no image classifier in transformers: give another folder"
+        )
+    with _one_line(
+        f"transformers cannot load {folder}", "fetch the folder again, or check that its files belong together"
+    ):
+        model, found = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="eager",  # plain matrix products and a softmax, which every backend fuses
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
+            **OFFLINE,
+        )
+    for what in ("missing", "unexpected", "mismatched"):
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found[f"{what}_keys"])
+        if names:
+            raise InputError(
+                f"checkpoint {folder} does not fit its config.json: parameters {len(names)} {what} ({shown(names)}): "
+                "give a folder of a fine-tuned image classifier"
+            )
+    return model.eval().requires_grad_(False)
+
+
+def _side(values: Any, what: str) -> int:
+    """One side of a square in any of the forms that preprocessor files have."""
+    if isinstance(values, int):
+        return values
+    sides = {int(v) for v in dict(values or {}).values() if v is not None} - {0}
+    if len(sides) != 1:
+        raise InputError(f"{PREPROCESSOR}: {what} {values} is not square: {GIVE}")
+    return sides.pop()
+
+
+def preprocessing_of(values: dict[str, Any], input_size: int) -> Preprocessing:
+    """What an image processor's attributes `values` say; `input_size` is the network's where they leave it open."""
+    to = _side(values["size"], "size") if values.get("do_resize", True) and values.get("size") else input_size
+    size = _side(values["crop_size"], "crop_size") if values.get("do_center_crop") and values.get("crop_size") else to
+    if values.get("crop_pct") and not values.get("do_center_crop") and to < 384:  # ConvNeXt's rule
+        size, to = to, int(to / values["crop_pct"])
+    if to < size:
+        raise InputError(f"{PREPROCESSOR} crops {size} of {to} pixels: {GIVE}")
+    mode = MODES.get(int(values.get("resample") or 2))
+    if mode is None:
+        raise InputError(f"{PREPROCESSOR}: resample {values['resample']} is unknown: {GIVE}")
+    normalised = values.get("do_normalize", True)
+    mean = triple("image_mean", values.get("image_mean"), positive=False) if normalised else None
+    std = triple("image_std", values.get("image_std"), positive=True) if normalised else None
+    return Preprocessing(mean or (0.0,) * 3, std or (1.0,) * 3, size, to, mode, True, (to - size) // 2)
+
+
+def _check_against(processor: Any, own: Preprocessing) -> None:
+    """Feed one smooth 8-bit image to the processor and to what was read out of it: processors may have rules of their own."""
+    side = own.input_size + own.input_size // 4
+    waves = np.linspace(0, 3, side)
+    picture = 0.5 + 0.4 * np.sin(waves[:, None, None] * [1, 2, 3] + waves[None, :, None])
+    pixels = np.round(picture * 255).astype(np.uint8)
+    want = np.asarray(processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"][0])
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    got = ClassifierWithPreprocessing(nn.Identity(), own, side)(x)[0].numpy()
+    if want.shape != got.shape or np.abs(want - got).max() > ROUNDING / min(own.std):
+        raise InputError(
+            f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: {GIVE}"
+        )
+
+
+def _preprocessing(transformers: Any, folder: Path, input_size: int | None, overrides: Overrides) -> Preprocessing:
+    """The folder's own preprocessing; from flags alone where they override all of it, or where it has none."""
+    size, there = overrides.input_size or input_size, (folder / PREPROCESSOR).is_file()
+    normalised = overrides.mean is not None and overrides.std is not None
+    everything = normalised and overrides.input_size is not None and overrides.resize_mode is not None
+    if size is not None and (everything or (normalised and not there)):
+        return Preprocessing((0.0,) * 3, (1.0,) * 3, size, size)
+    if not there:
+        raise InputError(f"checkpoint {folder} has no {PREPROCESSOR}: give --input-size, --mean and --std")
+    read_object(folder / PREPROCESSOR, AGAIN)
+    with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", GIVE):
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
+        own = preprocessing_of(processor.to_dict(), size or 224)
+        _check_against(processor, own)
+    return own
+
+
+def load_folder(folder: Path, overrides: Overrides) -> LoadedClassifier:
+    """The classifier in `folder`, float32 whatever it is stored as; InputError for anything that is not a whole one."""
+    transformers = _transformers(folder)
+    files = [folder / "config.json", *weight_files(folder)]
+    model = _network(transformers, folder)
+    size = getattr(model.config, "image_size", None)
+    own = _preprocessing(transformers, folder, size if isinstance(size, int) else None, overrides)
+    if (folder / PREPROCESSOR).is_file():
+        files.append(folder / PREPROCESSOR)
+    hashes = {file.name: file_sha256(file) for file in files}
+    return LoadedClassifier(
+        Logits(model),
+        int(model.config.num_labels),
+        own,
+        f"hf/{model.config.model_type}",
+        hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
+        details={"files": hashes, "transformers": version("transformers")},
+    )

@@ -1,0 +1,1 @@
+"""What exports write: ONNX files in every precision, packages, plans, and the report."""

@@ -1,0 +1,303 @@
+"""Torch modules → ONNX files that are compared with their source before they appear.
+
+Everything is written in a fresh folder beside the target and moved into place by `os.replace` after the check, so that
+`out` is either what it was or complete. Files above protobuf's 2 GB keep their weights in a second file named by content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ...engine.facts import METADATA_KEY, EngineFacts
+from ...engine.graph import prove_file
+from ...engine.record import draft_folder
+from ...errors import EngineError, InputError, StoreError
+from ...files import file_sha256
+from ..checks.inputs import ImageCheck, Inputs
+from ..checks.noised import CALIBRATION, fitting_pixels
+from ..checks.verification import Verification, affordable, on_random, onnx_backends
+from .onnx_half import INLINE_BYTES, QUANTISED, Request, to_half
+from .onnx_int8 import CALIBRATION_SAMPLES, quantise
+from .report import ExportReport
+
+OUTPUT = "output"
+OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
+TOLERANCE = 1e-4  # of float32 outputs, relative to the larger of 1 and the largest output
+# (module, check, facts, out, batch, store_fp16) → the file
+Writer = Callable[[nn.Module, ImageCheck, EngineFacts, Path, int | None, bool], ExportReport]
+TOOLS = {"fp16": ("onnxconverter-common",), "bf16": ("nvidia-modelopt", "openvino")}  # whose versions the facts name
+_HALF_FROM = 256  # elements; smaller tensors stay float32
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporters' log lines and warnings from the terminal; they concern its authors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def trace(module: nn.Module, check: ImageCheck, batch: int | None) -> ir.Model:
+    """The ONNX graph of `module` for inputs as in `check`; weights are shared with the module, not copied."""
+    example = tuple(torch.from_numpy(given) for given in next(check.batches(2 if batch is None else batch)))
+    rows = {0: torch.export.Dim("batch")}
+    dynamic = None if batch is not None else tuple(rows for _ in example)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic,
+                input_names=list(check.names),
+                output_names=[OUTPUT],
+                optimize=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise EngineError(f"torch {torch.__version__} could not export the network: {reason}") from error
+    if program is None:
+        raise EngineError(f"torch {torch.__version__} exported nothing: try another version")
+    model: ir.Model = program.model
+    # The exporter notes Python source lines, with paths, at every node.
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    return model
+
+
+def store_as_half(model: ir.Model) -> None:
+    """Store every weight that is exactly a half-precision number as one, followed by a cast to float32."""
+    graph = model.graph
+    first = graph[0]
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _HALF_FROM:
+            continue
+        full = tensor.numpy()
+        with np.errstate(over="ignore"):  # a table of the schedule may hold more than half precision does
+            half = full.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), full):
+            continue
+        stored = ir.val(f"{name}_half", const_value=ir.tensor(half, name=f"{name}_half"))
+        cast = ir.node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
+        cast.outputs[0].name = f"{name}_float"
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, value.type
+        graph.insert_before(first, cast)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+
+
+def _save(model: ir.Model, folder: Path, name: str) -> list[Path]:
+    """Write the model into `folder`; returns its files, the one that refers to the others last."""
+    path = folder / name
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    if sum(tensor.nbytes for tensor in tensors) <= INLINE_BYTES:
+        ir.save(model, path)
+        return [path]
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.tobytes())
+    data = f"{path.stem}-{digest.hexdigest()[:16]}.data"
+    ir.save(model, path, external_data=data)
+    return [folder / data, path]
+
+
+def _append_facts(path: Path, facts: EngineFacts) -> None:
+    """Protobuf messages concatenate: the facts join a file that was checked without writing its weights again."""
+    entry = onnx.StringStringEntryProto(key=METADATA_KEY, value=facts.to_json())
+    with path.open("ab") as file:
+        file.write(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _source_outputs(check: ImageCheck, inputs: Inputs) -> NDArray[np.float32]:
+    """What the source network makes of the first rows of `inputs`, each alone."""
+    with torch.no_grad():
+        rows = [
+            check.source(*(torch.from_numpy(given[row : row + 1]) for given in inputs))
+            for row in range(min(check.rows, len(inputs[0])))
+        ]
+    found: NDArray[np.float32] = torch.cat(rows).numpy()
+    return found
+
+
+def _compare(path: Path, check: ImageCheck, batch: int | None) -> tuple[float, float]:
+    """Largest difference between the file and its source over random noisy batches, and the tolerance for it."""
+    # One after the other, and the source image by image: feature maps of large networks outweigh their parameters.
+    batches = list(check.batches(check.rows if batch is None else batch))
+    wanted = [_source_outputs(check, inputs) for inputs in batches]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # would keep every feature map
+    options.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights twice
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    largest, difference = 1.0, 0.0
+    for inputs, want in zip(batches, wanted, strict=True):
+        got = session.run(None, dict(zip(check.names, inputs, strict=True)))[0][: check.rows]
+        if got.shape != want.shape:
+            raise InputError(f"the exported graph returns {got.shape} where the network returns {want.shape}")
+        if not (np.isfinite(want).all() and np.isfinite(got).all()):
+            raise InputError("the network returns NaN or infinity on noisy images: the checkpoint is not usable")
+        largest = max(largest, float(np.abs(want).max()))
+        difference = max(difference, float(np.abs(got - want).max()))
+    return difference, TOLERANCE * largest
+
+
+def _versions(*tools: str) -> dict[str, str]:
+    found = {}
+    for package in ("diffsmooth-trt", "torch", "onnx", "onnxscript", "onnxruntime", *tools):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _external_files(path: Path) -> list[Path]:
+    """The files of the model at `path`, itself last; what it refers to gets a name by content."""
+    stray = path.parent / f"{path.name}.data"
+    candidates = [file for file in (stray, path.parent / f"{path.stem}.data") if file.is_file()]
+    if not candidates:
+        return [path]
+    (data,) = candidates
+    model = onnx.load(str(path), load_external_data=False)
+    named = data.with_name(f"{path.stem}-{file_sha256(data)[:16]}.data")
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = named.name
+    onnx.save(model, str(path))
+    return [data.rename(named), path]
+
+
+def _lowered(
+    full: Path, out: Path, facts: EngineFacts, verification: Verification
+) -> tuple[list[Path], dict[str, object]]:
+    """The checked fp32 file `full` written anew to `out` in the precision asked for; its files and what stayed in fp32."""
+    request, check = verification.request, verification.check
+    kept: dict[str, Any]
+    if request.precision in QUANTISED:
+        count = affordable(check, CALIBRATION_SAMPLES)
+        with contextlib.ExitStack() as stack:
+            verification.open_companions(stack)
+            pixels = fitting_pixels(request.calibration_data or "", facts.input_shape, count)
+
+            def batches() -> Iterator[dict[str, NDArray[Any]]]:
+                for given in verification.inputs(count, CALIBRATION, pixels):
+                    yield dict(zip(check.names, given, strict=True))
+
+            kept = quantise(full, out, request.precision, facts.role != "classifier", batches)
+        kept["calibration"] = {"data": Path(request.calibration_data or "").name, "images": count}
+    else:
+        kept = {"kept_fp32": to_half(full, out, request.precision)}
+    return _external_files(out), kept
+
+
+def _verified(path: Path, facts: EngineFacts, verification: Verification) -> dict[str, Any]:
+    """The verification of `path`, which carries `facts` only meanwhile."""
+    size = path.stat().st_size
+    _append_facts(path, facts)
+    try:
+        return verification.report(onnx_backends(path))
+    finally:
+        os.truncate(path, size)
+
+
+def write_checked(
+    module: nn.Module | ir.Model,
+    check: ImageCheck,
+    facts: EngineFacts,
+    out: Path,
+    batch: int | None,
+    store_fp16: bool,
+    request: Request | None = None,
+) -> ExportReport:
+    """Export `module` to `out` with `facts` in its metadata once ONNX Runtime agrees with `check.source`.
+
+    `module` may also be a graph that is made already, of the batch size `batch`. The fp32 graph is checked first; `request`
+    says which precision is made of it and how the result is verified. Raises InputError when they differ by more than the
+    tolerance or `out` is not writable, StoreError when writing fails; neither leaves anything behind.
+    """
+    request = request or Request()
+    verification = Verification(check, facts, request, batch)
+    start = time.perf_counter()
+    verification.check_companions()
+    with draft_folder(out) as folder:
+        try:
+            model = module if isinstance(module, ir.Model) else trace(module, check, batch)
+            if store_fp16:
+                store_as_half(model)
+            opset = model.opset_imports.get("", OPSET)
+            lower = request.precision != "fp32"
+            files = _save(model, folder, f"fp32-{out.name}" if lower else out.name)
+            del model
+            shapes = {name: x.shape for name, x in zip(check.names, next(check.batches(batch or 2)), strict=True)}
+            prove_file(files[-1], shapes, out.name)
+            difference, tolerance = _compare(files[-1], check, batch)
+            if difference > tolerance:
+                raise InputError(
+                    f"{out.name} differs from its source by {difference:.2g} where {tolerance:.2g} is allowed: "
+                    "nothing was written; try other versions of torch and onnxscript"
+                )
+            details: dict[str, object] = {
+                "max_difference": float(f"{difference:.2g}"),
+                "tolerance": float(f"{tolerance:.2g}"),
+                "opset": opset,
+                "versions": _versions(*TOOLS.get(request.precision, ())),
+            }
+            if lower:
+                facts = dataclasses.replace(facts, precision=request.precision)
+                full = files
+                files, kept = _lowered(full[-1], folder / out.name, facts, verification)
+                details |= kept
+                for file in full:
+                    file.unlink()
+                prove_file(files[-1], shapes, out.name)
+            if lower or verification.pixels is not None:
+                details["verification"] = _verified(files[-1], facts, verification)
+            else:
+                details["verification"] = on_random(check, "onnxruntime", "fp32", details["max_difference"])
+            if len(files) > 1:
+                details["external_data"] = {"name": files[0].name, "sha256": file_sha256(files[0])}
+            facts = dataclasses.replace(facts, details={**facts.details, **details})
+            _append_facts(files[-1], facts)
+            size = sum(file.stat().st_size for file in files)
+            for file in files:
+                os.replace(file, out.parent / file.name)
+        except OSError as error:
+            raise StoreError(
+                f"{out} could not be written: {error.strerror or error}; nothing was left behind"
+            ) from error
+    return ExportReport(out, facts, difference, tolerance, time.perf_counter() - start, size)

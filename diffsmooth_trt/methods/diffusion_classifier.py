@@ -1,0 +1,394 @@
+"""Diffusion classifiers: argmax over classes of minus the weighted denoising loss (Chen et al. 2024).
+
+`dc` takes the noisy image as it is; `epndc` uses the exact posterior of the noisy image, `apndc` the approximate one, by way of
+one unconditional denoising. Units are the model's, [−1, 1], in which noise σ has the level s_τ = 2σ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device import Array
+from ..engine import Engine
+from ..errors import InputError
+from ..noise import DIFFUSION_CLASSIFIER, FIXED_DIFFUSION_CLASSIFIER, grid_law, seed_key
+from ..noise.counters import fresh_words
+from ..noise.sampler import grid_noise
+from .base import Floats, Labels, Method, Rows
+
+S_MIN = 1e-4
+S_DATA = 0.5
+LOG_MEAN, LOG_STD = -1.2, 1.2
+PUBLISHED_DROP, PUBLISHED_STEPS = 5, 126
+PUBLISHED_SIEVE, PUBLISHED_KEPT = 50, 10
+WEIGHTS = ("paper", "published")
+SIFTS = ("none", "published", "spread")
+NOTES = 5
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The loss as a sum: w_i · mean(residual_i²), residual = a·(D(x + c·ε; s, y) − x_in) + b·ε + d·(x_in − reference).
+
+    float64 [terms] each: `levels` s of the evaluation, `noise` c, `weights` w, and the residual's a, b, d. For dc and apndc
+    a = d = 1 and b = 0: the residual is D − reference; for epndc it is that of `exact_terms`.
+    """
+
+    levels: Doubles
+    noise: Doubles
+    weights: Doubles
+    a: Doubles
+    b: Doubles
+    d: Doubles
+
+
+def level_weights(s: Doubles, step: float, kind: str) -> Doubles:
+    """(s² + s_d²)/(s·s_d)² · p(s) · Δs, p the log-normal density (mean −1.2, std 1.2 of ln s), s_d = 0.5.
+
+    `kind` "published" is the published code's density, which multiplies (ln s − mean)² by std²/2 instead of dividing it by 2·std².
+    """
+    power = -((np.log(s) - LOG_MEAN) ** 2) / 2 * (LOG_STD**2 if kind == "published" else LOG_STD**-2)
+    density = np.exp(power) / (s * LOG_STD * math.sqrt(2 * math.pi))
+    return np.asarray((s**2 + S_DATA**2) / (s * S_DATA) ** 2 * density * step)
+
+
+def plain_terms(lowest: float, highest: float, steps: int, kind: str) -> Terms:
+    """Of the diffusion classifier: s_i evenly spaced on [lowest, highest], residual D(x + s_i·ε_i; s_i, y) − x."""
+    s, step = np.linspace(lowest, highest, steps, retstep=True)
+    one, zero = np.ones(steps), np.zeros(steps)
+    return Terms(s, s, level_weights(s, float(step), kind), one, zero, one)
+
+
+def exact_terms(s_tau: float, highest: float, steps: int, drop: int, kind: str) -> Terms:
+    """Of EPNDC: pairs (s_i, s_{i+1}) of `steps` levels evenly spaced on [s_τ, highest], the first `drop` left out.
+
+    With s₊ = s_{i+1}, x₊ = x_τ + √(s₊² − s_τ²)·ε, the residual μ_p − μ_q is
+    (s₊² − s_i²)·[(D − x₊)/s₊² + (x₊ − x_τ)/(s₊² − s_τ²)], without cancellation.
+    """
+    s, step = np.linspace(s_tau, highest, steps, retstep=True)
+    low, high = s[drop:-1], s[drop + 1 :]
+    over, under, between = high**2 - s_tau**2, low**2 - s_tau**2, high**2 - low**2
+    weights = level_weights(low, float(step), kind) * high**2 * over / (4 * (high - low) ** 2 * under)
+    return Terms(high, np.sqrt(over), weights, between / high**2, between / np.sqrt(over), np.zeros(len(low)))
+
+
+def default_drop(steps: int) -> int:
+    """How many leading steps EPNDC leaves out: 5 of 126 as published, the same share of others, at least 1."""
+    return max(1, round(PUBLISHED_DROP * steps / PUBLISHED_STEPS))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the diffusion classifiers, named as on the command line."""
+
+    steps: int = PUBLISHED_STEPS
+    s_max: float = 3.0
+    weights: str = "paper"
+    drop_steps: int | None = None
+    sift: str = "none"
+    sift_margin: float = 1.5
+    classes: tuple[int, ...] | None = None
+    classifier_seed: int = 0
+    local_noise: str = "fixed"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the options."""
+        return [field.name for field in fields(cls)]
+
+
+class DiffusionClassifier(Method):
+    """f(x) = argmax_y −Σ_i w_i · mean‖residual_i(y)‖², ties to the lowest class; a NaN loss makes the vote void.
+
+    The noises ε_i, one a step, are shared by the classes. `fixed` ones are part of f, shared by all samples too (phase 33,
+    sample word = step) under the key made of the public classifier seed; `fresh` ones are a sample's own, under the run's key
+    (phase 17, sample word by `noise.counters.fresh_words`). They are of the grid Gaussian with σ = 1.
+    Losses are summed in float64 in the order of the steps, whatever the batches.
+    """
+
+    def __init__(self, name: str, engine: Engine, sigma: float, settings: Settings) -> None:
+        self.name = name
+        super().__init__(engine, engine.facts.input_shape, sigma)
+        self.engine, self.settings = engine, settings
+        self.void = self.classes
+        self.candidates = np.arange(self.classes) if settings.classes is None else np.array(settings.classes)
+        if settings.classes is not None and (self.candidates.min() < 0 or self.candidates.max() >= self.classes):
+            raise InputError(f"--classes has {max(settings.classes)}, {engine.path.name} knows 0 to {self.classes - 1}")
+        s_tau = 2 * sigma
+        self.terms = self._terms(s_tau)
+        self.s_tau = s_tau
+        self.law = grid_law(1.0)
+        self.size = int(np.prod(self.input_shape))
+        self.images = self.device.empty((self.batch, *self.input_shape))
+        self.noises = len(self.terms.levels)  # words that a sample's own noises may take, those of its sieve included
+        if settings.sift == "published":
+            self.noises = max(self.noises, PUBLISHED_SIEVE)
+        self.evaluations = 0
+        self.votes = 0
+        self.notes: list[str] = []
+        options: dict[str, Any] = {
+            "steps": settings.steps,
+            "s_max": settings.s_max,
+            "weights": settings.weights,
+            "sift": settings.sift,
+        }
+        if name == "epndc":
+            options["drop_steps"] = settings.drop_steps or default_drop(settings.steps)
+        if settings.sift == "spread":
+            options["sift_margin"] = settings.sift_margin
+        if settings.classes is not None:
+            options["classes"] = list(settings.classes)
+        if settings.local_noise == "fixed":
+            options["classifier_seed"] = settings.classifier_seed
+        self.identity |= options | {
+            "local_noise": settings.local_noise,
+            "losses": f"numpy {np.__version__}",  # a near tie may fall by their last digit
+        }
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        return {"denoiser": self.engine}
+
+    @property
+    def noisy(self) -> Array:
+        return self.images
+
+    @property
+    def noisy_nhwc(self) -> bool:
+        return False
+
+    @property
+    def capturable(self) -> bool:
+        return False  # which evaluations follow depends on those before
+
+    def _terms(self, s_tau: float) -> Terms:
+        name, chosen = self.name, self.settings
+        if chosen.s_max <= s_tau:
+            raise InputError(f"--s-max is {chosen.s_max}, expected above 2·sigma = {s_tau}: 3 is usual")
+        if name == "dc":
+            if chosen.s_max <= S_MIN:
+                raise InputError(f"--s-max is {chosen.s_max}, expected above the lowest level, {S_MIN}: 3 is usual")
+            return plain_terms(S_MIN, chosen.s_max, chosen.steps, chosen.weights)
+        if name == "apndc":
+            if self.engine.null_class is None:
+                raise InputError(
+                    f"{self.engine.path.name} has no null class, which apndc denoises with: use epndc, or a network that has one"
+                )
+            return plain_terms(s_tau, chosen.s_max, chosen.steps, chosen.weights)
+        drop = chosen.drop_steps or default_drop(chosen.steps)
+        if drop > chosen.steps - 2:
+            raise InputError(
+                f"--drop-steps is {drop} of --steps {chosen.steps}, expected to leave a pair: use more steps"
+            )
+        return exact_terms(s_tau, chosen.s_max, chosen.steps, drop, chosen.weights)
+
+    def labels(self, noisy: Array, rows: Rows) -> Array:
+        """As `Method.labels`. The losses are NumPy's on every device: a GPU evaluates the network only."""
+        device = self.device
+        phases, images, samples = (device.asnumpy(words) for words in (rows.phases, rows.images, rows.samples))
+        rows = Rows(phases, images, samples, rows.key)
+        return device.asarray(self._labels(device.asnumpy(noisy), rows))
+
+    def _labels(self, noisy: Floats, rows: Rows) -> Labels:
+        used = _drawn(rows)  # padding would cost as many evaluations as votes do
+        losses = self.losses(noisy[:used], rows.chosen(slice(used)))
+        found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
+        found[np.isnan(losses).any(axis=1)] = self.classes  # void
+        return np.concatenate([found, np.repeat(found[-1:], len(noisy) - used)])
+
+    def losses(self, noisy: Floats, rows: Rows) -> Doubles:
+        """Losses float64 [R, candidates] of noisy images [R, C, H, W], R ≤ batch, in [0, 1] units.
+
+        inf where a class was sifted out, NaN where a loss came out so.
+        """
+        self.votes += len(noisy)
+        noisy_model = 2 * noisy.reshape(len(noisy), self.size) - 1
+        reference = self._denoised(noisy_model) if self.name == "apndc" else noisy_model
+        work = _Losses(self, reference, rows)
+        if self.settings.sift == "published":
+            return _published(work)
+        if self.settings.sift == "spread":
+            return _spread(work, self.settings.sift_margin)
+        work.add(self.terms, np.arange(len(self.terms.levels)))
+        return work.total
+
+    def _denoised(self, noisy: Floats) -> Floats:
+        """x̂0 = D(x_τ; s_τ), without a class."""
+        level = np.full(len(noisy), self.s_tau, dtype=np.float32)
+        labels = np.full(len(noisy), self.engine.null_class, dtype=np.int64)
+        return self.evaluated(noisy, level, labels)
+
+    def evaluated(self, x: Floats, levels: Floats, labels: Labels) -> Floats:
+        """D(x; s, y) float32 [R, d] of at most an engine batch; its last row is repeated where it is short."""
+        fill = np.minimum(np.arange(self.engine.batch), len(x) - 1)
+        self.evaluations += len(x)
+        answer = self.engine.denoise(x[fill].reshape(len(fill), *self.input_shape), levels[fill], labels[fill])
+        return answer.reshape(len(fill), self.size)[: len(x)]
+
+    def noise(self, rows: Rows, number: int) -> Floats:
+        """ε of step `number` for each row, float32 [batch, d], or [1, d] where it is fixed; no two samples share a fresh one."""
+        if self.settings.local_noise == "fresh":
+            samples = fresh_words(rows.words, self.noises, number)
+            steps = grid_noise(self.law, rows.key, DIFFUSION_CLASSIFIER, rows.images, samples, self.size)
+        else:
+            place = (np.zeros(1, np.uint64), np.array([number], np.uint64))
+            key = seed_key(self.settings.classifier_seed)
+            steps = grid_noise(self.law, key, FIXED_DIFFUSION_CLASSIFIER, *place, self.size)
+        return steps.astype(np.float32) / np.float32(255)
+
+    def note(self, text: str) -> None:
+        """Keep what the user has to know about void votes, the first few times."""
+        if len(self.notes) < NOTES:
+            self.notes.append(text)
+
+
+def _drawn(rows: Rows) -> int:
+    """How many rows there are before the repetitions of the last one that fill a batch."""
+    draws = np.stack([rows.phases, rows.images, rows.samples])
+    return len(draws[0]) - int(np.cumprod((draws == draws[:, -1:]).all(axis=0)[::-1]).sum()) + 1
+
+
+class _Losses:
+    """Running losses of a batch of samples; evaluations fill whole engine batches across steps, samples and classes.
+
+    A step's terms are added when all of them are there, so that nothing depends on how batches cut them.
+    """
+
+    def __init__(self, method: DiffusionClassifier, reference: Floats, rows: Rows) -> None:
+        self.method, self.reference, self.rows = method, reference, rows
+        count = (len(reference), len(method.candidates))
+        self.total: Doubles = np.zeros(count)
+        self.spread: Doubles = np.zeros(len(reference))
+        self.alive = np.ones(count, dtype=bool)
+
+    def add(self, terms: Terms, steps: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
+        """Add the terms of `steps`, in that order, to the losses of the classes still in question, of the samples `rows`."""
+        batch = self.method.engine.batch
+        samples, classes = np.nonzero(self.alive if rows is None else self.alive & rows[:, None])
+        waiting: list[tuple[int, int]] = []  # (step, which of the pairs), in order
+        opened: dict[int, tuple[Floats, Floats, Doubles]] = {}
+        for step in steps.tolist():
+            noise = self.method.noise(self.rows, step)
+            x = (self.reference + np.float32(terms.noise[step]) * noise).astype(np.float32)
+            opened[step] = noise, x, np.zeros(self.total.shape)
+            waiting += [(step, pair) for pair in range(len(samples))]
+            while len(waiting) >= batch or (waiting and step == steps[-1]):
+                chosen, pairs = np.array(waiting[:batch]).T
+                del waiting[:batch]
+                self._evaluate(terms, opened, chosen, samples[pairs], classes[pairs])
+            while opened and not (waiting and waiting[0][0] == next(iter(opened))):
+                self._close(opened.pop(next(iter(opened)))[2])
+
+    def _evaluate(
+        self,
+        terms: Terms,
+        opened: dict[int, tuple[Floats, Floats, Doubles]],
+        steps: NDArray[np.int64],
+        samples: NDArray[np.int64],
+        classes: NDArray[np.int64],
+    ) -> None:
+        """Run one engine batch (its last row repeated where it is short) and put down its rows' terms."""
+        method = self.method
+        numbers = list(zip(steps.tolist(), samples.tolist(), strict=True))
+        x = np.stack([opened[step][1][sample] for step, sample in numbers])
+        levels = terms.levels[steps].astype(np.float32)
+        labels = method.candidates[classes].astype(np.int64)
+        answer = method.evaluated(x, levels, labels)
+        a, b, d = (part[steps][:, None] for part in (terms.a, terms.b, terms.d))
+        residual = a * (answer.astype(np.float64) - x)
+        if d.any():
+            residual += d * (x.astype(np.float64) - self.reference[samples])
+        if b.any():
+            residual += b * np.stack([opened[k][0][i % len(opened[k][0])] for k, i in numbers])
+        found = terms.weights[steps] * np.mean(residual * residual, axis=1)
+        for row, (step, sample) in enumerate(numbers):
+            opened[step][2][sample, classes[row]] = found[row]
+            if not np.isfinite(found[row]):
+                opened[step][2][sample, classes[row]] = np.nan
+                method.note(
+                    f"the loss at step {step} (s = {terms.levels[step]:.4g}) of class {labels[row]} is not finite for image "
+                    f"{self.rows.images[sample]}, sample {self.rows.samples[sample]}: such votes are abstentions"
+                )
+
+    def _close(self, found: Doubles) -> None:
+        """Add a step: its terms, and their variance among the classes still in question."""
+        self.total += found
+        count = self.alive.sum(axis=1)
+        mean = np.where(self.alive, found, 0.0).sum(axis=1) / count
+        square = np.where(self.alive, (found - mean[:, None]) ** 2, 0.0).sum(axis=1)
+        self.spread += square / np.maximum(count - 1, 1)
+
+    def drop(self, dropped: NDArray[np.bool_]) -> None:
+        """Take classes out; their loss is infinite from now on. A void sample keeps all, as it is void whatever follows."""
+        dropped &= ~np.isnan(self.total).any(axis=1, keepdims=True)
+        self.alive &= ~dropped
+        self.total[dropped] = np.inf
+
+
+def _lead(total: Doubles) -> Doubles:
+    """How far each class is behind the best of its sample."""
+    return np.asarray(total - np.min(total, axis=1, keepdims=True))
+
+
+def _published(work: _Losses) -> Doubles:
+    """The published sift-and-refine: 50 levels in ascending order drop classes 5·10⁻⁵ behind, down to 10; then all steps anew."""
+    method = work.method
+    chosen = method.settings
+    levels, kept = PUBLISHED_SIEVE, PUBLISHED_KEPT
+    lowest = S_MIN if method.name == "dc" else method.s_tau
+    if method.name == "epndc":
+        sieve = exact_terms(method.s_tau, chosen.s_max, levels, default_drop(levels), chosen.weights)
+    else:
+        sieve = plain_terms(lowest, chosen.s_max, levels, chosen.weights)
+    for step in range(len(sieve.levels)):
+        many = work.alive.sum(axis=1) > kept
+        if not many.any():
+            break
+        work.add(sieve, np.array([step]), many)  # a sample that is done must not depend on the others
+        with np.errstate(invalid="ignore"):
+            work.drop((_lead(work.total) > 5e-5) & many[:, None] & work.alive)
+    for row in np.flatnonzero(work.alive.sum(axis=1) > kept):
+        late = np.zeros_like(work.alive)
+        late[row, np.argsort(work.total[row], kind="stable")[kept:]] = True
+        work.drop(late)
+    work.total[work.alive & ~np.isnan(work.total)] = 0.0
+    work.add(method.terms, np.arange(len(method.terms.levels)))
+    return work.total
+
+
+def _stages(steps: int) -> Iterator[NDArray[np.int64]]:
+    """The steps in seven groups, each spread over the whole range; the first six end at an eighth … three quarters of them."""
+    order = np.argsort([int(f"{number:032b}"[::-1], 2) for number in range(steps)], kind="stable")
+    shares = (1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
+    ends = sorted({max(2, math.ceil(steps * share)) for share in shares} | {steps})
+    for start, stop in zip([0, *ends], ends, strict=False):
+        yield np.sort(order[start:stop])
+
+
+def _spread(work: _Losses, margin: float) -> Doubles:
+    """Drop classes that the steps left are unlikely to bring back, after each group of `_stages`.
+
+    What is left moves the difference of two classes by about √(2·V·(S − m)/m) after m of S steps, V being the variance of the
+    terms among classes summed over those m; a class further behind than `margin` times that is dropped. Nothing more is spent
+    on samples that have one class left, or are void.
+    """
+    done, steps = 0, len(work.method.terms.levels)
+    for stage in _stages(steps):
+        open_rows = (work.alive.sum(axis=1) > 1) & ~np.isnan(work.total).any(axis=1)
+        if not open_rows.any():
+            break
+        work.add(work.method.terms, stage, open_rows)
+        done += len(stage)
+        if done < steps:
+            reach = margin * np.sqrt(2 * work.spread * (steps - done) / done)
+            with np.errstate(invalid="ignore"):
+                work.drop((_lead(work.total) > reach[:, None]) & work.alive)
+    return work.total

@@ -1,0 +1,1 @@
+"""What lasts of a run: its configuration, store and results, and what reads them again."""

@@ -1,0 +1,50 @@
+"""What is recorded of a run's audit (self_audit.py), to those who read the run.
+
+`rows` of `of` rows drawn were evaluated again, by `spent` evaluations, in `strange` batches mostly of strangers; `void` says why no
+vote counts, with the first `differences` (image, phase, sample, label in the run, label again). `before`: rows drawn without an
+audit, by an older version. Where places matter (places.py), `moved` of the rows had another place, and `moved_differ` of them
+another label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..certify.places import SLACK
+from ..errors import InputError
+
+REMEDY = "run again with another --backend, --precision or --batch and a new --out"
+
+
+def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
+    """Raise InputError where a run's audit failed, or where what is recorded of it is no audit's."""
+    audit = meta.get("audit", {})
+    numbers = (
+        [each for name, each in audit.items() if name not in ("void", "differences")]
+        if isinstance(audit, dict)
+        else [None]
+    )
+    if not all(type(each) is int and each >= 0 for each in numbers):
+        raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
+    said = audit.get("void")
+    if said or audit.get("differences"):
+        raise InputError(f"{path}: its audit failed ({said}): its votes count for nothing; {REMEDY}")
+
+
+def audit_line(meta: Mapping[str, Any]) -> str:
+    """What a report says of a run's audit."""
+    audit = meta.get("audit")
+    if "lipschitz_constant" in meta:
+        return "audit: none, a margin is evaluated once"
+    if not audit:
+        return "audit: none"
+    line = f"audit: {audit['rows']} rows of {audit['of']} evaluated again, "
+    if "moved" in audit:
+        differ, staying = audit["moved_differ"], audit["rows"] - audit["moved"]
+        line += f"{differ} of {audit['moved']} at other places differ, 0 of {staying} at their own; bounds allow {SLACK:.1%}"
+    else:
+        line += "0 differ"
+    before = audit.get("before", 0)
+    return f"{line}; none of the {before} drawn before by an older version" if before else line

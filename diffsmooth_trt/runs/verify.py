@@ -1,0 +1,345 @@
+"""Verifying a run: recorded votes drawn again from key and counters, and everything that follows from them derived again.
+
+At least 30 blocks are drawn again, all where there are fewer. Which ones is decided by a seed that nobody knew when the run was
+written: blocks in the order of SHA-256 of "seed image phase start" (decimal numbers, one space between), the first ones. A
+replayed block agrees only if every class has exactly the recorded votes. Whether all images that the run was asked for have a
+result is looked at, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..certify.batch import flat_pixels, packed
+from ..certify.blocks import Block
+from ..certify.loop import Progress, pixel_digest
+from ..certify.places import most_moved
+from ..certify.step import Step
+from ..engine import Engine
+from ..errors import InputError, StoreError
+from ..images import Images
+from ..methods import Method
+from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
+from .identity import INDEPENDENT, differences, fingerprint, rows_note
+from .store import UNRECORDED, RunStore
+
+LEAST_BLOCKS = 30  # drawn again whatever the fraction: with fewer, one forged block in ten stays unseen too easily
+PHASES = {SELECTION: "selection", ESTIMATION: "estimation", PREDICTION: "prediction"}
+MENTIONS = ("images", "blocks", "partial", "margins", "timing")  # tables that may hold images without a result
+DERIVED = ("classes", "law", "total_variation", "data", "images")
+
+
+@dataclass
+class Verification:
+    """What a verification found: one line each in `mismatches` (none: the run is reproduced) and `notes`.
+
+    `blocks` of `recorded` blocks (`samples` samples) were drawn again, those that `seed` chose; `results` results were
+    derived again.
+    """
+
+    run: Path
+    seed: int
+    recorded: int = 0
+    blocks: int = 0
+    samples: int = 0
+    results: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything that was looked at agrees."""
+        return not self.mismatches
+
+    @property
+    def drawn_again(self) -> str:
+        """What was drawn and derived again, and what of it a seed chose."""
+        return (
+            f"{self.blocks} of {self.recorded} blocks ({self.samples} samples) drawn again, "
+            f"{self.results} results derived again; choice of blocks"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """All of it in one line."""
+        count = len(self.mismatches)
+        found = "verified" if self.agrees else f"NOT reproduced here, {count} mismatch{'es' * (count > 1)}"
+        return f"{self.run}: {found}; {self.drawn_again}: --blocks-seed {self.seed}"
+
+    def lines(self) -> list[str]:
+        """Mismatches, notes and the verdict."""
+        return [*self.mismatches, *(f"note: {note}" for note in self.notes), self.verdict]
+
+
+@dataclass
+class _Held:
+    """What one look into the store found: label, pixel hash, distance an image; the blocks to draw again with their votes."""
+
+    images: dict[int, tuple[int, str, float]]
+    chosen: dict[int, list[tuple[Block, list[int]]]]
+
+
+def choice(seed: int, *numbers: int) -> bytes:
+    """What orders the things that `numbers` name: the first ones are drawn again. SHA-256 of "seed number number …"."""
+    return hashlib.sha256(" ".join(map(str, (seed, *numbers))).encode()).digest()
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise InputError unless `fraction` is a share of the blocks."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"--fraction must be above 0 and at most 1, got {fraction}: 1 draws every block again")
+
+
+def to_draw(fraction: float, recorded: int) -> int:
+    """How many of the `recorded` blocks are drawn again: a `fraction`, at least LEAST_BLOCKS, all where there are fewer."""
+    return min(recorded, max(LEAST_BLOCKS, math.ceil(fraction * recorded)))
+
+
+def check_asked(
+    asked: Sequence[int], held: Sequence[int], unfinished: bool, done: Verification, what: str = "result"
+) -> None:
+    """Add images without a `what`, as notes if the run may be `unfinished`, and images that it was not asked for."""
+    missing, foreign = sorted({*asked} - {*held}), sorted({*held} - {*asked})
+    if missing:
+        found = f"{len(missing)} of {len(asked)} images have no {what} ({_some(missing)})"
+        if unfinished:
+            done.notes.append(f"the run is not finished: {found}")
+        else:
+            done.mismatches.append(f"missing: {found}; pass --unfinished to verify what a run has done so far")
+    if foreign:
+        done.mismatches.append(
+            f"not asked for: the run has {len(foreign)} image{'s' * (len(foreign) > 1)} more ({_some(foreign)})"
+        )
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return f"{', '.join(map(str, numbers[:10]))}{', …' if len(numbers) > 10 else ''}"
+
+
+def verify_votes(
+    store: RunStore,
+    method: Method,
+    images: Images,
+    here: Mapping[str, Any],
+    *,
+    fraction: float,
+    seed: int,
+    progress: Progress,
+    unfinished: bool = False,
+) -> Verification:
+    """Check `store` against the rebuilt `method` and `images`; `here` is what a new run of them would record as meta.
+
+    A run that is still being written is looked at as of its last commit; that images are missing is a mismatch unless it may
+    be `unfinished`. Raises InputError for a store without blocks.
+    """
+    done = Verification(store.path, seed)
+    check_derived(store.meta, here, done)
+    check_votes(store.meta, here, done)
+    held = _read(store, fraction, images.rows, unfinished, done)
+    note_key(store.meta, done)
+    if not store.has_distances:
+        done.notes.append(UNRECORDED)
+        held.images |= {image: (*known[:2], math.nan) for image, known in held.images.items()}
+    samples = sum(block.stop - block.start for chosen in held.chosen.values() for block, _ in chosen)
+    progress.start(len(held.chosen), 0, samples, 0)
+    _replay(store.meta, method, images, held, done, progress)
+    return done
+
+
+def check_derived(
+    meta: Mapping[str, Any], here: Mapping[str, Any], done: Verification, names: Sequence[str] = DERIVED
+) -> None:
+    """Add what follows from engines and data and is not what the run recorded."""
+    for name in names:
+        if meta.get(name) != here[name]:
+            done.mismatches.append(f"{name}: recorded {meta.get(name)}, here {here[name]}")
+
+
+def note_key(meta: Mapping[str, Any], done: Verification) -> None:
+    """Add what a key that was not drawn means."""
+    if meta["key_source"] != "drawn":
+        done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
+
+
+def check_votes(meta: Mapping[str, Any], here: Mapping[str, Any], done: Verification) -> None:
+    """Add where the class of abstentions is not the method's, or what bounds allow for the place in a batch is left out."""
+    check_derived({"void": None, **meta}, {"void": None, **here}, done, ("void",))
+    if here.get("slack", 0.0) > float(meta.get("slack", 0.0)):
+        done.mismatches.append(f"slack: recorded {meta.get('slack')}, here {here.get('slack')}")
+
+
+def note_rows(meta: Mapping[str, Any], engines: Mapping[str, Engine], done: Verification) -> None:
+    """Add where the rows of the run's engines were not proved independent, or not those of `engines` that are recorded so."""
+    recorded = meta.get("rows")
+    for role, state in recorded.items() if isinstance(recorded, dict) else ():
+        if state == "proved" and (role not in engines or engines[role].rows != state):
+            done.mismatches.append(f"rows: those of the {role} are recorded as proved independent, here they are not")
+    if (note := rows_note(meta)) != INDEPENDENT:
+        done.notes.append(note)
+
+
+def check_identity(
+    meta: Mapping[str, Any], here: Mapping[str, Any], versions: Mapping[str, Any], done: Verification
+) -> None:
+    """Add in what the classifier id and the versions here differ from the recorded ones, which may explain mismatches."""
+    recorded, words = meta["classifier"], ("recorded", "here")
+    if recorded.get("id") != fingerprint(recorded):
+        done.mismatches.append(f"classifier id: {recorded.get('id')} is not the hash of the recorded classifier")
+    if recorded.get("noise_version") != NOISE_VERSION:
+        done.mismatches.append(f"noise version: recorded {recorded.get('noise_version')}, here {NOISE_VERSION}")
+    differing = differences(recorded, here, words=words)
+    if differing:
+        done.notes.append(f"the classifier id differs in {', '.join(differing)}: votes may differ by that alone")
+    elsewhere = differences(meta["versions"], versions, words=words)
+    if elsewhere:
+        done.notes.append(f"other versions: {', '.join(elsewhere)}")
+
+
+def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done: Verification) -> _Held:
+    """Choose blocks, and check what needs no engine; one transaction, so that a live run is seen at one moment."""
+    with store.snapshot() as connection:
+        images = store.known_images()
+        (done.recorded,) = connection.execute("SELECT COUNT(*) FROM blocks").fetchone()
+        if not done.recorded:
+            raise InputError(f"run store {store.path} holds no votes yet: go on with the run before verifying it")
+        count = to_draw(fraction, done.recorded)
+        chosen: dict[int, list[tuple[Block, list[int]]]] = {}
+        for _, block, votes in heapq.nsmallest(count, _blocks(store, done), key=lambda found: found[0]):
+            chosen.setdefault(block.image, []).append((block, votes))
+        _check_results(store, images, done)
+        results = {image for (image,) in connection.execute("SELECT image FROM results")}
+        mentioned = {image for table in MENTIONS for (image,) in connection.execute(f"SELECT image FROM {table}")}
+        check_asked(asked, sorted(results | (mentioned - {*asked})), unfinished, done)
+    return _Held(images, chosen)
+
+
+def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block, list[int]]]:
+    """Every recorded block that can be drawn again, after the hash that orders it; a mismatch for each that cannot."""
+    limits, classes = dict(store.plan.phases), int(store.meta["classes"])
+    for *place, text in store.connection.execute("SELECT image, phase, start, stop, counts FROM blocks"):
+        block = Block(*place)
+        votes = _possible(block, text, limits, classes)
+        if votes is None:
+            done.mismatches.append(
+                f"{_name(block)}: recorded votes that its samples cannot have given, or an unasked block"
+            )
+            continue
+        yield choice(done.seed, block.image, block.phase, block.start), block, votes
+
+
+def _possible(block: Block, text: str, limits: Mapping[int, int], classes: int) -> list[int] | None:
+    """The votes of a block, or None where they cannot be votes, or where the run's plan asks for no such samples."""
+    try:
+        votes: list[int] = json.loads(text)
+        whole = all(type(number) is int for number in (*vars(block).values(), *votes))
+        placed = whole and block.image >= 0 and 0 <= block.start < block.stop <= limits.get(block.phase, 0)
+        fits = placed and len(votes) == classes and min(votes) >= 0 and sum(votes) == block.stop - block.start
+    except (TypeError, ValueError):
+        return None
+    return votes if fits else None
+
+
+def _check_results(store: RunStore, images: Mapping[int, object], done: Verification) -> None:
+    held = [image for (image,) in store.connection.execute("SELECT image FROM results ORDER BY image").fetchall()]
+    for image in held:
+        try:
+            store.result(image)
+            done.results += 1
+        except StoreError as error:
+            done.mismatches.append(f"image {image}: {error}")
+    if store.meta["format"] > 1:
+        decided = store.connection.execute("SELECT image, radius FROM decisions ORDER BY image, radius").fetchall()
+        radii = sorted(store.meta["config"].get("radius") or ())
+        if decided != [(image, radius) for image in held for radius in radii]:
+            done.mismatches.append("decisions: not one on each preset radius of each image with a result")
+    for image in sorted({*images} - {*held}):
+        try:
+            store.counts(image)
+        except StoreError:
+            continue  # its votes are not complete, so no result is due
+        done.mismatches.append(f"image {image}: has all its votes, but no result")
+
+
+def _name(block: Block) -> str:
+    phase = PHASES.get(block.phase, f"phase {block.phase}")
+    return f"image {block.image}, {phase}, from sample {block.start} to before {block.stop}"
+
+
+def _work(
+    images: Images, held: _Held, shape: Sequence[int], done: Verification
+) -> Iterator[tuple[Block, NDArray[np.uint8]]]:
+    """The chosen blocks with the pixels they start from; images that are not the run's are reported, not drawn."""
+    left = dict(held.images)
+    for image in images if left else ():
+        recorded = left.pop(image.index, None)
+        if recorded is not None:
+            found = (image.label, pixel_digest(image), image.distance)
+            if not (found[2] == recorded[2] or math.isnan(recorded[2])):
+                done.mismatches.append(f"image {image.index}: recorded distance {recorded[2]}, --data has {found[2]}")
+            if found[0] != recorded[0]:
+                done.mismatches.append(f"image {image.index}: recorded label {recorded[0]}, --data has {found[0]}")
+            if found[1] != recorded[1] or image.pixels.transpose(2, 0, 1).shape != tuple(shape):
+                done.mismatches.append(f"image {image.index}: pixels in --data are not those that the run used")
+            else:
+                yield from ((block, flat_pixels(image)) for block, _ in held.chosen.get(image.index, ()))
+        if not left:
+            return
+    done.mismatches += [f"image {index}: recorded, but --data holds no such image" for index in sorted(left)]
+
+
+def _replay(
+    meta: Mapping[str, Any], method: Method, images: Images, held: _Held, done: Verification, progress: Progress
+) -> None:
+    """Draw the chosen blocks again, packed into full batches, and compare each with its record."""
+    step, slack = Step(method, grid_law(method.sigma), int(meta["key"], 16)), float(meta.get("slack", 0.0))
+    recorded = {block: votes for chosen in held.chosen.values() for block, votes in chosen}
+    waiting = {image: len(chosen) for image, chosen in held.chosen.items()}
+    drawn: dict[Block, NDArray[np.int64]] = {}
+
+    def collect() -> None:
+        spans, counts, *_ = step.collect()
+        finished = 0
+        for span, found in zip(spans, counts, strict=True):
+            votes = drawn.setdefault(span.block, np.zeros(method.bins, dtype=np.int64))
+            votes += found
+            if span.start + span.high - span.low < span.block.stop:
+                continue
+            done.blocks += 1
+            done.samples += span.block.stop - span.block.start
+            _compare(span.block, recorded[span.block], drawn.pop(span.block).tolist(), slack, done)
+            waiting[span.block.image] -= 1
+            finished += not waiting[span.block.image]
+        progress.update(spans[-1].high, finished)
+
+    for spans in packed(_work(images, held, method.input_shape, done), method.batch):
+        if step.full:
+            collect()
+        step.launch(spans)
+    while step.flying:
+        collect()
+
+
+def _compare(block: Block, recorded: Sequence[int], replayed: Sequence[int], slack: float, done: Verification) -> None:
+    """Add a mismatch, in the votes of the classes that differ, unless the votes are equal.
+
+    Where they depend on places in the batch (places.py), by `slack` at most: unless fewer moved than that explains.
+    """
+    width = max(len(recorded), len(replayed))
+    old, new = ([*votes, *[0] * (width - len(votes))] for votes in (recorded, replayed))
+    differing = [label for label in range(width) if old[label] != new[label]]
+    moved = sum(abs(old[label] - new[label]) for label in differing) // 2
+    if 0 < moved <= most_moved(block.stop - block.start, slack, 1e-6):
+        done.notes.append(f"{_name(block)}: {moved} votes moved, as last bits depend on places in the batch here")
+    elif differing:
+        before, after = (", ".join(f"{label}: {votes[label]}" for label in differing) for votes in (old, new))
+        done.mismatches.append(f"{_name(block)}: recorded votes {{{before}}}, replayed {{{after}}}")

@@ -1,0 +1,1 @@
+"""Bounds on probabilities from votes: pure, verified in decimal arithmetic, rounded against us."""
