@@ -12,7 +12,6 @@ from __future__ import annotations
 import random_weights
 import recipe
 
-from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG = "cifar10_uncond_50M_500K"
@@ -29,7 +28,7 @@ def main() -> None:
     if denoiser:
         for sigma in a.sigma:
             out = a.out / f"denoiser-{sigma:g}.onnx"
-            show(export_denoiser("improved-diffusion", denoiser, CONFIG, sigma, out, store_fp16=half))
+            export_denoiser("improved-diffusion", denoiser, CONFIG, sigma, out, store_fp16=half).show()
     if classifier:
         out = a.out / "classifier.onnx"
         report = export_classifier(
@@ -44,7 +43,7 @@ def main() -> None:
             std=HALF,
             store_fp16=half,
         )
-        show(report)
+        report.show()
 
 
 if __name__ == "__main__":

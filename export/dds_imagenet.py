@@ -14,7 +14,6 @@ from __future__ import annotations
 import random_weights
 import recipe
 
-from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG, ARCH = "256x256_diffusion_uncond", "beit_large_patch16_512"
@@ -35,7 +34,7 @@ def main() -> None:
     if denoiser:
         for sigma in a.sigma:
             out = a.out / f"denoiser-{sigma:g}.onnx"
-            show(export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=size, store_fp16=half))
+            export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=size, store_fp16=half).show()
     if classifier:
         arch, out = "hf" if classifier.is_dir() else ARCH, a.out / "classifier.onnx"
         report = export_classifier(
@@ -50,7 +49,7 @@ def main() -> None:
             std=HALF,
             store_fp16=half,
         )
-        show(report)
+        report.show()
 
 
 if __name__ == "__main__":

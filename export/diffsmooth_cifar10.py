@@ -14,7 +14,6 @@ from __future__ import annotations
 import random_weights
 import recipe
 
-from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG = "cifar10_uncond_50M_500K"
@@ -45,9 +44,9 @@ def main() -> None:
                 resize_mode="bilinear",
                 store_fp16=half,
             )
-            show(report)
+            report.show()
     if classifier:
-        show(export_classifier(a.arch, classifier, a.out / "classifier.onnx", image_size=size, store_fp16=half))
+        export_classifier(a.arch, classifier, a.out / "classifier.onnx", image_size=size, store_fp16=half).show()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import random_weights
 import recipe
 
-from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser
 
 CONFIG = "256x256_diffusion_uncond"
@@ -34,9 +33,9 @@ def main() -> None:
     if denoiser:
         for sigma in a.sigma:
             out = a.out / f"denoiser-{sigma:g}.onnx"
-            show(export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=224, store_fp16=half))
+            export_denoiser("guided-diffusion", denoiser, CONFIG, sigma, out, image_size=224, store_fp16=half).show()
     if classifier:
-        show(export_classifier(a.arch, classifier, a.out / "classifier.onnx", store_fp16=half))
+        export_classifier(a.arch, classifier, a.out / "classifier.onnx", store_fp16=half).show()
 
 
 if __name__ == "__main__":

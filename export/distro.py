@@ -15,7 +15,6 @@ from pathlib import Path
 import random_weights
 import recipe
 
-from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_classifier, export_denoiser, export_detector
 
 CONFIG = "cifar10_uncond_50M_500K"
@@ -39,10 +38,10 @@ def main() -> None:
     half = a.fp16_weights
     if denoiser:
         out = a.out / f"denoiser-{a.sigma:g}.onnx"
-        show(export_denoiser("improved-diffusion", denoiser, CONFIG, a.sigma, out, store_fp16=half))
+        export_denoiser("improved-diffusion", denoiser, CONFIG, a.sigma, out, store_fp16=half).show()
     if joint:
-        show(export_classifier(a.arch, joint, a.out / "classifier.onnx", store_fp16=half))
-        show(export_detector(joint, a.out / "detector.onnx", store_fp16=half))
+        export_classifier(a.arch, joint, a.out / "classifier.onnx", store_fp16=half).show()
+        export_detector(joint, a.out / "detector.onnx", store_fp16=half).show()
 
 
 if __name__ == "__main__":

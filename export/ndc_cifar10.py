@@ -15,7 +15,6 @@ from pathlib import Path
 import random_weights
 import recipe
 
-from diffsmooth_trt.cli.export import show
 from diffsmooth_trt.exporting import export_denoiser
 
 CONFIGS = ("edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-cond-ve")
@@ -34,7 +33,7 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     denoiser = a.denoiser or random_weights.random_edm(a.config, a.out)
     out, half = a.out / "conditional.onnx", a.fp16_weights
-    show(export_denoiser("edm", denoiser, a.config, None, out, conditional=True, store_fp16=half))
+    export_denoiser("edm", denoiser, a.config, None, out, conditional=True, store_fp16=half).show()
 
 
 if __name__ == "__main__":

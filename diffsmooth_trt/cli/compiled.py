@@ -59,13 +59,12 @@ def _add_pt2(kinds: Commands) -> None:
 
 def _export_pt2(arguments: argparse.Namespace) -> None:
     from ..exporting import check_installed
-    from .export import show
 
     check_installed()
     from ..exporting.program import export_program
 
     names = ("role", "batch", "sigma", "trusted", "device", "autotune")
-    show(export_program(arguments.program, arguments.out, **{name: getattr(arguments, name) for name in names}))
+    export_program(arguments.program, arguments.out, **{name: getattr(arguments, name) for name in names}).show()
 
 
 def _add_own(parser: Parser) -> None:

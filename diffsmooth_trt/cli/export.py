@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from . import compiled
 from .options import Commands, Parser, numbers
 
 if TYPE_CHECKING:
-    from ..exporting import ExportReport
+    pass
 
 
 def add(commands: Commands) -> None:
@@ -176,7 +175,7 @@ def _export_denoiser(arguments: argparse.Namespace) -> None:
         "antialias",
         "verify_classifier",
     )
-    show(export_denoiser(**_given(arguments, *names)))
+    export_denoiser(**_given(arguments, *names)).show()
 
 
 def _export_classifier(arguments: argparse.Namespace) -> None:
@@ -191,18 +190,18 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
             raise InputError(
                 "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
             )
-        show(export_onnx_classifier(arguments.onnx, **options))
+        export_onnx_classifier(arguments.onnx, **options).show()
         return
     if arguments.arch is None or checkpoint is None:
         raise InputError("--arch and --checkpoint are missing: give both, or --onnx for a classifier of your own")
-    show(export_classifier(arguments.arch, checkpoint, **options))
+    export_classifier(arguments.arch, checkpoint, **options).show()
 
 
 def _export_detector(arguments: argparse.Namespace) -> None:
     from ..exporting import export_detector
 
     names = ("checkpoint", "out", "image_size", "batch", "store_fp16")
-    show(export_detector(**{name: getattr(arguments, name) for name in names}))
+    export_detector(**{name: getattr(arguments, name) for name in names}).show()
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -210,23 +209,3 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16", "device", "autotune")
     verify = ("calibration_data", "verify_data", "verify_samples")
     return {name: getattr(arguments, name) for name in (*common, *verify, *names)}
-
-
-def show(report: ExportReport) -> None:
-    """Say what was written, and how it compares with its source."""
-    from ..exporting.checks.verification import warnings_of
-
-    fp32 = "" if report.facts.precision == "fp32" else " (before conversion)"
-    print(f"wrote {report.path}: maximum difference from its source {report.max_difference:.2g}{fp32}")
-    verification = report.facts.details.get("verification", {"backends": ()})
-    for found in verification["backends"]:
-        seen = f"{found['backend']}, {found['precision']}: maximum difference {found['max_difference']:.2g}"
-        if "mean_difference" in found:
-            seen += f", mean {found['mean_difference']:.2g}"
-        if "same_labels" in found:
-            seen += f", {100 * found['same_labels']:.2f} % identical labels"
-        print(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
-    for backend, reason in verification.get("not_run", {}).items():
-        print(f"  {backend}: not run ({reason})")
-    for warning in warnings_of(verification, report.facts.precision):
-        print(f"diffsmooth-trt: warning: {warning}", file=sys.stderr)

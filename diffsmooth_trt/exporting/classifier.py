@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,28 +19,11 @@ from ..nets.detector import base_state
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing
 from .sources.checkpoints import export_details, load_checkpoint, load_into, mismatch, round_to_half
+from .sources.loaded import LoadedClassifier
 from .writers.onnx import Writer, write_checked
 from .writers.report import ExportReport
 
 Source = str | PathLike[str]
-
-
-@dataclass(frozen=True)
-class LoadedClassifier:
-    """A network with its weights, `classes` logits, and what stands around it.
-
-    `image_size` is the side of the images that it is usually fed, None for the network's own input size; `folds` whether
-    batch norms that follow a convolution among a module's children also do so in its forward pass.
-    """
-
-    net: nn.Module
-    classes: int
-    preprocessing: Preprocessing
-    family: str
-    sha256: str
-    image_size: int | None = None
-    folds: bool = False
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def without_batch_norm(net: nn.Module) -> nn.Module:

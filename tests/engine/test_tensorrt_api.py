@@ -125,11 +125,11 @@ sys.modules["tensorrt"] = sys.modules["tensorrt_libs"] = None
 import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "tensorrt" else real(name, *rest)
-from diffsmooth_trt.exporting import plan_builder
-trt, log = plan_builder.trt, plan_builder.Log()
+from diffsmooth_trt.exporting.writers import tensorrt as writer
+trt, log = writer.trt, writer.Log()
 log.log(trt.ILogger.Severity.WARNING, "a warning")
 log.log(trt.ILogger.Severity.ERROR, "an error\\nof two lines")
-print(json.dumps([plan_builder.VERSION, log.last, plan_builder.network_flags()]))
+print(json.dumps([writer.VERSION, log.last, writer.network_flags()]))
 """
 
 

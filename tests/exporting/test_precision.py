@@ -22,9 +22,10 @@ from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier, export_denoiser  # noqa: E402
 from diffsmooth_trt.exporting.checks.inputs import ImageCheck  # noqa: E402
 from diffsmooth_trt.exporting.checks.noised import fitting_pixels, noised  # noqa: E402
-from diffsmooth_trt.exporting.checks.verification import multiply_adds, warnings_of  # noqa: E402
+from diffsmooth_trt.exporting.checks.verification import multiply_adds  # noqa: E402
 from diffsmooth_trt.exporting.writers import onnx as onnx_writer  # noqa: E402
 from diffsmooth_trt.exporting.writers.onnx_half import PACKAGES, Request, kept_in_fp32  # noqa: E402
+from diffsmooth_trt.exporting.writers.report import warnings_of  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 
 STATES = Path(__file__).parent.parent.parent / "export" / "zoo"

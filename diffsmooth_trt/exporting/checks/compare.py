@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from ... import zoo
 from ...engine import Engine, EngineFacts
 from ...errors import EngineError
+from ..writers.report import LEAST_AGREEMENT
 from .inputs import HIGHEST, SIGMA, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
 LEAST_BATCHES = 2
-LEAST_AGREEMENT = 0.995
 
 
 @dataclass(frozen=True)

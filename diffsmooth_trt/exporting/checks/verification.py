@@ -19,7 +19,6 @@ from ... import zoo
 from ...engine import Engine, EngineFacts, open_engine
 from ...errors import EngineError, InputError
 from ..writers.onnx_half import INLINE_BYTES, Request
-from .compare import LEAST_AGREEMENT
 from .inputs import ConditionalCheck, ImageCheck, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
@@ -258,14 +257,3 @@ def onnx_backends(path: Path) -> Openers:
 
 def _open_in(path: Path, backend: str, rows: int) -> Engine:
     return open_engine(path, batch=rows, backend=backend)
-
-
-def warnings_of(verification: dict[str, Any], precision: str) -> list[str]:
-    """One line for each backend in which fewer labels than `LEAST_AGREEMENT` are the source's, for a file of `precision`."""
-    own = "certify with --precision fp32" if precision == "fp32" else "use a wider --precision"
-    return [
-        f"only {100 * found['same_labels']:.2f} % of {verification['images']} labels are those of the torch source in "
-        f"{found['backend']} ({found['precision']}): expected {100 * LEAST_AGREEMENT} %; {own}"
-        for found in verification.get("backends", ())
-        if found.get("same_labels", 1.0) < LEAST_AGREEMENT
-    ]

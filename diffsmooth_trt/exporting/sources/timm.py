@@ -9,10 +9,10 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import file_sha256
-from ..classifier import LoadedClassifier
 from ..graph.preprocessing import Preprocessing
 from ..graph.resize import MODES
 from .checkpoints import load_into, load_state
+from .loaded import LoadedClassifier
 
 
 def _timm() -> Any:

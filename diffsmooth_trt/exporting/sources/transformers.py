@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...files import file_sha256
 from ...nets.values import read_object
-from ..classifier import LoadedClassifier
 from ..graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
 from .checkpoints import read_pickle, read_safetensors, shown
+from .loaded import LoadedClassifier
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PREPROCESSOR = "preprocessor_config.json"
