@@ -75,7 +75,7 @@ def timed_rule(store: RunStore) -> list[float]:
 
 def contradictions(store: RunStore, radius: float, sigma: float) -> dict[str, int]:
     """Decisions against the fixed-n run: how many images both have, and how many of those it excludes."""
-    threshold, path = normal_cdf_lower(radius / sigma), ROOT / "results" / "zoo" / "dds-n10000.sqlite"
+    threshold, path = normal_cdf_lower(radius / sigma), ROOT / "results" / "zoo" / "dds-n10000-release-0.3.sqlite"
     compared = excluded = 0
     with open_run(path) as fixed:
         held = {result.image for result in fixed.results()}

@@ -4,13 +4,14 @@
 
 Can be interrupted: run the same command again. The run store, from which anybody can derive the rest, is
 benchmarks/results/zoo/<method>-n<n>.sqlite; at the end the TSV and the configuration, classifier id and key as JSON are written
-beside it.
+beside it. `dds-n10000-release-0.3` is a run of release 0.3, whose noise this one does not draw.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import diffsmooth_trt as dst
@@ -36,8 +37,8 @@ def main() -> None:
     with (
         ProgressBar(name) as progress,
         dst.certify(
-            engine=zoo.DENOISER,
-            classifier=CLASSIFIERS[a.method],
+            engine=os.path.relpath(zoo.DENOISER),  # recorded as it is given
+            classifier=os.path.relpath(CLASSIFIERS[a.method]),
             method=a.method,
             data=a.data,
             max=a.max,
