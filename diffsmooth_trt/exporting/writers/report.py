@@ -25,7 +25,7 @@ class ExportReport:
 
     @property
     def verification(self) -> dict[str, Any]:
-        """How the file compares with the torch source on noised images; see `exporting.verification`."""
+        """How the file compares with the torch source on noised images; see exporting/checks/verification.py."""
         found: dict[str, Any] = self.facts.details["verification"]
         return found
 
