@@ -26,9 +26,8 @@ from .images import Images
 from .methods import DIFFUSION_CLASSIFIERS, DenoisedSmoothing, DiffSmooth, DiffusionClassifier, Method, Plain
 from .methods.diffusion_classifier import Settings
 from .noise import NOISE_VERSION, grid_law
-from .noise.counters import KEY_BITS, KEY_DIGITS
 from .report.tsv import write_tsv
-from .runs.config import RunConfig, parse_key
+from .runs.config import RunConfig, parse_key, recorded_key
 from .runs.identity import check_noise_version, differences, fingerprint, rows_note
 from .runs.reopen import check_weights, recorded_config
 from .runs.store import RunStore, is_empty, open_run
@@ -181,8 +180,7 @@ def open_store(config: RunConfig, described: dict[str, Any], found: dict[str, An
     """
     _refuse_existing(config)  # again: another run may have made the file since the first look
     if not config.out.exists() or is_empty(config.out):
-        key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
-        drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
+        drawn = recorded_key(config.key)
         named = {"engine": config.engine, "classifier": config.classifier, "data": config.data}
         files = {name: path if path is None else str(path) for name, path in named.items()}
         found = {"versions": versions(), **(found or {}), "source": config.data.name, "files": files}

@@ -141,7 +141,7 @@ class Rule:
         if self.slack not in (0.0, SLACK) or not 0 <= self.drawn_variation < 1:
             raise ValueError(f"slack {self.slack} and total_variation {self.drawn_variation}, which no run has")
         with localcontext(context(rounding=ROUND_CEILING)):
-            self.total_variation = up(Decimal(float(meta["total_variation"])) + Decimal(self.slack))
+            self.total_variation = up(Decimal(self.drawn_variation) + Decimal(self.slack))
         self.sigma = float(meta["classifier"]["sigma"])
         self.alpha = float(meta["config"].get("alpha", 1.0))
         if meta["config"].get("family_wise"):

@@ -161,8 +161,7 @@ def open_engine(
             f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
         )
     backend_class: Any = make()
-    sizes = getattr(backend_class, "graph_rows", None)  # what is no class of ours takes whole batches
-    _prove(graph, sizes(batch) if sizes else {batch}, batch)
+    _prove(graph, backend_class.graph_rows(batch), batch)
     graph = graph.forgotten()
     engine: Engine = backend_class(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from ..api import Silent, independence, versions
 from ..certify.loop import Progress
 from ..engine import choose_backend
 from ..errors import InputError
-from ..noise.counters import KEY_BITS, KEY_DIGITS
 from ..noise.selftest import check_noise
-from ..runs.config import parse_key
+from ..runs.config import parse_key, recorded_key
 from ..runs.identity import check_noise_version, differences
 from .certified import Certifier, dense
 from .config import OodConfig
@@ -57,8 +55,7 @@ def _refuse_existing(config: OodConfig) -> None:
 def _open_store(config: OodConfig, described: dict[str, Any], found: dict[str, Any], notes: list[str]) -> OodStore:
     """A new file, or with `config.resume` the one that is there, of the same run; `found` is what a new one says besides."""
     if not config.out.exists() or _is_empty(config):
-        key = parse_key(config.key) if config.key is not None else secrets.randbits(KEY_BITS)
-        drawn = {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "given" if config.key is not None else "drawn"}
+        drawn = recorded_key(config.key)
         named = {"classifier": config.classifier, "engine": config.engine, "detector": config.detector}
         files = {name: None if path is None else str(path) for name, path in named.items()}
         files |= {"in_data": str(config.in_data), "out_data": list(config.out_data)}  # type: ignore[dict-item]

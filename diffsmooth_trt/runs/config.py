@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..files import check_outputs
 from ..methods import DIFFUSION_CLASSIFIERS, METHODS
 from ..methods.diffusion_classifier import PUBLISHED_SIEVE, SIFTS, WEIGHTS, Settings
 from ..noise import check_noise_level
-from ..noise.counters import KEY_DIGITS, check_fresh
+from ..noise.counters import KEY_BITS, KEY_DIGITS, check_fresh
 from ..statistics.sequential import FIRST_LOOK, MAX_DRAWS
 
 COMMANDS = ("certify", "predict")
@@ -49,6 +50,12 @@ def parse_key(text: str) -> int:
             "of it"
         )
     return int(digits, 16)
+
+
+def recorded_key(given: str | None) -> dict[str, str]:
+    """What a new run records of its key: the digits of the one `given`, else of one that the operating system draws."""
+    key = secrets.randbits(KEY_BITS) if given is None else parse_key(given)
+    return {"key": f"{key:0{KEY_DIGITS}x}", "key_source": "drawn" if given is None else "given"}
 
 
 @dataclass(frozen=True)
