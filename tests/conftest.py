@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -54,6 +54,27 @@ def save_graph(
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
+
+
+class Opened(list[Path]):
+    """The files that Python opened while this was listening; an audit hook stays for the life of the process."""
+
+    listening: ClassVar[Opened | None] = None
+
+    @classmethod
+    def hear(cls, event: str, given: tuple[Any, ...]) -> None:
+        if event == "open" and cls.listening is not None and isinstance(given[0], str):
+            cls.listening.append(Path(given[0]))
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Path]]:
+    """The files that Python opens during a test, in order and as often as it does."""
+    if Opened.listening is None:
+        sys.addaudithook(Opened.hear)
+    Opened.listening = Opened()
+    yield Opened.listening
+    Opened.listening = Opened()
 
 
 @pytest.fixture(scope="session")

@@ -156,8 +156,8 @@ class LateEngine(OnnxRuntimeEngine):
 
     row_bytes = 0  # device memory that a row of the batch takes
 
-    def __init__(self, path: Path, facts: Any, batch: int, *, device: Any, **options: Any) -> None:
-        super().__init__(path, facts, batch, device=device, **options)
+    def __init__(self, file: Any, batch: int, *, device: Any, **options: Any) -> None:
+        super().__init__(file, batch, device=device, **options)
         device.hold(self, batch * self.row_bytes)
         self.output = device.empty(self.output_shape)
 

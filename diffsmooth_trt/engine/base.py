@@ -58,13 +58,16 @@ class Engine(ABC):
     rows = "assumed"  # "proved" where the graph, or that which it was compiled from, was proved to keep rows apart (engine/rows)
     warning = ""  # of a classifier whose outputs are not logits; for methods that use more of them than their order
 
-    def __init__(self, path: Path, facts: EngineFacts, batch: int, device: Device = CPU) -> None:
+    def __init__(
+        self, path: Path, facts: EngineFacts, batch: int, device: Device = CPU, sha256: str | None = None
+    ) -> None:
+        """`sha256` is that of the file where the caller has hashed it already; the file is read for it otherwise."""
         self.path = path
         self.facts = facts
         self.batch = batch
         self.device = device
         self.identity: dict[str, Any] = {
-            "sha256": file_sha256(path),
+            "sha256": sha256 or file_sha256(path),
             "backend": self.backend,
             **(device.identity or {"instruction_set": instruction_set()}),
             "batch": batch,

@@ -29,6 +29,16 @@ def _dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
     return [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
 
 
+def _named_dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What the model is given: old files list their weights among the inputs."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
 def _load(path: Path) -> tuple[onnx.ModelProto, str]:
     """The model at `path` without external weights, and SHA-256 of the very bytes that it was read from."""
     try:
@@ -45,16 +55,17 @@ def _load(path: Path) -> tuple[onnx.ModelProto, str]:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """An ONNX file: facts, fixed batch size (None when dynamic), SHA-256 of each file of external weights, input names.
+    """An ONNX file: facts, fixed batch size (None when dynamic), SHA-256 of each file of external weights.
 
-    `model` is what was read of it, without external weights, from bytes whose SHA-256 is `sha256`.
+    `inputs` are the shapes of its inputs by name, a dimension that is not fixed being the name it has there. `model` is what
+    was read of the file, without external weights, from bytes whose SHA-256 is `sha256`.
     """
 
     path: Path
     facts: EngineFacts
     batch: int | None
     weights: dict[str, str]
-    inputs: tuple[str, ...]
+    inputs: dict[str, list[int | str]]
     sha256: str
     model: onnx.ModelProto = field(repr=False)
     stamps: dict[str, tuple[int, ...]] = field(repr=False)
@@ -175,8 +186,7 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
     """
     stamps = {path.name: stamp(path)} if path.is_file() else {}
     model, sha256 = _load(path)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs = _inputs(model)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     known = EngineFacts.from_json(texts[METADATA_KEY], str(path)) if METADATA_KEY in texts else None
     if (known.role if known else role) == "conditional":
@@ -210,20 +220,17 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
         raise InputError(
             f"{path} and its weights file {recorded['name']} are not from the same export: export it again"
         )
-    names = tuple(value.name for value in inputs)
+    shapes = {value.name: _named_dimensions(value) for value in inputs}
     return GraphFile(
-        path, agreed(path, facts, role, sigma), shape[0] if shape else None, external, names, sha256, model, stamps
+        path, agreed(path, facts, role, sigma), shape[0] if shape else None, external, shapes, sha256, model, stamps
     )
 
 
-def input_dimensions(path: Path) -> list[tuple[str, list[int | str]]]:
-    """(name, shape) of each input of an ONNX file; a dimension that is not fixed is the name it has there."""
-    graph = _load(path)[0].graph
-    weights = {tensor.name for tensor in graph.initializer}
-    values = [value for value in graph.input if value.name not in weights]
-    return [
-        (value.name, [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]) for value in values
-    ]
+def fixed_rows(path: Path) -> int | None:
+    """The batch size that the ONNX file at `path` is fixed to, None where any will do; InputError for an unreadable file."""
+    shapes = [_named_dimensions(value) for value in _inputs(_load(path)[0])]
+    rows = next((shape[0] for shape in shapes if shape), None)
+    return rows if isinstance(rows, int) and rows else None
 
 
 def _remedy(role: str, expected: str) -> str:

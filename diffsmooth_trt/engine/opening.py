@@ -97,15 +97,14 @@ def _choose_cuda_backend(path: Path, backend: str | None) -> str:
 def fixed_batch(path: Path) -> int | None:
     """The rows that an engine file takes, None where any number will do; InputError for a file that cannot be read."""
     if path.suffix in COMPILED:
-        from .record import read_record
+        from .record import parse_record
 
-        return int(read_record(path, path.suffix[1:]).batch)
+        return parse_record(path, path.suffix[1:]).batch
     if path.suffix != ".onnx" or not path.is_file():
         return None
-    from .graph import input_dimensions
+    from .graph import fixed_rows
 
-    rows = next((shape[0] for _, shape in input_dimensions(path) if shape), None)
-    return rows if isinstance(rows, int) and rows else None
+    return fixed_rows(path)
 
 
 def open_engine(
@@ -163,11 +162,9 @@ def open_engine(
     backend_class: Any = make()
     _prove(graph, backend_class.graph_rows(batch), batch)
     graph = graph.forgotten()
-    engine: Engine = backend_class(path, graph.facts, batch, device=opened, precision=precision, threads=threads)
+    engine: Engine = backend_class(graph, batch, device=opened, precision=precision, threads=threads)
     try:
-        if engine.identity["sha256"] != graph.sha256:
-            raise InputError(f"{path} changed while it was being opened: copy it again")
-        graph.check_unchanged()
+        graph.check_unchanged()  # the library read the file that was hashed and proved
     except InputError:
         engine.close()
         raise

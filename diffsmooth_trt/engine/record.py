@@ -67,8 +67,8 @@ class Record:
         return json.dumps(content, sort_keys=True, indent=2) + "\n"
 
 
-def read_record(path: Path, kind: str) -> Record:
-    """The record of the engine file `path`, which is hashed; raises InputError unless the two belong together."""
+def parse_record(path: Path, kind: str) -> Record:
+    """The record of the engine file `path`, which is not looked at; InputError where the record is missing or damaged."""
     name, made = path.name, HOW[kind]
     try:
         text = record_path(path).read_text(encoding="utf-8")
@@ -94,11 +94,16 @@ def read_record(path: Path, kind: str) -> Record:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{record_path(path)} is not a record of an export ({error}): export again") from None
-    found = file_sha256(path)
+    return record
+
+
+def read_record(path: Path, kind: str) -> Record:
+    """The record of the engine file `path`, which is hashed; raises InputError unless the two belong together."""
+    record, found = parse_record(path, kind), file_sha256(path)
     if found != record.sha256:
         raise InputError(
             f"{path} is not the file its record was written for (SHA-256 {found[:12]}…, recorded "
-            f"{str(record.sha256)[:12]}…) and was not loaded: copy both again, or make it again with {made}"
+            f"{str(record.sha256)[:12]}…) and was not loaded: copy both again, or make it again with {HOW[kind]}"
         )
     return record
 

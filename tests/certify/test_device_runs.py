@@ -393,9 +393,9 @@ def test_search_stays_within_free_memory(device: Any, pair: Any, images_npz: Any
     asked: list[int] = []
     start = device.engine.__init__
 
-    def noted(self: Any, path: Any, facts: Any, batch: int, **options: Any) -> None:
+    def noted(self: Any, file: Any, batch: int, **options: Any) -> None:
         asked.append(batch)
-        start(self, path, facts, batch, **options)
+        start(self, file, batch, **options)
 
     device.engine.__init__ = noted
     out = tmp_path / "r.sqlite"

@@ -152,6 +152,14 @@ def test_runs_through_tensorrt(machine: Any, plans: Any, pair: Any, images_npz: 
         assert store.meta["classifier"]["denoiser"]["backend"] == "tensorrt"
 
 
+def test_files_are_read_twice(machine: Any, plans: Any, pair: Any, opened: list[Path]) -> None:
+    """A plan to hash it and to hand over what is hashed again; a graph to hash and prove it, and by the library."""
+    for path, reads in ((plans(4)["engine"], 2), (pair["engine"], 1)):
+        opened.clear()
+        with open_engine(path, batch=4, role="denoiser", sigma=0.5, device="cuda:0"):
+            assert opened.count(path) == reads
+
+
 def test_auto_takes_a_plans_batch(plans: Any, images_npz: Any, tmp_path: Path) -> None:
     options = {"data": images_npz(count=1, classes=5), "batch": "auto", "backend": None, **plans(96)}
     with run(config(tmp_path / "r.sqlite", **options)) as store:

@@ -90,6 +90,13 @@ def test_it_answers_as_its_source_with_any_thread_count(package: tuple[Path, Any
     assert (identities[0]["backend"], identities[0]["version"]) == ("inductor", torch.__version__)
 
 
+def test_it_is_read_twice(package: tuple[Path, Any], opened: list[Path]) -> None:
+    """To hash it, and to hand over what is hashed again."""
+    with open_engine(package[0], batch=BATCH) as engine:
+        engine.run(pixels())
+    assert opened.count(package[0]) == 2
+
+
 def test_its_record(package: tuple[Path, Any]) -> None:
     record = read_record(package[0], "pt2")
     assert (record.batch, record.facts.sigma, record.facts.timestep) == (BATCH, 0.25, 145)

@@ -63,7 +63,7 @@ class InductorEngine(Engine):
 
     def __init__(self, path: Path, record: Record, device: str, threads: int | None) -> None:
         check_machine(path, record, device)
-        super().__init__(path, record.facts, record.batch)
+        super().__init__(path, record.facts, record.batch, sha256=record.sha256)
         self.rows = record.independence
         self.where = torch.device(device)
         if self.where.type == "cuda":

@@ -36,7 +36,7 @@ class CudaInductorEngine(Engine):
     ) -> None:
         record = agreed_record(path, "pt2", role, sigma, batch)
         check_machine(path, record, device.name)
-        super().__init__(path, record.facts, batch, device)
+        super().__init__(path, record.facts, batch, device, sha256=record.sha256)
         self.rows = record.independence
         exact_fp32()
         self.gpu = device

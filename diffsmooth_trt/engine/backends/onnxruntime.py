@@ -12,27 +12,22 @@ import onnxruntime as ort
 from ...device import CPU, Device
 from ...errors import EngineError, InputError
 from ..base import Engine, Floats, Inputs
-from ..facts import EngineFacts
+from ..graph import GraphFile
 
 ort.disable_telemetry_events()
 
 
+WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
 MULTIPLYING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
-def effective_precision(path: Path, threads: int | None) -> str:
-    """The precision of the multiplications in the graph that ONNX Runtime makes of the file.
+def effective_precision(optimised: Path) -> str:
+    """The precision of the multiplications in the graph that ONNX Runtime made of a file and wrote to `optimised`.
 
     Half precision is computed in fp32 where the CPU has no kernels for it, and Q/DQ pairs only become int8 kernels in the
-    patterns it knows: the optimised graph is asked.
+    patterns it knows: only the optimised graph shows it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or 0
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        graph = onnx.load_model(options.optimized_model_filepath, load_external_data=False).graph
+    graph = onnx.load_model(str(optimised), load_external_data=False).graph
     half = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
     kinds = set()
     for node in graph.node:
@@ -50,8 +45,7 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(
         self,
-        path: Path,
-        facts: EngineFacts,
+        file: GraphFile,
         batch: int,
         *,
         device: Device = CPU,
@@ -62,25 +56,32 @@ class OnnxRuntimeEngine(Engine):
             raise InputError(
                 "--precision bf16 does not exist in ONNX Runtime on the CPU: use --backend openvino or fp32"
             )
+        path, facts = file.path, file.facts
         if facts.precision == "bf16":
             raise InputError(
                 f"{path.name} is a bf16 graph, which ONNX Runtime has no CPU kernels for: use --backend openvino, or export "
                 "it in fp32 or fp16"
             )
-        super().__init__(path, facts, batch, device)
+        super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        try:
-            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own family of exceptions
-            raise InputError(
-                f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again"
-            ) from None
+        effective = facts.precision
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            if effective != "fp32":
+                options.optimized_model_filepath = str(optimised)
+                options.add_session_config_entry(WEIGHTS_APART, "weights")  # so that they are not read with the graph
+            try:
+                self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime raises its own family of exceptions
+                raise InputError(
+                    f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again"
+                ) from None
+            if effective != "fp32":
+                effective = effective_precision(optimised)
         self.names = [value.name for value in self.session.get_inputs()]
-        self.identity |= {"version": ort.__version__, "precision": facts.precision}
-        if facts.precision != "fp32":
-            self.identity["precision"] = effective_precision(path, threads)
+        self.identity |= {"version": ort.__version__, "precision": effective}
 
     def _run(self, inputs: Inputs) -> Floats:
         try:

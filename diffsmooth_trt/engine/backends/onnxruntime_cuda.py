@@ -9,7 +9,6 @@ import contextlib
 import io
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,7 @@ import onnxruntime as ort
 from ...device import Array
 from ...errors import EngineError, InputError, OutOfMemory
 from ..base import Engine, Inputs
-from ..facts import EngineFacts
-from ..graph import input_dimensions
+from ..graph import GraphFile
 
 if TYPE_CHECKING:
     from ...device.cuda import Cuda
@@ -59,8 +57,7 @@ class OnnxRuntimeCudaEngine(Engine):
 
     def __init__(
         self,
-        path: Path,
-        facts: EngineFacts,
+        file: GraphFile,
         batch: int,
         *,
         device: Cuda,
@@ -69,6 +66,7 @@ class OnnxRuntimeCudaEngine(Engine):
         nhwc: bool = False,
         graph: bool = False,
     ) -> None:
+        path, facts = file.path, file.facts
         if precision == "bf16":
             raise InputError("--precision bf16 is for fp32 files on CPUs that have it: export a bf16 file for the GPU")
         if precision == "tf32" and facts.precision != "fp32":
@@ -82,17 +80,16 @@ class OnnxRuntimeCudaEngine(Engine):
             raise InputError(
                 f"--device {device.name}: the installed onnxruntime {ort.__version__} has no {missing[0]}: {INSTALL}"
             )
-        super().__init__(path, facts, batch, device)
+        super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         self.gpu, self.tf32, self.nhwc, self.graph = device, precision != "fp32", nhwc, graph
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        dimensions = input_dimensions(path)
-        for first in {shape[0] for _, shape in dimensions if shape and isinstance(shape[0], str)}:
+        for first in {shape[0] for shape in file.inputs.values() if shape and isinstance(shape[0], str)}:
             options.add_free_dimension_override_by_name(
                 first, batch
             )  # shapes become constants: nothing is left to the CPU
-        self.shapes = [(name, (batch, *shape[1:])) for name, shape in dimensions]
+        self.shapes = [(name, (batch, *shape[1:])) for name, shape in file.inputs.items()]
         self.run_options = ort.RunOptions()
         self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         chosen = [(name, self._provider_options(name)) for name in self.providers]

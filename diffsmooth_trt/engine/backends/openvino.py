@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import openvino as ov
 from ...device import CPU, Device
 from ...errors import EngineError, InputError
 from ..base import Engine, Floats, Inputs
-from ..facts import EngineFacts
+from ..graph import GraphFile
 
 CHUNK = 16
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -77,15 +76,14 @@ class OpenVinoEngine(Engine):
 
     def __init__(
         self,
-        path: Path,
-        facts: EngineFacts,
+        file: GraphFile,
         batch: int,
         *,
         device: Device = CPU,
         precision: str | None,
         threads: int | None,
     ) -> None:
-        super().__init__(path, facts, batch, device)
+        super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         core = ov.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not bf16:
@@ -99,11 +97,11 @@ class OpenVinoEngine(Engine):
             "INFERENCE_NUM_THREADS": streams,
         }
         try:
-            model = core.read_model(str(path))
+            model = core.read_model(str(file.path))
             tails = [list(value.partial_shape)[1:] for value in model.inputs]
             model.reshape({number: [self.chunk, *tail] for number, tail in enumerate(tails)})
             self.front = None
-            if facts.role == "conditional" and precision == "bf16":
+            if file.facts.role == "conditional" and precision == "bf16":
                 front, model = split_at_noise_levels(model)
                 front.reshape({0: [batch]})
                 self.front = core.compile_model(front, "CPU", settings | {"INFERENCE_PRECISION_HINT": HINTS["fp32"]})
@@ -111,7 +109,7 @@ class OpenVinoEngine(Engine):
             self.requests = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot load {path} ({str(error).splitlines()[0]}): try --backend onnxruntime"
+                f"OpenVINO cannot load {file.path} ({str(error).splitlines()[0]}): try --backend onnxruntime"
             ) from None
         self.identity |= {"version": ov.get_version(), "precision": effective_precision(compiled), "chunk": self.chunk}
 

@@ -72,7 +72,7 @@ class TensorRtEngine(Engine):
         plan = read_plan(path, role=role, sigma=sigma, batch=batch)
         find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
         check_runs_here(plan, tensorrt=VERSION, compute_capability=device.capability, allow_host_code=allow_host_code)
-        super().__init__(path, plan.facts, batch, device)
+        super().__init__(path, plan.facts, batch, device, sha256=plan.sha256)
         self.rows = plan.record.independence
         self.gpu, self.log = device, Log()
         with device.errors():
