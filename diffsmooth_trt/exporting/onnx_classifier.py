@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -17,7 +18,6 @@ from torch import Tensor
 from ..engine.facts import METADATA_KEY, EngineFacts
 from ..engine.graph import external_weights
 from ..errors import InputError
-from ..files import file_sha256
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
 from .graph.resize import Resize
@@ -85,13 +85,16 @@ def _describe(path: Path, model: ir.Model) -> Classifier:
     return Classifier(_number(taken[0]), sides[0], classes)
 
 
-def _load(path: Path) -> tuple[ir.Model, dict[str, str]]:
-    """The model with all its weights among the initializers, and SHA-256 of each file that they came from."""
+def _load(path: Path) -> tuple[ir.Model, str, dict[str, str]]:
+    """The model with all its weights among the initializers, SHA-256 of its file, and of each file of weights beside it."""
     if not path.is_file():
         raise InputError(f"--onnx {path}: no such file")
     try:
-        weights = external_weights(path, onnx.load_model(str(path), load_external_data=False))
-        model = ir.load(path)
+        content = path.read_bytes()
+        message = onnx.load_model_from_string(content)
+        weights = external_weights(path, message)
+        model = ir.from_proto(message)
+        ir.external_data.set_base_dir(model.graph, path.parent)
         passes.RemoveInitializersFromInputsPass()(model)  # how old files listed their weights
         passes.LiftConstantsToInitializersPass(size_limit=0)(model)
         ir.external_data.load_to_model(model)
@@ -100,7 +103,7 @@ def _load(path: Path) -> tuple[ir.Model, dict[str, str]]:
     except Exception as error:  # protobuf's and onnx_ir's own
         files = "its weights file is cut short" if isinstance(error, ValueError | OSError) else type(error).__name__
         raise InputError(f"--onnx {path} is no readable ONNX file ({files}): copy or export it again") from error
-    return model, weights
+    return model, hashlib.sha256(content).hexdigest(), weights
 
 
 def _converted(path: Path, model: ir.Model) -> ir.Model:
@@ -169,7 +172,7 @@ def onnx_classifier_file(
 ) -> ExportReport:
     """See `export_onnx_classifier`."""
     path = Path(path)
-    model, weights = _load(path)
+    model, sha256, weights = _load(path)
     found = _describe(path, model)
     precision = _precision(model)
     if request.precision != "fp32" and precision != "fp32":
@@ -204,7 +207,7 @@ def onnx_classifier_file(
         classes=found.classes,
         family="onnx",
         precision=precision,
-        source_sha256=file_sha256(path),
+        source_sha256=sha256,
         details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)},
     )
     return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False, request)

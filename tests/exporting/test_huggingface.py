@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,25 @@ def test_other_forms_of_the_weights(copy: Path, form: str) -> None:
     x = torch.randn(2, 3, 32, 32)
     assert next(got.parameters()).dtype == torch.float32
     torch.testing.assert_close(got(x), want(x), rtol=0, atol=5e-3 if form == "half" else 0)
+
+
+def test_weights_are_loaded_once_and_hashed_once(
+    vit: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, loaded = vit / "model.safetensors", []
+    safetensors = sys.modules["safetensors"]
+    real = safetensors.safe_open
+
+    def spy(file: Any, *given: Any, **options: Any) -> Any:
+        loaded.append(Path(file))
+        return real(file, *given, **options)
+
+    for module in (safetensors, transformers.modeling_utils):
+        monkeypatch.setattr(module, "safe_open", spy)
+    opened.clear()
+    load_folder(vit, Overrides())
+    assert loaded.count(path) == 1  # mapped, as the libraries do it
+    assert opened.count(path) == 1  # to hash it
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -119,6 +119,14 @@ def test_files_answer_as_before_behind_their_preprocessing(tmp_path: Path, optio
         np.testing.assert_allclose(engine.run(x), want, atol=1e-4 * np.abs(want).max())
 
 
+def test_the_users_file_is_read_twice(tmp_path: Path, opened: list[Path]) -> None:
+    """To hash it with its graph, and by ONNX Runtime, which does not open files through Python."""
+    path = user_file(tmp_path / "user.onnx")
+    opened.clear()
+    export_onnx_classifier(path, tmp_path / "c.onnx", verify_samples=4)
+    assert opened.count(path) == 1
+
+
 def test_images_of_the_files_own_size_and_a_chosen_batch(tmp_path: Path) -> None:
     """Without flags the graph gains nothing but facts."""
     path = user_file(tmp_path / "user.onnx")

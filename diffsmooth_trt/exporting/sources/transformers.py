@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,18 +75,19 @@ def _transformers(folder: Path) -> Any:
     return transformers
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the folder's weights, each of them readable; what transformers would load."""
+def read_weights(folder: Path) -> tuple[list[Path], dict[str, Tensor]]:
+    """The files that hold the folder's weights, those that transformers would load, and the tensors in them by name."""
     name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
     if name is None:
         raise InputError(f"checkpoint {folder} has no weights: expected one of {', '.join(WEIGHTS)}")
     names = {name}
+    state: dict[str, Tensor] = {}
     if name.endswith(".json"):
         parts = read_object(folder / name, AGAIN).get("weight_map")
         if not isinstance(parts, dict) or not parts:
             raise InputError(f"{folder / name} names no files: fetch it again")
         names = {str(part) for part in parts.values()}
-    for part in names:
+    for part in sorted(names):
         if Path(part).name != part:
             raise InputError(
                 f"{folder / name} keeps weights outside its folder ({part}): put all files into one folder"
@@ -94,11 +95,15 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / part).is_file():
             raise InputError(f"checkpoint {folder} lacks {part}: fetch it again")
         # Both name damaged files in their own words, and the second refuses pickles that hold code.
-        (read_safetensors if part.endswith(".safetensors") else read_pickle)(folder / part)
-    return [folder / part for part in sorted(names)]
+        content = (read_safetensors if part.endswith(".safetensors") else read_pickle)(folder / part)
+        if not isinstance(content, Mapping):
+            raise InputError(f"checkpoint {folder / part} holds no tensors by name: {AGAIN}")
+        state.update(content)
+    return [folder / part for part in sorted(names)], state
 
 
-def _network(transformers: Any, folder: Path) -> Any:
+def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
+    """The model of the folder's configuration with the parameters in `state`; InputError where they do not fit."""
     content = read_object(folder / "config.json", AGAIN)
     if "quantization_config" in content:
         raise InputError(f"{folder / 'config.json'} is of a quantised model: give the folder of the unquantised one")
@@ -116,9 +121,12 @@ def _network(transformers: Any, folder: Path) -> Any:
     with _one_line(
         f"transformers cannot load {folder}", "fetch the folder again, or check that its files belong together"
     ):
-        model, found = auto.from_pretrained(
-            folder,
+        with torch.device("meta"):
+            architecture = type(auto.from_config(config, trust_remote_code=False))
+        model, found = architecture.from_pretrained(
+            None,  # given the folder, the library would read the weights once more
             config=config,
+            state_dict=state,
             dtype=torch.float32,
             attn_implementation="eager",  # plain matrix products and a softmax, which every backend fuses
             output_loading_info=True,
@@ -197,8 +205,9 @@ def _preprocessing(transformers: Any, folder: Path, input_size: int | None, over
 def load_folder(folder: Path, overrides: Overrides) -> LoadedClassifier:
     """The classifier in `folder`, float32 whatever it is stored as; InputError for anything that is not a whole one."""
     transformers = _transformers(folder)
-    files = [folder / "config.json", *weight_files(folder)]
-    model = _network(transformers, folder)
+    weights, state = read_weights(folder)
+    files = [folder / "config.json", *weights]
+    model = _network(transformers, folder, state)
     size = getattr(model.config, "image_size", None)
     own = _preprocessing(transformers, folder, size if isinstance(size, int) else None, overrides)
     if (folder / PREPROCESSOR).is_file():
