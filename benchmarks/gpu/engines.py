@@ -82,7 +82,7 @@ def build(pair: Pair, role: str, engine: str, precision: str, batch: int, out: P
 
         check, settings = ImageCheck(net, facts.input_shape, SIGMA), PackageSettings(precision, "cuda:0", autotune)
         few = Request(precision, verify_samples=32)  # random weights, which the CPU would take minutes for
-        write_package(net.float(), check, facts, out, batch, settings, few)
+        write_package(net.float(), check, facts, out, batch, settings, request=few)
     else:
         onnx = file_of(out.parent, pair, role, "onnxruntime", precision, batch)
         if not onnx.exists():

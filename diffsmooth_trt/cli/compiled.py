@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..engine.facts import ROLES
@@ -90,8 +89,4 @@ def _export_plan(arguments: argparse.Namespace) -> None:
     report = export_plan(
         arguments.onnx, arguments.out, settings=settings, **{name: getattr(arguments, name) for name in given}
     )
-    found = report.comparison
-    same = "" if found.agreement is None else f", {100 * found.agreement:.2f} % of {found.rows} labels alike"
-    print(f"wrote {report.path}: maximum difference from its source {found.maximum:.2g}, mean {found.mean:.2g}{same}")
-    if warning := found.warning():
-        print(f"diffsmooth-trt: {report.path}: {warning}", file=sys.stderr)
+    report.show()

@@ -210,4 +210,4 @@ def onnx_classifier_file(
         source_sha256=sha256,
         details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)},
     )
-    return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False, request)
+    return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False, request=request)

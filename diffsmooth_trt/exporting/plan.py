@@ -17,6 +17,7 @@ from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import InputError
 from ..files import check_outputs, file_sha256, write_atomically
 from .checks.compare import Comparison, compare_engines
+from .writers.report import ExportReport, check_difference
 from .writers.tensorrt_settings import PlanSettings
 
 COMPARED = 16  # rows that the CPU computes at a time for a comparison, where its files take any number
@@ -24,13 +25,18 @@ STRICT = 1e-3  # most that a plan without TF32 may differ from an fp32 graph, re
 
 
 @dataclass(frozen=True)
-class PlanReport:
-    """A finished plan: the file, its record, how it compares with its source, and the seconds it took."""
+class Build:
+    """What one plan is built of and with: the ONNX file, its graph and its proof, the rows of every batch, the settings.
 
-    path: Path
-    record: Record
-    comparison: Comparison
-    seconds: float
+    `timing_cache` is read where it exists, None for no cache.
+    """
+
+    onnx: Path
+    graph: GraphFile
+    proof: dict[str, Any]
+    rows: int
+    settings: PlanSettings
+    timing_cache: Path | None
 
 
 def _present() -> tuple[Gpu, str]:
@@ -69,15 +75,6 @@ def input_shapes(path: Path, graph: GraphFile, batch: int) -> dict[str, tuple[in
     return graph.input_shapes(batch)
 
 
-def _check_difference(path: Path, found: Comparison, strict: bool) -> None:
-    allowed = STRICT * max(1.0, found.largest)
-    if strict and found.maximum > allowed:
-        raise InputError(
-            f"{path.name} differs from its source by {found.maximum:.2g} where {allowed:.2g} is allowed: nothing was "
-            "written; try another --optimization-level or TensorRT version"
-        )
-
-
 def export_plan(
     onnx: str | Path,
     out: str | Path,
@@ -90,7 +87,7 @@ def export_plan(
     reference: str | Path | None = None,
     verify_data: str | Path | None = None,
     verify_classifier: str | Path | None = None,
-) -> PlanReport:
+) -> ExportReport:
     """Build the ONNX file `onnx` into a TensorRT plan at `out`, its record at `out`.json, for this machine's first GPU.
 
     Precision is that of the graph (strongly typed). `batch` rows are fixed; it may be left out where the graph fixes them.
@@ -117,57 +114,60 @@ def export_plan(
         raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
     graph = read_graph(path, role=role, sigma=sigma)
     rows, facts = _batch_size(path, graph, batch), graph.facts
-    proof, graph = graph.recorded_proof(rows), graph.forgotten()
+    build = Build(path, graph.forgotten(), graph.recorded_proof(rows), rows, settings, cache)
+    del graph
     there = _present()
     with draft_folder(out) as folder, _reference(twin, _compared_rows(rows, twin, labels), facts) as engine:
         draft = folder / out.name
-        record, content = _build(path, graph, rows, settings, cache, draft, there, proof)
+        record, content = _build(build, draft, there)
+        size = draft.stat().st_size
         if settings.weight_stripped:
-            for name in (path.name, *graph.weights):
+            for name in (path.name, *build.graph.weights):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).symlink_to((path.parent / name).resolve())
         found = _compare(draft, record, engine, labels, data)
-        _check_difference(out, found, strict=facts.precision == "fp32" and not settings.tf32)
+        tolerance = None
+        if facts.precision == "fp32" and not settings.tf32:
+            tolerance = STRICT * max(1.0, found.largest)
+            check_difference(out, found, tolerance, "try another --optimization-level or TensorRT version")
         facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})
-        publish(draft, replace(record, facts=facts), out)
+        record = replace(record, facts=facts)
+        publish(draft, record, out)
         if cache is not None and content:
             write_atomically(cache, content)
-    return PlanReport(out, replace(record, facts=facts), found, time.perf_counter() - start)
+    return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size, record)
 
 
 def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path) -> None:
     """The plan alone, with its record, for measurements of networks that hold random weights; raises as `export_plan`."""
     graph = read_graph(onnx, role=None, sigma=None)
-    proof, graph = graph.recorded_proof(batch), graph.forgotten()
+    build = Build(onnx, graph.forgotten(), graph.recorded_proof(batch), batch, settings, timing_cache)
+    del graph
     there = _present()
     with draft_folder(out) as folder:
         draft = folder / out.name
-        record, content = _build(onnx, graph, batch, settings, timing_cache, draft, there, proof)
+        record, content = _build(build, draft, there)
         publish(draft, record, out)
         if content:
             write_atomically(timing_cache, content)
 
 
-def _build(
-    path: Path,
-    graph: GraphFile,
-    rows: int,
-    settings: PlanSettings,
-    cache: Path | None,
-    draft: Path,
-    there: tuple[Gpu, str],
-    proof: dict[str, Any],
-) -> tuple[Record, bytes | None]:
-    """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds."""
+def _build(given: Build, draft: Path, there: tuple[Gpu, str]) -> tuple[Record, bytes | None]:
+    """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds.
+
+    `there` is the GPU of this machine and TensorRT's version.
+    """
     from .writers.tensorrt import build
 
     gpu, version = there
+    path, graph, settings, cache = given.onnx, given.graph, given.settings, given.timing_cache
     source: dict[str, Any] = {"name": path.name, "sha256": graph.sha256, "weights": graph.weights}
     machine = {"tensorrt": version, **asdict(gpu), "gpu": gpu.name}
     del machine["name"]
     content = None if cache is None else cache.read_bytes() if cache.exists() else b""
-    content = build(path, input_shapes(path, graph, rows), settings, content, draft)
-    record = Record("plan", file_sha256(draft), rows, graph.facts, source, machine, asdict(settings), proof)
+    content = build(path, input_shapes(path, graph, given.rows), settings, content, draft)
+    sha256 = file_sha256(draft)
+    record = Record("plan", sha256, given.rows, graph.facts, source, machine, asdict(settings), given.proof)
     record_path(draft).write_text(record.to_json(), encoding="utf-8")
     return record, content
 

@@ -246,7 +246,7 @@ def test_a_broken_graph_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
         factor = np.float32(factor)
         with pytest.raises(InputError, match=message) as caught:
             onnx_writer.write_checked(
-                module, ImageCheck(module, (3, 4, 4), 0.25), facts, tmp_path / "d.onnx", None, False, Request("fp16")
+                module, ImageCheck(module, (3, 4, 4), 0.25), facts, tmp_path / "d.onnx", None, False, request=Request("fp16")
             )  # fmt: skip
         assert "nothing was written" in str(caught.value) and "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())

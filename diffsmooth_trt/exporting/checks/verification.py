@@ -19,15 +19,16 @@ from ... import zoo
 from ...engine import Engine, EngineFacts, open_engine
 from ...errors import EngineError, InputError
 from ..writers.onnx_half import INLINE_BYTES, Request
+from .compare import Expected, Floats, compare
 from .inputs import ConditionalCheck, ImageCheck, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
-Floats = NDArray[np.float32]
 # Multiply-adds that the source may spend: 2,000 images of the 50 M CIFAR-10 UNet, 23 of the 552 M one at 224×224, which
 # take eager PyTorch some minutes on two cores. Counted, not timed: how many images were compared never depends on speed.
 BUDGET = 2 * 10**13
 ABSURD = 0.1  # of the mean magnitude of the source's outputs: a mean difference beyond it is a broken graph
 SLICE = 32  # images that the source takes at once, however many the file takes: its feature maps are the most memory
+UNUSABLE = "the network returns NaN or infinity on noisy images: the checkpoint is not usable"
 Openers = dict[str, Callable[[int], Engine]]  # by backend: opens the file for so many rows
 
 
@@ -49,13 +50,23 @@ class Unfit(InputError):
     """The exported graph runs, and what it returns is not what the network returns."""
 
 
-@dataclass(frozen=True)
-class Expected:
-    """One batch: what the network is given, what the source makes of its first rows, and their labels."""
+def source_outputs(check: ImageCheck, inputs: Inputs, at_once: int) -> Floats:
+    """What the source makes of `inputs`, float32, `at_once` rows at a time: its feature maps may outweigh its parameters."""
+    with torch.no_grad():
+        parts = [
+            check.source(*(torch.from_numpy(part[at : at + at_once]) for part in inputs)).numpy()
+            for at in range(0, len(inputs[0]), at_once)
+        ]
+    return np.concatenate(parts)
 
-    given: Inputs
-    want: Floats
-    labels: NDArray[np.int64] | None
+
+def random_batches(check: ImageCheck, rows: int, at_once: int) -> Iterator[Expected]:
+    """The batches of `check` with `rows` rows, of which the first `check.rows` count; InputError where the source gives NaN."""
+    for inputs in check.batches(rows):
+        want = source_outputs(check, tuple(part[: check.rows] for part in inputs), at_once)
+        if not np.isfinite(want).all():
+            raise InputError(UNUSABLE)
+        yield Expected(inputs, want)
 
 
 @dataclass
@@ -157,7 +168,7 @@ class Verification:
             trials, failed = [], {}
             for backend, opened in openers.items():
                 try:
-                    with opened(len(expected[0].given[0])) as engine:
+                    with opened(len(expected[0].inputs[0])) as engine:
                         trials.append(self._trial(engine, expected))
                 except (Unfit, EngineError) as error:
                     said = str(error).split(":")[0]
@@ -185,49 +196,28 @@ class Verification:
         """Every batch of inputs, and what the source makes of it."""
         count = affordable(self.check, self.request.verify_samples) if self.pixels is not None else 0
         expected: list[Expected] = []
-        for given in self.inputs(count, pixels=self.pixels):
-            rows = len(given[0]) if self.pixels is None else min(self.rows, count - len(expected) * self.rows)
-            want = self._source(tuple(part[:rows] for part in given))
-            expected.append(Expected(given, want, self._labels(want) if self.labelled else None))
+        for inputs in self.inputs(count, pixels=self.pixels):
+            rows = len(inputs[0]) if self.pixels is None else min(self.rows, count - len(expected) * self.rows)
+            want = source_outputs(self.check, tuple(part[:rows] for part in inputs), SLICE)
+            expected.append(Expected(inputs, want, self._labels(want) if self.labelled else None))
         return expected
-
-    def _source(self, given: Inputs) -> Floats:
-        with torch.no_grad():
-            parts = [
-                self.check.source(*(torch.from_numpy(part[at : at + SLICE]) for part in given)).numpy()
-                for at in range(0, len(given[0]), SLICE)
-            ]
-        return np.concatenate(parts)
 
     def _trial(self, engine: Engine, expected: list[Expected]) -> dict[str, Any]:
         """What goes into the facts about one backend; raises Unfit, or EngineError for NaN."""
-        call: Callable[..., Floats] = engine.denoise if self.facts.role == "conditional" else engine.run
-        largest, total, magnitude, identical = 0.0, 0.0, 0.0, 0
-        for batch in expected:
-            got = call(*batch.given)[: len(batch.want)]
-            if not np.isfinite(got).all():
-                raise Unfit(f"{engine.path.name} returned NaN or infinity in {engine.backend}")
-            difference = np.abs(got - batch.want)
-            largest = max(largest, float(difference.max()))
-            total += float(difference.sum(dtype=np.float64))
-            magnitude += float(np.abs(batch.want).sum(dtype=np.float64))
-            if batch.labels is not None:
-                identical += int((self._labels(got) == batch.labels).sum())
-        values = sum(batch.want.size for batch in expected)
-        if total > ABSURD * magnitude:
+        found = compare(
+            expected,
+            engine.denoise if self.facts.role == "conditional" else engine.run,
+            name=engine.path.name,
+            failure=Unfit(f"{engine.path.name} returned NaN or infinity in {engine.backend}"),
+            label=self._labels if self.labelled else None,
+        )
+        if found.mean > ABSURD * found.magnitude:
             raise Unfit(
-                f"{engine.path.name} in {self.facts.precision} differs from its source by {total / values:.2g} on average "
-                f"in {engine.backend}, where outputs are {magnitude / values:.2g}"
+                f"{engine.path.name} in {self.facts.precision} differs from its source by {found.mean:.2g} on average "
+                f"in {engine.backend}, where outputs are {found.magnitude:.2g}"
             )
-        found = {
-            "backend": engine.backend,
-            "precision": str(engine.identity["precision"]),
-            "max_difference": float(f"{largest:.2g}"),
-            "mean_difference": float(f"{total / values:.2g}"),
-        }
-        if self.labelled:
-            found["same_labels"] = round(identical / sum(len(batch.want) for batch in expected), 5)
-        return found
+        trial = {"backend": engine.backend, "precision": str(engine.identity["precision"]), **found.differences}
+        return trial if found.agreement is None else {**trial, "same_labels": round(found.agreement, 5)}
 
     def _labels(self, outputs: Floats) -> NDArray[np.int64]:
         if self.after is None:

@@ -31,12 +31,13 @@ from ...engine.graph import prove_file
 from ...engine.record import draft_folder
 from ...errors import EngineError, InputError, StoreError
 from ...files import file_sha256
-from ..checks.inputs import ImageCheck, Inputs
+from ..checks.compare import Comparison, compare
+from ..checks.inputs import ImageCheck
 from ..checks.noised import CALIBRATION, fitting_pixels
-from ..checks.verification import Verification, affordable, on_random, onnx_backends
+from ..checks.verification import UNUSABLE, Verification, affordable, on_random, onnx_backends, random_batches
 from .onnx_half import INLINE_BYTES, QUANTISED, Request, to_half
 from .onnx_int8 import CALIBRATION_SAMPLES, quantise
-from .report import ExportReport
+from .report import ExportReport, check_difference, tolerated
 
 OUTPUT = "output"
 OPSET = 18  # the oldest the exporter writes without conversion: read by every backend
@@ -144,37 +145,20 @@ def _append_facts(path: Path, facts: EngineFacts) -> None:
         os.fsync(file.fileno())
 
 
-def _source_outputs(check: ImageCheck, inputs: Inputs) -> NDArray[np.float32]:
-    """What the source network makes of the first rows of `inputs`, each alone."""
-    with torch.no_grad():
-        rows = [
-            check.source(*(torch.from_numpy(given[row : row + 1]) for given in inputs))
-            for row in range(min(check.rows, len(inputs[0])))
-        ]
-    found: NDArray[np.float32] = torch.cat(rows).numpy()
-    return found
-
-
-def _compare(path: Path, check: ImageCheck, batch: int | None) -> tuple[float, float]:
-    """Largest difference between the file and its source over random noisy batches, and the tolerance for it."""
+def _compare(path: Path, check: ImageCheck, batch: int | None) -> Comparison:
+    """The file against its source over random noisy batches."""
     # One after the other, and the source image by image: feature maps of large networks outweigh their parameters.
-    batches = list(check.batches(check.rows if batch is None else batch))
-    wanted = [_source_outputs(check, inputs) for inputs in batches]
+    expected = list(random_batches(check, check.rows if batch is None else batch, at_once=1))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False  # would keep every feature map
     options.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights twice
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    largest, difference = 1.0, 0.0
-    for inputs, want in zip(batches, wanted, strict=True):
-        got = session.run(None, dict(zip(check.names, inputs, strict=True)))[0][: check.rows]
-        if got.shape != want.shape:
-            raise InputError(f"the exported graph returns {got.shape} where the network returns {want.shape}")
-        if not (np.isfinite(want).all() and np.isfinite(got).all()):
-            raise InputError("the network returns NaN or infinity on noisy images: the checkpoint is not usable")
-        largest = max(largest, float(np.abs(want).max()))
-        difference = max(difference, float(np.abs(got - want).max()))
-    return difference, TOLERANCE * largest
+
+    def run(*inputs: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, dict(zip(check.names, inputs, strict=True)))[0])
+
+    return compare(expected, run, name="the exported graph", failure=InputError(UNUSABLE))
 
 
 def _versions(*tools: str) -> dict[str, str]:
@@ -203,10 +187,13 @@ def _external_files(path: Path) -> list[Path]:
 
 
 def _lowered(
-    full: Path, out: Path, facts: EngineFacts, verification: Verification
+    full: list[Path], out: Path, facts: EngineFacts, verification: Verification
 ) -> tuple[list[Path], dict[str, object]]:
-    """The checked fp32 file `full` written anew to `out` in the precision asked for; its files and what stayed in fp32."""
-    request, check = verification.request, verification.check
+    """The checked fp32 files `full` written anew to `out` in the precision asked for, and removed.
+
+    Returns the files of the new graph, itself last, and what stayed in fp32.
+    """
+    request, check, source = verification.request, verification.check, full[-1]
     kept: dict[str, Any]
     if request.precision in QUANTISED:
         count = affordable(check, CALIBRATION_SAMPLES)
@@ -218,10 +205,12 @@ def _lowered(
                 for given in verification.inputs(count, CALIBRATION, pixels):
                     yield dict(zip(check.names, given, strict=True))
 
-            kept = quantise(full, out, request.precision, facts.role != "classifier", batches)
+            kept = quantise(source, out, request.precision, facts.role != "classifier", batches)
         kept["calibration"] = {"data": Path(request.calibration_data or "").name, "images": count}
     else:
-        kept = {"kept_fp32": to_half(full, out, request.precision)}
+        kept = {"kept_fp32": to_half(source, out, request.precision)}
+    for file in full:
+        file.unlink()
     return _external_files(out), kept
 
 
@@ -242,6 +231,7 @@ def write_checked(
     out: Path,
     batch: int | None,
     store_fp16: bool,
+    *,
     request: Request | None = None,
 ) -> ExportReport:
     """Export `module` to `out` with `facts` in its metadata once ONNX Runtime agrees with `check.source`.
@@ -265,25 +255,15 @@ def write_checked(
             del model
             shapes = {name: x.shape for name, x in zip(check.names, next(check.batches(batch or 2)), strict=True)}
             prove_file(files[-1], shapes, out.name)
-            difference, tolerance = _compare(files[-1], check, batch)
-            if difference > tolerance:
-                raise InputError(
-                    f"{out.name} differs from its source by {difference:.2g} where {tolerance:.2g} is allowed: "
-                    "nothing was written; try other versions of torch and onnxscript"
-                )
-            details: dict[str, object] = {
-                "max_difference": float(f"{difference:.2g}"),
-                "tolerance": float(f"{tolerance:.2g}"),
-                "opset": opset,
-                "versions": _versions(*TOOLS.get(request.precision, ())),
-            }
+            found = _compare(files[-1], check, batch)
+            tolerance = TOLERANCE * max(1.0, found.largest)
+            check_difference(out, found, tolerance, "try other versions of torch and onnxscript")
+            details = tolerated(found, tolerance)
+            details |= {"opset": opset, "versions": _versions(*TOOLS.get(request.precision, ()))}
             if lower:
                 facts = dataclasses.replace(facts, precision=request.precision)
-                full = files
-                files, kept = _lowered(full[-1], folder / out.name, facts, verification)
+                files, kept = _lowered(files, folder / out.name, facts, verification)
                 details |= kept
-                for file in full:
-                    file.unlink()
                 prove_file(files[-1], shapes, out.name)
             if lower or verification.pixels is not None:
                 details["verification"] = _verified(files[-1], facts, verification)
@@ -300,4 +280,4 @@ def write_checked(
             raise StoreError(
                 f"{out} could not be written: {error.strerror or error}; nothing was left behind"
             ) from error
-    return ExportReport(out, facts, difference, tolerance, time.perf_counter() - start, size)
+    return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size)

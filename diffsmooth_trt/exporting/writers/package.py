@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,16 +23,17 @@ from ...engine.facts import EngineFacts
 from ...engine.record import Record, draft_folder, publish, record_path
 from ...errors import EngineError, InputError, shortened
 from ...files import file_sha256
+from ..checks.compare import Comparison, compare
 from ..checks.inputs import ImageCheck
 from ..checks.rows import prove_program
-from ..checks.verification import Verification, on_random
+from ..checks.verification import Verification, on_random, random_batches
 from ..graph.low_precision import DTYPES, LowPrecision
 from .cuda_toolkit import findable_headers
 from .onnx import TOLERANCE, Writer, quiet
 from .onnx_half import Request
-from .report import ExportReport
+from .report import ExportReport, check_difference, tolerated
 
-# Roughly the rounding error of each type; whether labels agree is what counts, see `compare`.
+# Roughly the rounding error of each type; whether labels agree is what counts.
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 2e-2, "bf16": 1e-1}
 
 
@@ -131,22 +131,37 @@ class _OnDevice(nn.Module):
         return y.contiguous()
 
 
-def compare(engine: InductorEngine, check: ImageCheck) -> tuple[float, float]:
-    """Largest difference and largest value of `engine` and `check.source` over noisy random batches."""
-    call = engine.denoise if engine.facts.role == "conditional" else engine.run
-    largest, maximum = 1.0, 0.0
-    for inputs in check.batches(engine.batch):
-        with torch.no_grad():
-            want = check.source(*(torch.from_numpy(given[: check.rows]) for given in inputs)).numpy()
-        if not np.isfinite(want).all():
-            raise InputError("the network returns NaN or infinity on noisy images: the checkpoint is not usable")
-        got = call(*inputs)[: check.rows]
-        if not np.isfinite(got).all():
-            raise InputError("the package returns NaN or infinity on noisy images: export it in a wider precision")
-        if got.shape != want.shape:
-            raise InputError(f"the compiled network returns {got.shape} where the network returns {want.shape}")
-        largest, maximum = max(largest, float(np.abs(want).max())), max(maximum, float(np.abs(got - want).max()))
-    return maximum, largest
+def compare_package(engine: InductorEngine, check: ImageCheck) -> Comparison:
+    """`engine` against `check.source` over noisy random batches; InputError for NaN and outputs of another shape."""
+    return compare(
+        random_batches(check, engine.batch, at_once=check.rows),
+        engine.denoise if engine.facts.role == "conditional" else engine.run,
+        name="the compiled network",
+        failure=InputError("the package returns NaN or infinity on noisy images: export it in a wider precision"),
+    )
+
+
+def _compile_draft(
+    module: nn.Module, check: ImageCheck, facts: EngineFacts, draft: Path, batch: int, settings: PackageSettings
+) -> Record:
+    """Compile `module` for batches of `batch` rows to `draft`; returns its record, which is written beside it."""
+    low = LowPrecision(module, settings.precision) if settings.precision in DTYPES else module
+    if settings.device != "cpu" and low is module:
+        low = copy.deepcopy(module)  # the source stays where it is
+    placed = _OnDevice(low).to(settings.device)
+    if settings.device != "cpu":  # weights too: a package would turn those of its convolutions around in every run
+        placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    example = tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch)))
+    program = _program(placed, example)
+    with _one_line():
+        proof = prove_program(program, [tuple(each.shape) for each in example], draft.name)
+    machine = this_machine(settings.device)
+    _compile(program, settings, draft)
+    source = {"name": str(facts.details.get("checkpoint", "")), "sha256": facts.source_sha256}
+    given = dataclasses.asdict(settings)
+    record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given, proof)
+    record_path(draft).write_text(record.to_json(), encoding="utf-8")
+    return record
 
 
 def write_package(
@@ -156,6 +171,7 @@ def write_package(
     out: Path,
     batch: int | None,
     settings: PackageSettings,
+    *,
     request: Request | None = None,
 ) -> ExportReport:
     """Compile `module` to `out` with its record beside it, once its outputs agree with those of `check.source`.
@@ -168,50 +184,30 @@ def write_package(
     start = time.perf_counter()
     if batch is None:
         raise InputError("--batch is missing: a .pt2 package is compiled for one batch size, that of certify")
-    machine = this_machine(settings.device)
+    this_machine(settings.device)  # refused before the long work
     check_compiler()
     if settings.device != "cpu":
         exact_fp32()
     facts = dataclasses.replace(facts, precision=settings.precision)
     verification = Verification(check, facts, request or Request(settings.precision), batch)
     verification.check_companions()
-    source = {"name": str(facts.details.get("checkpoint", "")), "sha256": facts.source_sha256}
-    given = dataclasses.asdict(settings)
     with draft_folder(out) as folder:
         draft = folder / out.name
-        low = LowPrecision(module, settings.precision) if settings.precision in DTYPES else module
-        if settings.device != "cpu" and low is module:
-            low = copy.deepcopy(module)  # the source stays where it is
-        placed = _OnDevice(low).to(settings.device)
-        if settings.device != "cpu":  # weights too: a package would turn those of its convolutions around in every run
-            placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        example = tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch)))
-        program = _program(placed, example)
-        with _one_line():
-            proof = prove_program(program, [tuple(each.shape) for each in example], out.name)
-        _compile(program, settings, draft)
-        record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given, proof)
-        record_path(draft).write_text(record.to_json(), encoding="utf-8")
+        record = _compile_draft(module, check, facts, draft, batch, settings)
         with InductorEngine(draft, record, settings.device, None) as engine:
-            maximum, largest = compare(engine, check)
-            allowed = TOLERANCES[settings.precision] * largest
-            if maximum > allowed:
-                raise InputError(
-                    f"{out.name} differs from its source by {maximum:.2g} where {allowed:.2g} is allowed: nothing was "
-                    "written; try a wider precision or another version of torch"
-                )
-            details: dict[str, object] = {
-                "max_difference": float(f"{maximum:.2g}"),
-                "tolerance": float(f"{allowed:.2g}"),
-            }
+            found = compare_package(engine, check)
+            tolerance = TOLERANCES[settings.precision] * max(1.0, found.largest)
+            check_difference(out, found, tolerance, "try a wider precision or another version of torch")
+            details = tolerated(found, tolerance)
             if verification.pixels is None:
                 details["verification"] = on_random(check, engine.backend, facts.precision, details["max_difference"])
             else:
                 details["verification"] = verification.report({engine.backend: lambda _: engine})
         facts = dataclasses.replace(facts, details={**facts.details, **details})
+        record = dataclasses.replace(record, facts=facts)
         size = draft.stat().st_size
-        publish(draft, dataclasses.replace(record, facts=facts), out)
-    return ExportReport(out, facts, maximum, allowed, time.perf_counter() - start, size)
+        publish(draft, record, out)
+    return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size, record)
 
 
 def package_writer(settings: PackageSettings, request: Request) -> Writer:
@@ -220,6 +216,6 @@ def package_writer(settings: PackageSettings, request: Request) -> Writer:
     def write(
         module: nn.Module, check: ImageCheck, facts: EngineFacts, out: Path, batch: int | None, store_fp16: bool
     ) -> ExportReport:
-        return write_package(module, check, facts, out, batch, settings, request)
+        return write_package(module, check, facts, out, batch, settings, request=request)
 
     return write

@@ -8,20 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.facts import EngineFacts
-
-LEAST_AGREEMENT = 0.995  # of labels with the source's
+from ...engine.record import Record
+from ...errors import InputError
+from ..checks.compare import LEAST_AGREEMENT, Comparison
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A finished export: the file, its facts, and how far its outputs were from the source network's."""
+    """A finished export: the file, its facts, how its outputs compare with its source's, and what that took.
+
+    `tolerance` is the largest difference that would have passed, None where none was too large; `record` is that of a compiled
+    engine. `comparison` is made on a few random images before any conversion, and for a plan on the images it is verified on.
+    """
 
     path: Path
     facts: EngineFacts
-    max_difference: float
-    tolerance: float
+    comparison: Comparison
+    tolerance: float | None
     seconds: float
     bytes: int
+    record: Record | None = None
+
+    @property
+    def max_difference(self) -> float:
+        """The largest difference from the source."""
+        return self.comparison.maximum
 
     @property
     def verification(self) -> dict[str, Any]:
@@ -31,8 +42,24 @@ class ExportReport:
 
     def show(self) -> None:
         """Print what was written and how it compares with its source; warnings go to standard error."""
-        fp32 = "" if self.facts.precision == "fp32" else " (before conversion)"
-        print(f"wrote {self.path}: maximum difference from its source {self.max_difference:.2g}{fp32}")
+        plan = self.record is not None and self.record.kind == "plan"
+        wrote = f"wrote {self.path}: maximum difference from its source {self.max_difference:.2g}"
+        for line in self._plan_lines(wrote) if plan else self._lines(wrote):
+            print(line)
+        for warning in self._plan_warnings() if plan else self._warnings():
+            print(f"diffsmooth-trt: {warning}", file=sys.stderr)
+
+    def _plan_lines(self, wrote: str) -> list[str]:
+        found = self.comparison
+        same = "" if found.agreement is None else f", {100 * found.agreement:.2f} % of {found.rows} labels alike"
+        return [f"{wrote}, mean {found.mean:.2g}{same}"]
+
+    def _plan_warnings(self) -> list[str]:
+        warning = self.comparison.warning()
+        return [] if warning is None else [f"{self.path}: {warning}"]
+
+    def _lines(self, wrote: str) -> list[str]:
+        lines = [wrote if self.facts.precision == "fp32" else f"{wrote} (before conversion)"]
         verification = self.facts.details.get("verification", {"backends": ()})
         for found in verification["backends"]:
             seen = f"{found['backend']}, {found['precision']}: maximum difference {found['max_difference']:.2g}"
@@ -40,11 +67,27 @@ class ExportReport:
                 seen += f", mean {found['mean_difference']:.2g}"
             if "same_labels" in found:
                 seen += f", {100 * found['same_labels']:.2f} % identical labels"
-            print(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
-        for backend, reason in verification.get("not_run", {}).items():
-            print(f"  {backend}: not run ({reason})")
-        for warning in warnings_of(verification, self.facts.precision):
-            print(f"diffsmooth-trt: warning: {warning}", file=sys.stderr)
+            lines.append(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
+        not_run = verification.get("not_run", {})
+        return lines + [f"  {backend}: not run ({reason})" for backend, reason in not_run.items()]
+
+    def _warnings(self) -> list[str]:
+        found = warnings_of(self.facts.details.get("verification", {}), self.facts.precision)
+        return [f"warning: {warning}" for warning in found]
+
+
+def tolerated(found: Comparison, tolerance: float) -> dict[str, Any]:
+    """What facts record of a difference that passed."""
+    return {"max_difference": found.differences["max_difference"], "tolerance": float(f"{tolerance:.2g}")}
+
+
+def check_difference(out: Path, found: Comparison, tolerance: float, remedy: str) -> None:
+    """InputError where what is to become `out` differs from its source by more than `tolerance`."""
+    if found.maximum > tolerance:
+        raise InputError(
+            f"{out.name} differs from its source by {found.maximum:.2g} where {tolerance:.2g} is allowed: nothing was "
+            f"written; {remedy}"
+        )
 
 
 def warnings_of(verification: dict[str, Any], precision: str) -> list[str]:
