@@ -81,7 +81,7 @@ class KernelDevice(Device):
     def noisy_images(
         self, law: GridLaw, key: int, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
     ) -> None:
-        self.kernels.noisy_images(law, key, words, pixels, source, out, _planes(size), nhwc=nhwc)
+        self.kernels.noisy_images(law, key, words, pixels, source, out, size=_planes(size), nhwc=nhwc)
 
     def converted(self, values: Array, out: Array, *, size: Size, nhwc: bool, out_nhwc: bool) -> None:
         self.kernels.add_fixed_noise(values, None, out, _planes(size), nhwc=nhwc, out_nhwc=out_nhwc)
@@ -99,18 +99,18 @@ class KernelDevice(Device):
         key: int,
         phase: int,
         words: Words,
-        copies: int,
-        copy: int,
         values: Array,
         out: Array | None,
         *,
+        copies: int,
+        copy: int,
         size: Size,
         nhwc: bool,
         out_nhwc: bool,
     ) -> Array:
         out = self.buffer("local noise", values.shape, values.dtype) if out is None else out
-        where = (law, key, phase, words, copies, copy, values, out, _planes(size))
-        self.kernels.add_fresh_noise(*where, nhwc=nhwc, out_nhwc=out_nhwc)
+        how: dict[str, Any] = {"of": copies, "first": copy, "size": _planes(size), "nhwc": nhwc, "out_nhwc": out_nhwc}
+        self.kernels.add_fresh_noise(law, key, phase, words, values, out, **how)
         return out
 
     def winners(self, scores: Array) -> Array:

@@ -107,8 +107,8 @@ class Kernels(ABC):
         pixels: Array,
         source: Array,
         out: Array,
-        size: tuple[int, int],
         *,
+        size: tuple[int, int],
         nhwc: bool = False,
     ) -> None:
         """Fill out [rows, …] with (pixels[source[r]] + noise) / 255; pixels uint8 [N, C·H·W] in [C, H, W] order."""
@@ -140,12 +140,12 @@ class Kernels(ABC):
         key: int,
         phase: int,
         words: Array,
-        of: int,
-        first: int,
         values: Array,
         out: Array,
-        size: tuple[int, int],
         *,
+        of: int,
+        first: int,
+        size: tuple[int, int],
         nhwc: bool = False,
         out_nhwc: bool = False,
     ) -> None:

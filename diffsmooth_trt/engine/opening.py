@@ -152,6 +152,14 @@ def open_engine(
     if precision == "tf32" and not cuda:
         raise InputError("--precision tf32 exists on NVIDIA GPUs only: use fp32 or bf16")
     make = CUDA_BACKENDS[".onnx"][_choose_cuda_backend(path, backend)] if cuda else BACKENDS[choose_backend(backend)]
+    asked = {"device": opened, "precision": precision, "threads": threads}
+    return _probed(_open_graph(path, make, batch, role=role, sigma=sigma, **asked))
+
+
+def _open_graph(
+    path: Path, make: Callable[[], Any], batch: int, *, role: str | None, sigma: float | None, **options: Any
+) -> Engine:
+    """The ONNX file at `path` in the backend that `make` imports, which gets `options`, once its rows are proved independent."""
     from .graph import read_graph
 
     graph = read_graph(path, role=role, sigma=sigma)
@@ -159,10 +167,10 @@ def open_engine(
         raise InputError(
             f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
         )
-    backend_class: Any = make()
+    backend_class = make()
     _prove(graph, backend_class.graph_rows(batch), batch)
     graph = graph.forgotten()
-    engine: Engine = backend_class(graph, batch, device=opened, precision=precision, threads=threads)
+    engine: Engine = backend_class(graph, batch, **options)
     try:
         graph.check_unchanged()  # the library read the file that was hashed and proved
     except InputError:
@@ -171,7 +179,7 @@ def open_engine(
     engine.rows = "proved"
     if graph.weights:
         engine.identity["weights"] = graph.weights
-    return _probed(engine)
+    return engine
 
 
 def _prove(graph: GraphFile, sizes: set[int], batch: int) -> None:

@@ -1,5 +1,23 @@
 """Checkpoints → engine files: `export_denoiser`, `export_classifier` and `export_detector`. Needs the `export` extra (PyTorch,
 ONNX).
+
+What they share:
+
+Files map `[B, 3, H, W]` to images or logits; B is dynamic unless `batch` is given; H = W = `image_size`, by default the
+network's own. With `store_fp16` weights are rounded to half precision once, stored so and computed with as float32. Before
+anything appears at `out`, ONNX Runtime's outputs are compared with the network's on noisy images. InputError is raised for
+unusable arguments and files and for outputs that differ by more than the tolerance, StoreError where writing fails.
+
+`precision` is that of the graph: "fp16" and "bf16" keep normalisations, softmax and the final step in fp32; "int8" and
+"fp8" are static and calibrated on images of `calibration_data` with the very noise. Inputs and outputs are float32.
+The finished file is then compared, in each backend here that runs it, with the source on `verify_samples` noisy
+images of `verify_data` (by default, for 32×32, the zoo's 100 images with several noises each), or fewer where the
+network is too large (`verification.BUDGET`). What is found stands in the facts as `details["verification"]`; NaN is
+refused, and so is a mean difference that only a broken graph has.
+
+An `out` that ends in .pt2 becomes an AOTInductor package with its record beside it instead: compiled on this machine
+for `device` ("cpu", "cuda:N") and `batch`, which it needs, in `precision` fp32, fp16 or bf16; `autotune` measures
+which kernels are fastest. It is compared with the network as above.
 """
 
 from __future__ import annotations
@@ -9,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..engine.record import record_path
 from ..errors import InputError
@@ -95,6 +113,28 @@ def _writer(out: Source, request: Request, device: str, autotune: bool) -> dict[
     return {"write": package_writer(PackageSettings(request.precision, device, autotune), request)}
 
 
+def _check_level(sigma: float | None, conditional: bool, fractional: bool) -> None:
+    """Refuse what is no noise level of a denoiser, and a level beside `conditional`, which takes them all."""
+    if conditional and sigma is not None:
+        raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
+    if conditional and fractional:
+        raise InputError("--fractional-timestep is what --conditional always does: leave it out")
+    if not conditional:
+        if sigma is None:
+            raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
+        check_noise_level("sigma", sigma)
+
+
+def _check_program(unused: Mapping[str, object], sigma: float | None, fractional: bool) -> float:
+    """The noise level of a program; InputError for options, those in `unused` among them, that say what it is by itself."""
+    for name, given in unused.items():
+        if given:
+            raise InputError(f"{name} does not apply to --family program, which is exported as it is: leave it out")
+    if sigma is None or fractional:
+        raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
+    return sigma
+
+
 def export_denoiser(
     family: str,
     checkpoint: Source,
@@ -120,69 +160,40 @@ def export_denoiser(
     verify_classifier: Source | None = None,
     verify_samples: int = VERIFY_SAMPLES,
 ) -> ExportReport:
-    """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser and write it as ONNX.
+    """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser of images in [0, 1] units.
 
     With `conditional` (and `sigma` None) write D(x; s, y) for diffusion classifiers instead, from a network with labels:
     images `[B, 3, H, W]` in [-1, 1] units plus noise, noise levels `s` `[B]` in the same units and `labels` int64 `[B]`
     (0…classes−1, or the null class that follows them where the network has one) → images, not clamped.
 
     `family` is improved-diffusion, guided-diffusion, edm, diffusers, or program for a denoiser of your own: what
-    `torch.export.save` wrote (code: only with `trust_program`), `[B, 3, H, W]` in [0, 1] units in and out. `config` is a
-    JSON file of the family's options, one of their mappings, or a built-in name; None takes the built-in configuration
-    named like the checkpoint. For diffusers `checkpoint` is a folder that brings its configuration along. The step is
-    that of the papers' first timestep with a noise-to-signal ratio of at least 2·sigma, or of the fractional one with
-    that very ratio (`fractional_timestep`); EDM networks take the noise level itself.
+    `torch.export.save` wrote (code: only with `trust_program`). `config` is a JSON file of the family's options, one of their
+    mappings, or a built-in name, None that named like the checkpoint; a diffusers `checkpoint` is a folder with its own.
+    The step is that of the papers' first timestep with a noise-to-signal ratio of at least 2·sigma, or of the fractional one
+    with that very ratio (`fractional_timestep`); EDM networks take the noise level itself.
 
-    The file maps `[B, 3, H, W]` in [0, 1] units to the same; B is dynamic unless `batch` is given; H = W = `image_size`, by
-    default the network's own. With `store_fp16` weights are rounded to half precision once, stored so and computed with
-    as float32. With `resize_to` (pixels a side; `resize_mode` "bicubic" or "bilinear", `antialias`) and `crop` (the
-    centre) the denoised images leave at another size, that of the classifier: what a method adds to them is then added
-    after the resize. Before anything appears at `out`, ONNX Runtime's outputs are compared with the unfolded network's on
-    noisy images. Raises InputError for unusable arguments and files and for outputs that differ by more than the
-    tolerance, StoreError where writing fails.
-
-    `precision` is that of the graph: "fp16" and "bf16" keep normalisations, softmax and the final step in fp32; "int8" and
-    "fp8" are static and calibrated on images of `calibration_data` with the very noise. Inputs and outputs are float32.
-    The finished file is then compared, in each backend here that runs it, with the source on `verify_samples` noisy
-    images of `verify_data` (by default, for 32×32, the zoo's 100 images with several noises each), or fewer where the
-    network is too large (`verification.BUDGET`); with `verify_classifier` (by default, for 32×32, the zoo's) the labels
-    are compared too. What is found stands in the facts as `details["verification"]`; NaN is refused, and so is a mean
-    difference that only a broken graph has.
-
-    An `out` that ends in .pt2 becomes an AOTInductor package with its record beside it instead: compiled on this machine
-    for `device` ("cpu", "cuda:N") and `batch`, which it needs, in `precision` fp32, fp16 or bf16; `autotune` measures
-    which kernels are fastest. It is compared with the network as above.
+    With `resize_to` (pixels a side; `resize_mode` "bicubic" or "bilinear", `antialias`) and `crop` (the centre) images leave
+    at the classifier's size: what a method adds to them is added after the resize. With `verify_classifier` (by default, for
+    32×32, the zoo's) labels are compared too. The module says the rest, and what is raised.
     """
     request = Request(precision, calibration_data, verify_data, verify_classifier, None, verify_samples)
     files = {"--checkpoint": checkpoint, "--config": None if isinstance(config, Mapping) else config}
     _check(request, batch, out, files | request.paths(), device, store_fp16)
-    if conditional and sigma is not None:
-        raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
-    if conditional and fractional_timestep:
-        raise InputError("--fractional-timestep is what --conditional always does: leave it out")
-    if not conditional:
-        if sigma is None:
-            raise InputError("--sigma is missing: give the noise level in [0, 1] image units, or --conditional")
-        check_noise_level("sigma", sigma)
+    _check_level(sigma, conditional, fractional_timestep)
     from .graph.output_size import OutputSize
 
     size = OutputSize(resize_to, crop, resize_mode or "bicubic", antialias is not False)
+    writer: dict[str, Any] = _writer(out, request, device, autotune)
     if family == "program":
-        for name, given in (("--config", config), ("--image-size", image_size), ("--fp16-weights", store_fp16)):
-            if given:
-                raise InputError(f"{name} does not apply to --family program, which is exported as it is: leave it out")
-        if sigma is None or fractional_timestep:
-            raise InputError("--family program needs --sigma, the noise level that the program removes, and that alone")
         from .program import program_file
 
-        writer = _writer(out, request, device, autotune)
+        unused = {"--config": config, "--image-size": image_size, "--fp16-weights": store_fp16}
+        sigma = _check_program(unused, sigma, fractional_timestep)
         return program_file(checkpoint, sigma, out, batch, size, trust_program, **writer)
     from .denoiser import denoiser_file
 
-    writer = _writer(out, request, device, autotune)
-    return denoiser_file(
-        family, checkpoint, config, sigma, out, batch, store_fp16, image_size, fractional_timestep, size, **writer
-    )
+    form: dict[str, Any] = {"batch": batch, "store_fp16": store_fp16, "image_size": image_size, "output": size}
+    return denoiser_file(family, checkpoint, config, sigma, out, fractional=fractional_timestep, **form, **writer)
 
 
 def export_classifier(

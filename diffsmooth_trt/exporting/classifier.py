@@ -116,6 +116,7 @@ def classifier_file(
     overrides: Overrides,
     batch: int | None,
     store_fp16: bool,
+    *,
     write: Writer = write_checked,
 ) -> ExportReport:
     """See `export_classifier`. `write` makes the file."""

@@ -97,6 +97,7 @@ def denoiser_file(
     config: Source | Mapping[str, object] | None,
     sigma: float | None,
     out: Source,
+    *,
     batch: int | None,
     store_fp16: bool,
     image_size: int | None,

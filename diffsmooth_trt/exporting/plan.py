@@ -70,6 +70,15 @@ def _batch_size(path: Path, graph: GraphFile, batch: int | None) -> int:
     return graph.batch
 
 
+def _read(
+    onnx: Path, batch: int | None, settings: PlanSettings, cache: Path | None, *, role: str | None, sigma: float | None
+) -> Build:
+    """The build of the ONNX file `onnx`, its rows proved independent; InputError where they are not, or the file does not fit."""
+    graph = read_graph(onnx, role=role, sigma=sigma)
+    rows = _batch_size(onnx, graph, batch)
+    return Build(onnx, graph.forgotten(), graph.recorded_proof(rows), rows, settings, cache)
+
+
 def input_shapes(path: Path, graph: GraphFile, batch: int) -> dict[str, tuple[int, ...]]:
     """The shape of every input of the ONNX file at `path`, by name."""
     return graph.input_shapes(batch)
@@ -107,17 +116,14 @@ def export_plan(
         raise InputError(
             f"--onnx {path} does not exist: make one with `diffsmooth-trt export denoiser` or `classifier`"
         )
-    inputs = {"--onnx": path, "--reference": reference and twin, "--verify-classifier": labels, "--verify-data": data}
-    files: dict[str, Path | None] = {name: file if isinstance(file, Path) else None for name, file in inputs.items()}
+    own = None if reference is None else twin
+    files = {"--onnx": path, "--reference": own, "--verify-classifier": labels, "--verify-data": data}
     check_outputs({"--out": out, "its record": record_path(out), "--timing-cache": cache}, files)
     if out.suffix != ".plan":
         raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
-    graph = read_graph(path, role=role, sigma=sigma)
-    rows, facts = _batch_size(path, graph, batch), graph.facts
-    build = Build(path, graph.forgotten(), graph.recorded_proof(rows), rows, settings, cache)
-    del graph
-    there = _present()
-    with draft_folder(out) as folder, _reference(twin, _compared_rows(rows, twin, labels), facts) as engine:
+    build = _read(path, batch, settings, cache, role=role, sigma=sigma)
+    facts, there = build.graph.facts, _present()
+    with draft_folder(out) as folder, _reference(twin, _compared_rows(build.rows, twin, labels), facts) as engine:
         draft = folder / out.name
         record, content = _build(build, draft, there)
         size = draft.stat().st_size
@@ -140,10 +146,7 @@ def export_plan(
 
 def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path) -> None:
     """The plan alone, with its record, for measurements of networks that hold random weights; raises as `export_plan`."""
-    graph = read_graph(onnx, role=None, sigma=None)
-    build = Build(onnx, graph.forgotten(), graph.recorded_proof(batch), batch, settings, timing_cache)
-    del graph
-    there = _present()
+    build, there = _read(onnx, batch, settings, timing_cache, role=None, sigma=None), _present()
     with draft_folder(out) as folder:
         draft = folder / out.name
         record, content = _build(build, draft, there)

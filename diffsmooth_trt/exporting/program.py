@@ -116,6 +116,7 @@ def program_file(
     batch: int | None,
     output: OutputSize,
     trusted: bool,
+    *,
     write: Writer = write_checked,
 ) -> ExportReport:
     """Write the program in `checkpoint` as a denoiser for noise `sigma`; see `export_denoiser`. `write` makes the file."""

@@ -67,5 +67,6 @@ class DiffSmooth(Denoised):
         }
         if not self.fresh:
             return self.device.with_fixed_noise(denoised, self.fixed[copy], classifier.input, **how)
-        where = (self.law, rows.key, LOCAL, rows.words, self.copies, copy)
+        where = (self.law, rows.key, LOCAL, rows.words)
+        how |= {"copies": self.copies, "copy": copy}
         return self.device.with_fresh_noise(*where, denoised, classifier.input, **how)

@@ -76,6 +76,7 @@ class Block(nn.Module):
         emb_channels: int,
         taps: Sequence[float],
         dropout: float,
+        *,
         resample: str = "",
         attention: bool = False,
     ) -> None:
@@ -169,7 +170,7 @@ class SongUNet(nn.Module):
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
 
         def block(inner: int, outer: int, resample: str = "", attention: bool = False) -> Block:
-            return Block(inner, outer, emb_channels, resample_filter, dropout, resample, attention)
+            return Block(inner, outer, emb_channels, resample_filter, dropout, resample=resample, attention=attention)
 
         sizes = [img_resolution >> level for level in range(len(channel_mult))]
         widths = [model_channels * mult for mult in channel_mult]

@@ -116,7 +116,7 @@ def test_noise_is_the_known_one(on: Any, answers: dict[str, Any]) -> None:
         pixels, scaled = np.array([answers["pixels"]], np.uint8), blank(on, (1, len(row["k"])), np.float32)
         size = (1, pixels.size)
         on.kernels.noisy_images(
-            law, stream["key"], on.put(words), on.put(pixels), on.put(np.zeros(1, np.int64)), scaled, size
+            law, stream["key"], on.put(words), on.put(pixels), on.put(np.zeros(1, np.int64)), scaled, size=size
         )
         assert on.get(scaled).view(np.uint32).tolist() == [row["image_bits"]]
 
@@ -139,7 +139,7 @@ def test_noisy_images_are_the_samplers(on: Any, shape: tuple[int, int, int], kin
     expected = expected.transpose(0, 2, 3, 1) if nhwc else expected
     out = blank(on, expected.shape, STORED[kind])
     size = (shape[0], shape[1] * shape[2])
-    on.kernels.noisy_images(law, KEY, on.put(WORDS), on.put(pixels), on.put(source), out, size, nhwc=nhwc)
+    on.kernels.noisy_images(law, KEY, on.put(WORDS), on.put(pixels), on.put(source), out, size=size, nhwc=nhwc)
     np.testing.assert_array_equal(on.get(out).view(np.uint8), np.ascontiguousarray(expected).view(np.uint8))
 
 
@@ -154,8 +154,8 @@ def test_any_grid_gives_the_same_bits(host_kernels: Any, grid: tuple[int, int]) 
         images, local = np.empty((ROWS, *shape), np.float32), np.empty((2 * ROWS, *shape), np.float32)
         total, labels = np.empty((ROWS, 4), np.float32), np.empty(ROWS, np.int64)
         counts, flags = np.zeros((2, 4), np.int64), np.zeros(1, np.int64)
-        kernels.noisy_images(law, KEY, WORDS, pixels, source, images, (3, 15))
-        kernels.add_fresh_noise(law, 3, LOCAL, WORDS, 2, 0, images, local, (3, 15))
+        kernels.noisy_images(law, KEY, WORDS, pixels, source, images, size=(3, 15))
+        kernels.add_fresh_noise(law, 3, LOCAL, WORDS, images, local, of=2, first=0, size=(3, 15))
         kernels.soft_votes(logits, total, labels, carry=False)
         kernels.count_votes(labels, (np.arange(ROWS) % 2).astype(np.int32), counts)
         kernels.find_nonfinite(logits, 5, flags)
@@ -182,11 +182,12 @@ def test_local_noise(
     for copy in range(copies):
         words = fresh_words(WORDS, 5, copy + 1)
         sampler.add_noise(law, 7, LOCAL, WORDS[1], words, exact.reshape(flat), fresh[copy])
-    how = {"nhwc": layouts[0], "out_nhwc": layouts[1]}
+    how: dict[str, Any] = {"nhwc": layouts[0], "out_nhwc": layouts[1]}
+    fifth = how | {"of": 5, "first": 1, "size": size}
     for expected, call in (
         (exact, lambda out: on.kernels.add_fixed_noise(given, None, out, size, **how)),
         (fixed, lambda out: on.kernels.add_fixed_noise(given, on.put(noise), out, size, **how)),
-        (fresh, lambda out: on.kernels.add_fresh_noise(law, 7, LOCAL, on.put(WORDS), 5, 1, given, out, size, **how)),
+        (fresh, lambda out: on.kernels.add_fresh_noise(law, 7, LOCAL, on.put(WORDS), given, out, **fifth)),
     ):
         wanted = cast(expected.reshape(-1, *shape), out_kind)
         wanted = np.ascontiguousarray(wanted.transpose(0, 2, 3, 1) if layouts[1] else wanted)
