@@ -1,4 +1,4 @@
-"""Audit a run of rs or dds without this package: all that it says made again from the README's definitions alone.
+"""Audit a run of rs or dds without this package: all that it says made again from docs/recomputing.md alone.
 
     python benchmarks/audit.py run.sqlite images.npz engine.onnx [classifier.onnx] [--blocks 20]
 
@@ -64,7 +64,7 @@ def grid_weights(sigma: float) -> list[int]:
 
 
 def alias_table(weights: list[int]) -> tuple[int, Any, Any]:
-    """Column bits, thresholds and aliases of 2^bits columns, made as the README says."""
+    """Column bits, thresholds and aliases of 2^bits columns, made as docs/recomputing.md says."""
     bits = (len(weights) - 1).bit_length()
     full = WHOLE >> bits
     left = weights + [0] * (2**bits - len(weights))

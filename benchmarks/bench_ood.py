@@ -5,8 +5,8 @@
 The model is joint: the zoo's detector, its denoiser folded for σ = 0.12, its dds classifier. Runs: clean and guaranteed on
 `--max` images a set; certified, sequential, on as many of the in-distribution and of the first set, and on `--few` of all sets;
 adversarial on `--attacked`; at fixed n = 10,000 certified and distro-l2 on `--fixed` of the first set. Can be interrupted: run the
-same command again; what was done lies in `--work`. Writes benchmarks/results/ood_cpu.json; `tables.py` makes the README's
-tables from it.
+same command again; what was done lies in `--work`. Writes benchmarks/results/ood_cpu.json; `tables.py` makes the tables of
+docs/benchmarks.md from it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rewrite the README's tables from the files in benchmarks/results/, between `<!-- name -->` and `<!-- end -->`.
+"""Rewrite the tables of docs/benchmarks.md from the files in benchmarks/results/, between `<!-- name -->` and `<!-- end -->`.
 
     python benchmarks/tables.py [--check]
 
-Nothing is measured here; `--check` only says whether the README is up to date.
+Nothing is measured here; `--check` only says whether the page is up to date.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from diffsmooth_trt.statistics.bounds import truncate
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
 RADII = (0.0, 0.25, 0.5, 0.75)
 OOD_RADII = (0.0, 0.1, 0.25, 0.5, 1.0)
 SMOOTHED = ("certified", "certified-few", "fixed", "distro-l2")
@@ -336,7 +337,7 @@ TABLES = {
 
 
 def rewritten(text: str) -> str:
-    """The README with every table made anew."""
+    """The page with every table made anew."""
     for name, make in TABLES.items():
         start = f"<!-- {name} -->\n"
         head, rest = text.split(start, 1)
@@ -349,12 +350,11 @@ def main() -> int:
     p = argparse.ArgumentParser()
     p.add_argument("--check", action="store_true")
     a = p.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text()
+    old = PAGE.read_text()
     new = rewritten(old)
     if a.check:
         return int(old != new)
-    readme.write_text(new)
+    PAGE.write_text(new)
     return 0
 
 

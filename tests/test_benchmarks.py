@@ -1,4 +1,4 @@
-"""The README's tables are those of the committed result files; what the GPU benchmark does when things go wrong."""
+"""The tables of docs/benchmarks.md are those of the committed result files; what the GPU benchmark does when things go wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_readme_tables_are_up_to_date():
+def test_tables_are_up_to_date():
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], timeout=60)
     assert done.returncode == 0, "run benchmarks/tables.py"
 
