@@ -1,10 +1,11 @@
 # make demo   certify 20 shipped CIFAR-10 images: table on the terminal, demo.html and demo.png on disk
-# make test   every test        make lint   linters and types        make bench   rebuild the README's CPU tables
+# make test   every test        make lint   linters and types        make bench   rebuild the CPU tables of docs/benchmarks.md
+# make docs   the site of README's pages, in build/site: any warning fails it
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 demo: .venv/.run
 	$(BIN)/diffsmooth-trt demo
 
@@ -26,6 +27,14 @@ bench: .venv/.test
 	$(BIN)/python benchmarks/bench_samples.py
 	$(BIN)/python benchmarks/bench_error_rate.py
 	$(BIN)/python benchmarks/tables.py
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going --fresh-env --conf-dir docs --doctree-dir build/doctrees . build/site
+
+# The picture of README.md and docs/index.md.
+docs/demo.svg: .venv/.run
+	mkdir -p build
+	$(BIN)/diffsmooth-trt demo --html build/demo.html --figure $@
 
 .venv/.made:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -52,6 +61,10 @@ bench: .venv/.test
 
 .venv/.lint: .venv/.test
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	touch $@
+
+.venv/.docs: .venv/.run
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,docs]'
 	touch $@
 
 clean:
