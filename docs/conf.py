@@ -1,6 +1,6 @@
 """The site of these pages: `make docs` builds it into build/site, where every warning is an error.
 
-Pages are the Markdown files that a forge shows, unchanged; the contents of the site are the links of its index pages, in their order.
+Pages are the Markdown files that a forge shows, unchanged; the site's contents are the links of its index pages, in their order.
 API pages are made from the package's docstrings.
 """
 
