@@ -1,6 +1,6 @@
 # make demo   certify 20 shipped CIFAR-10 images: table on the terminal, demo.html and demo.png on disk
 # make test   every test        make lint   linters and types        make bench   rebuild the CPU tables of docs/benchmarks.md
-# make docs   the site of README's pages, in build/site: any warning fails it
+# make docs   the pages as a site, in build/site: any warning fails it
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
