@@ -19,6 +19,8 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 FENCED = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"^<!-- run -->\n```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^diffsmooth-trt ((?:export )?[a-z0-9]+)(.*)$", re.MULTILINE)
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 
 
@@ -72,6 +74,17 @@ def test_every_page_is_in_the_contents() -> None:
         for link in LINK.findall(without_code(index))
     }
     assert {*PAGES} - linked == {ROOT / "README.md", ROOT / "docs" / "index.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_that_a_page_shows_exist(page: Path) -> None:
+    """Of commands that are not run, too: the pinned help of each has the options that the page gives it."""
+    for block in SHELL.findall(page.read_text(encoding="utf-8")):
+        for command, rest in COMMAND.findall(block.replace("\\\n", " ")):
+            pinned = ROOT / "tests" / "data" / "contract" / f"help-{command.replace(' ', '-')}.txt"
+            known = re.findall(r"--[a-z0-9-]+", pinned.read_text(encoding="utf-8"))
+            unknown = {*re.findall(r"--[a-z0-9-]+", rest.partition("#")[0])} - {*known}
+            assert not unknown, f"{command}: {unknown}"
 
 
 def script_of(page: Path) -> str:
