@@ -27,13 +27,16 @@ from bench_self_audit import Unaudited
 from torch import Tensor, nn
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.api import Silent, build_method, describe, open_store
+from diffsmooth_trt.certify.progress import Silent
 from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
 from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.options import named_options
 from diffsmooth_trt.runs.config import RunConfig
+from diffsmooth_trt.runs.engines import build_method
+from diffsmooth_trt.runs.run import describe
+from diffsmooth_trt.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parent
 STATES = ROOT.parent / "export" / "zoo"
@@ -82,12 +85,13 @@ def eager_loop(model: Eager, pixels: np.ndarray[Any, Any], samples: int, batch: 
 
 def runner_for(config: RunConfig, method: Method, images: Images, shares: dict[str, float]) -> Callable[[], float]:
     """A timed call of the whole runner on `images`, in a fresh run store."""
-    described = describe(config, method, images)
+    record, out = describe(method, images, config.choice, config.stopping), config.output.out
 
     def timed() -> float:
-        config.out.unlink(missing_ok=True)
-        with open_store(config, described) as store:
-            runner = Unaudited(method, store, Silent())
+        if out is not None:
+            out.unlink(missing_ok=True)
+        with RunStore.create(out, record) as store:
+            runner = Unaudited(method, store, store.rule, record.key, Silent())
             start = time.perf_counter()
             runner.run(images)
             seconds = time.perf_counter() - start

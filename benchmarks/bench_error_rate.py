@@ -22,7 +22,8 @@ import scipy
 from numpy.typing import NDArray
 from scipy import special
 
-from diffsmooth_trt.certify.rules import RadiusRule, ToleranceRule
+from diffsmooth_trt.certify.rules import Conditions, RadiusRule, ToleranceRule
+from diffsmooth_trt.certify.stopping import Stopping
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, normal_cdf_lower
 from diffsmooth_trt.statistics.sequential import looks, projected_lower, thresholds
 
@@ -76,8 +77,8 @@ def families(alpha: float = 0.05) -> Iterator[dict[str, Any]]:
     cases = [(0, 50, worst, 0.05, 2000) for worst in (1, 5, 25, 50)]
     cases += [(1, 4000, 0, above, 100) for above in (0.0, 0.006, 0.008)]
     for number, (side, images, worst, above, runs) in enumerate(cases):
-        config = {"command": "certify", "n0": 100, "n": N, "alpha": alpha, "radius": [SIGMA], "family_wise": True}
-        rule = RadiusRule({"config": config, "total_variation": 0.0, "classifier": {"sigma": SIGMA}, "images": images})
+        asked = Stopping(n0=100, n=N, alpha=alpha, radius=(SIGMA,), family_wise=True)
+        rule = RadiusRule(asked, Conditions(sigma=SIGMA, images=images))
         rng = np.random.default_rng([2, number])
         p = np.full(images, edge + above)
         p[:worst] = edge
@@ -114,9 +115,8 @@ def _allowed(step: int, images: int, certified: Mask) -> bool:
 def tolerance(images: int = 1000, n: int = 10**4) -> Iterator[dict[str, Any]]:
     """Images whose radius all n draws would have raised by more than the tolerance after they had stopped; no guarantee."""
     for share in (0.02, 0.05, 0.1):
-        config = {"command": "certify", "n0": 100, "n": n, "alpha": 0.001, "tolerance": share}
         rule = ToleranceRule(
-            {"config": config, "total_variation": 0.0, "classifier": {"sigma": SIGMA}, "images": images}
+            Stopping(n0=100, n=n, alpha=0.001, tolerance=share), Conditions(sigma=SIGMA, images=images)
         )
         rng = np.random.default_rng([3, int(100 * share)])
         p = special.ndtr(rng.uniform(0.02, 0.6, images) / SIGMA)

@@ -25,9 +25,8 @@ import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.engine import Engine, open_engine
 from diffsmooth_trt.exporting import export_denoiser
-from diffsmooth_trt.methods import DenoisedSmoothing, DiffusionClassifier, Method, Rows
-from diffsmooth_trt.methods.diffusion_classifier import Settings
-from diffsmooth_trt.noise import PREDICTION, grid_law
+from diffsmooth_trt.methods import METHODS, DenoisedSmoothing, Method, Rows
+from diffsmooth_trt.noise import PREDICTION, Key, grid_law
 from diffsmooth_trt.noise.sampler import noisy_images
 
 ROOT = Path(__file__).resolve().parent
@@ -45,7 +44,7 @@ class Noisy:
         self.labels = np.array([image.label for image in images])
         pixels = np.stack([image.pixels.transpose(2, 0, 1).reshape(-1) for image in images])
         index = np.array([image.index for image in images], np.uint64)
-        self.rows = Rows(np.full_like(index, PREDICTION), index, np.zeros_like(index), 0)
+        self.rows = Rows(np.full_like(index, PREDICTION), index, np.zeros_like(index), Key(KEY))
         self.x = np.empty((count, 3, 32, 32), np.float32)
         flat = self.x.reshape(count, -1)
         noisy_images(grid_law(SIGMA), KEY, self.rows.phases, pixels, index, self.rows.samples, flat)
@@ -73,16 +72,17 @@ def bare_rate(engine: Engine, batches: int = 10) -> float:
 
 def row(name: str, engine: Engine, noisy: Noisy, plain: NDArray[np.int64] | None, **options: Any) -> dict[str, Any]:
     """One method on all images; `plain` are the labels of the same without sifting."""
-    method = DiffusionClassifier(name, engine, SIGMA, Settings(**options))
+    kind = METHODS[name]
+    method = kind.of({"engine": engine}, SIGMA, kind.Options(**options))
     before = bare_rate(engine)
     start = time.perf_counter()
     labels = noisy.labelled(method)
     seconds = time.perf_counter() - start
-    bare = (before + bare_rate(engine)) / 2
+    bare, (_, evaluations) = (before + bare_rate(engine)) / 2, method.spent
     return {
         "method": name, **options, "images": len(labels), "accuracy": float(np.mean(labels == noisy.labels)),
-        "evaluations_per_vote": method.evaluations / len(labels), "seconds_per_vote": seconds / len(labels),
-        "evaluations_per_second": method.evaluations / seconds, "share_of_bare_rate": method.evaluations / seconds / bare,
+        "evaluations_per_vote": evaluations / len(labels), "seconds_per_vote": seconds / len(labels),
+        "evaluations_per_second": evaluations / seconds, "share_of_bare_rate": evaluations / seconds / bare,
         "changed": None if plain is None else float(np.mean(labels != plain)), "labels": ",".join(map(str, labels)),
     }  # fmt: skip
 

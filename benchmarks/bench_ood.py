@@ -23,6 +23,7 @@ from bench_noise import cpu_model
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.exporting import export_denoiser
+from diffsmooth_trt.noise import Key
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.report import as_json, versions_of
 from diffsmooth_trt.ood.run import run
@@ -96,7 +97,7 @@ def main() -> None:
         )
     common = OodConfig(
         classifier=zoo.CLASSIFIER_DDS, engine=denoiser, detector=zoo.DETECTOR, in_data=a.data, out_data=SETS,
-        out=a.work / "unused.jsonl", key=KEY, radii=RADII, resume=True, max=a.max,
+        out=a.work / "unused.jsonl", key=Key.parse(KEY), radii=RADII, resume=True, max=a.max,
     )  # fmt: skip
     certified = replace(common, kind="certified", n=a.n)
     few = replace(certified, out_data=SETS[:1], tolerance=0.0, max=a.fixed)

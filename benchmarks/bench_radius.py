@@ -24,12 +24,13 @@ from bench_cpu import Eager, eager_loop
 from bench_noise import cpu_model
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.api import build_method, describe, open_store
 from diffsmooth_trt.certify.loop import Runner
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
 from diffsmooth_trt.noise import ESTIMATION, SELECTION
 from diffsmooth_trt.runs.config import RunConfig
+from diffsmooth_trt.runs.engines import build_method
+from diffsmooth_trt.runs.run import describe
 from diffsmooth_trt.runs.store import RunStore, open_run
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, normal_cdf_lower
 
@@ -95,15 +96,15 @@ def contradictions(store: RunStore, radius: float, sigma: float) -> dict[str, in
 def measure(radius: float, images: Images, method: Method, turns: Turns, config: RunConfig) -> dict[str, Any]:
     """One run."""
     start = time.perf_counter()
-    described = describe(config, method, images)
+    record = describe(method, images, config.choice, config.stopping)
     thresholds = time.perf_counter() - start
-    with open_store(config, described) as store:
+    with RunStore.create(config.output.out, record) as store:
         spent = timed_rule(store)
-        runner = Runner(method, store, turns)
+        runner = Runner(method, store, store.rule, record.key, turns)
         start = time.perf_counter()
         runner.run(images)
         seconds = time.perf_counter() - start - turns.paused + thresholds
-    with open_run(config.out) as store:
+    with open_run(config.output.out or "") as store:
         results = list(store.results())
         against = contradictions(store, radius, method.sigma)
     samples = np.array([result.trials for result in results])

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +23,16 @@ from typing import Any
 from bench_noise import cpu_model
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.api import Silent, build_method, describe, open_store
 from diffsmooth_trt.certify.audit_rows import Seat
 from diffsmooth_trt.certify.loop import Runner
+from diffsmooth_trt.certify.progress import Silent
 from diffsmooth_trt.certify.self_audit import SelfAudit
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
 from diffsmooth_trt.runs.config import RunConfig
+from diffsmooth_trt.runs.engines import build_method
+from diffsmooth_trt.runs.run import describe
+from diffsmooth_trt.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parent
 
@@ -68,9 +70,8 @@ class Measured(Runner):
 
 def timed(kind: type[Runner], config: RunConfig, method: Method, images: Images) -> tuple[float, float, dict[str, Any]]:
     """(processor seconds, those of them for the audit, what it found) of one run."""
-    config.out.unlink(missing_ok=True)
-    with open_store(config, describe(config, method, images)) as store:
-        runner = kind(method, store, Silent())
+    with RunStore.create(None, describe(method, images, config.choice, config.stopping)) as store:
+        runner = kind(method, store, store.rule, store.record.key, Silent())
         start = time.process_time()
         runner.run(images)
         return time.process_time() - start, getattr(runner, "spent", 0.0), dict(store.meta["audit"])
@@ -85,31 +86,30 @@ def main() -> None:
     a = p.parse_args()
     images = Images(zoo.IMAGES, limit=a.images)
     rounds: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(
-            command="certify", engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, data=zoo.IMAGES,
-            out=Path(folder) / "run.sqlite", n=a.n, max=a.images, threads=a.threads,
-        )  # fmt: skip
-        method = build_method(config)
-        warm = Images(zoo.IMAGES, limit=1)
-        timed(Unaudited, config, method, warm)
-        for number in range(a.rounds):
-            order: tuple[type[Runner], ...] = (Measured, Unaudited) if number % 2 else (Unaudited, Measured)
-            spent = {kind: timed(kind, config, method, images) for kind in order}
-            seconds, within, found = spent[Measured]
-            rounds.append(
-                {
-                    "processor_time": seconds / spent[Unaudited][0],
-                    "within": seconds / (seconds - within),
-                    "rows": 1 + found["spent"] / found["of"],
-                    "audit": found,
-                    "seconds": [seconds, spent[Unaudited][0]],
-                }
-            )
-            print(
-                f"round {number}: processor time × {rounds[-1]['processor_time']:.4f}, within {rounds[-1]['within']:.4f}, {found}",
-                flush=True,
-            )
+    config = RunConfig(
+        command="certify", engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, data=zoo.IMAGES,
+        n=a.n, max=a.images, threads=a.threads,
+    )  # fmt: skip
+    method = build_method(config)
+    warm = Images(zoo.IMAGES, limit=1)
+    timed(Unaudited, config, method, warm)
+    for number in range(a.rounds):
+        order: tuple[type[Runner], ...] = (Measured, Unaudited) if number % 2 else (Unaudited, Measured)
+        spent = {kind: timed(kind, config, method, images) for kind in order}
+        seconds, within, found = spent[Measured]
+        rounds.append(
+            {
+                "processor_time": seconds / spent[Unaudited][0],
+                "within": seconds / (seconds - within),
+                "rows": 1 + found["spent"] / found["of"],
+                "audit": found,
+                "seconds": [seconds, spent[Unaudited][0]],
+            }
+        )
+        print(
+            f"round {number}: processor time × {rounds[-1]['processor_time']:.4f}, within {rounds[-1]['within']:.4f}, {found}",
+            flush=True,
+        )
     document: dict[str, Any] = {
         "machine": {"cpu": cpu_model(), "processors": os.cpu_count()},
         "backend": method.classifier.backend, "batch": method.batch, "images": a.images, "n": a.n, "threads": a.threads,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import DiffsmoothError
+from .errors import DiffsmoothError, message_of
 
 SECONDS = 180
 CPU_INSTALL = "pip install 'diffsmooth-trt[cpu]'"
@@ -42,7 +42,7 @@ class Finding:
 
 
 def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (message_of(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # Probes; each runs in its own process and may raise anything, or crash.

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import re
+
+# An option as messages name it, outside of `commands`; and those that take no value.
+OPTION = re.compile(r"(`[^`]*`)|(?<![\w/.-])--([a-z][a-z0-9-]*)")
+SWITCHES = ("resume", "family-wise", "quantise", "unfinished", "allow-host-code", "envelope")
+
+
+def in_python(message: str) -> str:
+    """A message that names options of the command line, like --local-noise, with the arguments' names instead: local_noise."""
+
+    def argument(found: re.Match[str]) -> str:
+        command, option = found.groups()
+        if command is not None:
+            return str(command)
+        return option.replace("-", "_") + ("=True" if option in SWITCHES else "")
+
+    return OPTION.sub(argument, message)
+
 
 class DiffsmoothError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is the command line's exit status."""
+    """Base of every error this package raises on purpose; `exit_code` is the command line's exit status.
+
+    `message` names options as the command line does; `str()` of the error names Python's arguments.
+    """
 
     exit_code = 1
+
+    @property
+    def message(self) -> str:
+        """The error's line as the command line prints it."""
+        return " ".join(map(str, self.args))
+
+    def __str__(self) -> str:
+        return in_python(self.message)
 
 
 class InputError(DiffsmoothError, ValueError):
@@ -33,6 +62,11 @@ class NoiseError(DiffsmoothError):
 
 class OutOfMemory(EngineError):
     """A device has less free memory than a batch takes."""
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, to be part of another one's message."""
+    return error.message if isinstance(error, DiffsmoothError) else str(error)
 
 
 def shortened(error: BaseException, most: int = 600) -> str:

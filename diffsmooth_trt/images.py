@@ -13,11 +13,11 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +29,15 @@ from PIL import ImageFile
 from .errors import InputError
 from .files import file_sha256
 from .grid import Pixels, distance, on_grid
+from .ranges import integer
 
 FORMATS = "a parquet file, an image folder, an .npz or CIFAR binary .bin files"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 ENCODINGS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # of which the bits of a channel are known, see _check_depth
 MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
 MAX_SIDE = 16384
+MANY = 2**62
+CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class ArraySource(Source):
         self, path: Path, files: list[Path], images: NDArray[Any], labels: NDArray[Any], quantise: bool = False
     ) -> None:
         shape = images.shape
-        if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape[1:] or labels.shape != shape[:1]:
+        if len(shape) != 4 or shape[3] not in CHANNELS or 0 in shape[1:] or labels.shape != shape[:1]:
             raise InputError(
                 f"{path} holds images {images.shape} and labels {labels.shape}: expected [N, H, W, C] and [N], C 1 or 3"
             )
@@ -352,6 +355,31 @@ def _cropped(pixels: NDArray[Any], crop: int | None) -> NDArray[Any]:
     return np.ascontiguousarray(pixels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageChoice:
+    """Which images of a data set, and what becomes of their pixels; see `Images`. Raises InputError for what cannot be."""
+
+    skip: int = 1
+    max: int | None = None
+    resize: int | None = None
+    crop: int | None = None
+    quantise: bool = False
+
+    def __post_init__(self) -> None:
+        integer("skip", self.skip, 1, MANY)
+        if self.max is not None:
+            integer("max", self.max, 1, MANY)
+
+    def recorded(self) -> dict[str, Any]:
+        """The choice as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def of_record(cls, recorded: Mapping[str, Any]) -> Self:
+        """What `recorded` gave, which may hold other things besides."""
+        return cls(**{field.name: recorded[field.name] for field in fields(cls) if field.name in recorded})
+
+
 class Images:
     """The chosen images of a data set: every `skip`-th row, at most `limit` of them; iterate as often as needed.
 
@@ -360,6 +388,8 @@ class Images:
     be resized too, as it would have no distance there. Memory does not grow with the number of images for parquet files
     and folders.
     """
+
+    labelled = True  # arrays may come without labels: then every label is −1
 
     def __init__(
         self,
@@ -383,6 +413,18 @@ class Images:
         self.rows = range(0, len(self.source), skip)[:limit]
         if not self.rows:
             raise InputError(f"{path} holds no images")
+
+    @classmethod
+    def chosen(cls, path: str | Path, choice: ImageChoice) -> Self:
+        """The images of `choice`."""
+        return cls(
+            path,
+            skip=choice.skip,
+            limit=choice.max,
+            resize=choice.resize,
+            crop=choice.crop,
+            quantise=choice.quantise,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -421,6 +463,16 @@ class Images:
         in them: a run store keeps the SHA-256 of each image's pixels. What was read before is not compared with it.
         """
         return self.source.identity()
+
+
+def pixel_digest(image: Image) -> str:
+    """SHA-256 over the shape and the 8-bit pixels of an image."""
+    return hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).hexdigest()
+
+
+def flat_pixels(image: Image) -> Pixels:
+    """An image's pixels in the order of the network's input, [C, H, W], flat."""
+    return np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
 
 
 def open_images(path: str | Path, **options: Any) -> Images:

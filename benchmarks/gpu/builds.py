@@ -15,10 +15,11 @@ import numpy as np
 from findings import Findings, Skipped
 from stages import Place
 
-from diffsmooth_trt import api, zoo
+from diffsmooth_trt import zoo
 from diffsmooth_trt.api import certify, verify
 from diffsmooth_trt.device import CPU
 from diffsmooth_trt.noise import NOISE_VERSION
+from diffsmooth_trt.runs import engines
 from diffsmooth_trt.runs.store import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +166,7 @@ def compare_with_cpu(method: str, place: Place) -> dict[str, Any]:
 
             device = session_device(True)
             opened = {"cuda:0": device, "cpu": CPU}
-            stack.enter_context(mock.patch.object(api, "open_device", opened.__getitem__))
+            stack.enter_context(mock.patch.object(engines, "open_device", opened.__getitem__))
             files: dict[str, Any] = {"engine": zoo.DENOISER, "classifier": CLASSIFIERS[method]}
             files |= {"batch": 8, "backend": "onnxruntime"}
         else:

@@ -26,7 +26,7 @@ from diffsmooth_trt.errors import InputError, shortened
 from diffsmooth_trt.exporting.checks.inputs import ImageCheck
 from diffsmooth_trt.exporting.writers.onnx import _append_facts, _save, trace
 from diffsmooth_trt.methods import DenoisedSmoothing, DiffSmooth, Method, Rows
-from diffsmooth_trt.noise import SELECTION, grid_law
+from diffsmooth_trt.noise import SELECTION, Key, grid_law
 
 ROOT = Path(__file__).resolve().parents[2]
 COUPLED = "bits depend on the place in the batch"
@@ -180,7 +180,7 @@ def kernel_seconds(step: Step, spans: list[Span], batches: int = 10) -> dict[str
 def measured(method: Method, seconds: float) -> dict[str, Any]:
     """Samples a second of whole steps; which share of the GPU's work is ours (noises, softmax, votes), and of its time none."""
     device, law = method.device, grid_law(method.sigma)
-    step = Step(method, law, 1)
+    step = Step(method, law, Key(1))
     pixels = np.full(int(np.prod(method.input_shape)), 127, np.uint8)
     spans = [Span(Block(0, SELECTION, 0, method.batch), pixels, 0, method.batch, 0)]
     for _ in range(3):

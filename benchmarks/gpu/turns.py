@@ -19,7 +19,7 @@ from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.device import Device
 from diffsmooth_trt.methods import Method
-from diffsmooth_trt.noise import SELECTION, grid_law
+from diffsmooth_trt.noise import SELECTION, Key, grid_law
 
 KEY = 1
 
@@ -49,7 +49,7 @@ class Steps:
     """The package's own steps of one image, as many under way as the device allows."""
 
     def __init__(self, method: Method) -> None:
-        self.method, self.step = method, Step(method, grid_law(method.sigma), KEY)
+        self.method, self.step = method, Step(method, grid_law(method.sigma), Key(KEY))
         pixels = np.full(int(np.prod(method.input_shape)), 127, np.uint8)
         self.spans = [Span(Block(0, SELECTION, 0, method.batch), pixels, 0, method.batch, 0)]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images import Image
 from ..methods import Rows
-from ..noise import GridLaw
+from ..noise import GridLaw, Key
 from ..noise.sampler import noisy_images
 from .blocks import Block
 
@@ -24,11 +23,6 @@ class Span:
     low: int
     high: int
     start: int
-
-
-def flat_pixels(image: Image) -> NDArray[np.uint8]:
-    """An image's pixels in the order of the network's input, [C, H, W], flat."""
-    return np.ascontiguousarray(image.pixels.transpose(2, 0, 1)).reshape(-1)
 
 
 def packed(work: Iterable[tuple[Block, NDArray[np.uint8]]], batch: int) -> Iterator[list[Span]]:
@@ -64,7 +58,7 @@ def lay_out(spans: Sequence[Span], words: NDArray[np.uint64], sources: NDArray[n
     return used
 
 
-def fill(law: GridLaw, key: int, spans: Sequence[Span], noisy: NDArray[np.float32]) -> Rows:
+def fill(law: GridLaw, key: Key, spans: Sequence[Span], noisy: NDArray[np.float32]) -> Rows:
     """Noisy images into `noisy` `[batch, C, H, W]` on the CPU, the rows being those that `lay_out` puts down."""
     batch = len(noisy)
     words, sources = np.empty((3, batch), dtype=np.uint64), np.empty(batch, dtype=np.int64)

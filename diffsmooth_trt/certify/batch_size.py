@@ -15,7 +15,7 @@ import numpy as np
 from ..device import Device
 from ..errors import OutOfMemory
 from ..methods import Method
-from ..noise import SELECTION, grid_law
+from ..noise import SELECTION, Key, grid_law
 from .batch import Span
 from .blocks import Block
 from .step import Step
@@ -45,14 +45,14 @@ def _spans(method: Method) -> list[Span]:
 
 def warm_up(method: Method) -> None:
     """Run one step: all memory that a step takes is then taken, and algorithms are chosen. Raises OutOfMemory."""
-    step = Step(method, grid_law(method.sigma or ANY_SIGMA), 0)
+    step = Step(method, grid_law(method.sigma or ANY_SIGMA), Key(0))
     step.launch(_spans(method))
     step.collect()
 
 
 def throughput(method: Method, seconds: float = SECONDS) -> float:
     """Samples a second of whole steps, as many under way as in a run, over `seconds` or a little more."""
-    step, spans = Step(method, grid_law(method.sigma or ANY_SIGMA), 0), _spans(method)
+    step, spans = Step(method, grid_law(method.sigma or ANY_SIGMA), Key(0)), _spans(method)
     step.launch(spans)
     step.collect()
     start, done = time.perf_counter(), 0
@@ -91,7 +91,7 @@ def _warmed(build: Build, batch: int) -> Method:
         warm_up(method)
         return method
     except OutOfMemory as error:
-        failure = str(error)
+        failure = error.message
     except BaseException:
         method.close()
         device.release()

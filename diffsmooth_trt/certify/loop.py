@@ -8,45 +8,31 @@ image needs more draws is asked after fixed numbers of them, of its own votes. S
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AuditError, InputError
-from ..images import Image, Images
+from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
-from ..noise import grid_law
-from ..runs.store import RunStore
+from ..noise import Key, grid_law
 from ..statistics.sequential import looks
 from .audit_rows import Seat
-from .batch import Span, flat_pixels
+from .batch import Span
 from .blocks import Block
+from .ledger import Ledger
 from .places import least_share
-from .rules import Votes
+from .progress import Progress
+from .rules import Rule, Votes
 from .self_audit import SHARE, SelfAudit
 from .step import Collected, Counts, Step
 
 COMMIT_SECONDS = 1.0
-
-
-class Progress(Protocol):
-    """What the loop tells while it runs."""
-
-    def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:
-        """`images` images and `samples` samples in all, of which the store already holds `finished` and `drawn`.
-
-        `samples` is None where it depends on the votes.
-        """
-
-    def update(self, samples: int, images: int) -> None:
-        """`samples` more samples were drawn, `images` more images finished."""
 
 
 @dataclass
@@ -83,12 +69,7 @@ class _Segment(Span):
     open: _OpenBlock
 
 
-def pixel_digest(image: Image) -> str:
-    """SHA-256 over the shape and the 8-bit pixels of an image."""
-    return hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).hexdigest()
-
-
-def check_image(method: Method, store: RunStore, image: Image) -> None:
+def check_image(method: Method, ledger: Ledger, image: Image) -> None:
     """Record an image, or compare it with its record; InputError unless it is of the engine's shape and the run's."""
     channels, height, width = method.input_shape
     if image.pixels.shape != (height, width, channels):
@@ -97,24 +78,25 @@ def check_image(method: Method, store: RunStore, image: Image) -> None:
             "pass --resize and --crop, or another engine or data set"
         )
     digest = pixel_digest(image)
-    known = store.known(image.index)
+    known = ledger.known(image.index)
     if known is None:
-        store.add_image(image.index, image.label, digest, image.distance)
+        ledger.add_image(image.index, image.label, digest, image.distance)
     elif known != (image.label, digest, image.distance):
-        raise InputError(f"image {image.index} differs from the one in {store.path}: --data is not the run's")
+        raise InputError(f"image {image.index} differs from the one in {ledger.name}: --data is not the run's")
 
 
 @dataclass
 class Runner:
-    """Draws what `store`'s plan asks for each image, and records it there."""
+    """Draws under `key` what `rule` asks for each image, and keeps it in `ledger`."""
 
     method: Method
-    store: RunStore
+    ledger: Ledger
+    rule: Rule
+    key: Key
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.step = Step(self.method, grid_law(self.method.sigma), int(self.store.meta["key"], 16))
-        self.rule = self.store.rule
+        self.step = Step(self.method, grid_law(self.method.sigma), self.key)
         self.plan = self.rule.plan
         self.committed = time.monotonic()
         self.active: dict[int, _Task] = {}
@@ -127,13 +109,13 @@ class Runner:
         return self.step.seconds
 
     def run(self, images: Images) -> None:
-        """Finish every image; what the store already holds is not drawn again.
+        """Finish every image; what the ledger already holds is not drawn again.
 
-        Raises AuditError where rows evaluated again have other labels; the store is marked void before.
+        Raises AuditError where rows evaluated again have other labels; the ledger is marked void before.
         """
         self.audit = self._open_audit(len(images))
         most = None if self.plan.sequential else len(images) * self.plan.samples
-        self.progress.start(len(images), self.store.finished(), most, self.store.drawn())
+        self.progress.start(len(images), self.ledger.finished(), most, self.ledger.drawn())
         waiting = iter(images)
         while True:
             # What is drawn ahead of a look may be drawn for nothing: where only that is left, votes come first.
@@ -153,22 +135,22 @@ class Runner:
         self._commit()
 
     def _open_audit(self, images: int) -> SelfAudit:
-        """The run's audit, going on from where the store's was left."""
+        """The run's audit, going on from where the ledger's was left."""
         first = self.plan.phases[-1][1] if not self.plan.sequential else looks(self.plan.phases[-1][1])[0]
         least = images * (self.plan.samples - self.plan.phases[-1][1] + first)
         dependent = self.method.place_dependent
-        found = self.store.meta.get("audit") or ({"before": self.store.drawn()} if self.store.drawn() else {})
+        found = self.ledger.audit or ({"before": self.ledger.drawn()} if self.ledger.drawn() else {})
         share = least_share(SHARE, least) if dependent else SHARE
-        rows = self.store.audit_rows()
+        rows = self.ledger.audit_rows()
         return SelfAudit(self.method.batch, share=share, place_dependent=dependent, found=found, waiting=rows)
 
     @contextmanager
     def _audited(self) -> Iterator[None]:
-        """Mark the store void before an AuditError goes on."""
+        """Mark the ledger void before an AuditError goes on."""
         try:
             yield
         except AuditError:
-            self.store.add_audit(self.audit.found)
+            self.ledger.add_audit(self.audit.found)
             raise
 
     def _pack(self, waiting: Iterator[Image]) -> list[_Segment]:
@@ -193,10 +175,10 @@ class Runner:
         for task in list(self.active.values()):
             yield from self._drawable(task)
         for image in waiting:
-            check_image(self.method, self.store, image)
+            check_image(self.method, self.ledger, image)
             if image.index in self.audit.lost:
                 self.audit.offer(image.index, flat_pixels(image))
-            if not self.store.has_result(image.index):
+            if not self.ledger.has_result(image.index):
                 votes = Votes(self.plan, self.method.bins, image.distance)
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
                 yield from self._drawable(task)
@@ -205,7 +187,7 @@ class Runner:
             yield from self._drawable(task, ahead=True)
 
     def _drawable(self, task: _Task, *, ahead: bool = False) -> Iterator[_OpenBlock]:
-        """An image's blocks with rows to draw, in order; what the store holds is taken from there on the way."""
+        """An image's blocks with rows to draw, in order; what the ledger holds is taken from there on the way."""
         yield from (opened for opened in task.open if opened.drawn < opened.size)
         while not task.done:
             looking = any(opened.block.phase == self.plan.last_phase for opened in task.open)
@@ -214,8 +196,8 @@ class Runner:
             block = next(task.blocks, None)
             if block is None:
                 return
-            held = self.store.held(block)
-            votes = held or self.store.partial(block) or [0] * self.method.bins
+            held = self.ledger.held(block)
+            votes = held or self.ledger.partial(block) or [0] * self.method.bins
             counts = np.array(votes, dtype=np.int64)
             known = int(counts.sum())
             opened = _OpenBlock(task, block, counts, known, known, stored=held is not None)
@@ -230,15 +212,15 @@ class Runner:
         while task.open and task.open[0].counted == task.open[0].size and not task.done:
             opened = task.open.popleft()
             if not opened.stored:
-                self.store.add_block(opened.block, opened.counts.tolist())
+                self.ledger.add_block(opened.block, opened.counts.tolist())
             task.votes.add(opened.block, opened.counts)
             last = self.plan.ends(opened.block)
             task.done = last or (task.votes.looked and self.rule.stops(task.votes))
         if not task.done:
             return 0
         del self.active[task.image.index]
-        self.store.add_seconds(task.image.index, task.seconds)
-        self.store.add_result(task.image.index)
+        self.ledger.add_seconds(task.image.index, task.seconds)
+        self.ledger.add_result(task.image.index, self.rule.outcome(task.votes))
         return 1
 
     def _collect(self) -> None:
@@ -278,13 +260,13 @@ class Runner:
     def _commit(self) -> None:
         """Put all votes on disk, those of blocks in work too, and the rows to be evaluated again."""
         for task in self.active.values():
-            self.store.add_seconds(task.image.index, task.seconds)
+            self.ledger.add_seconds(task.image.index, task.seconds)
             task.seconds = 0.0
             for opened in task.open:
                 if 0 < opened.counted < opened.size:
-                    self.store.add_partial(opened.block, opened.counts.tolist())
-        self.store.change_audit(*self.audit.held.changes())
+                    self.ledger.add_partial(opened.block, opened.counts.tolist())
+        self.ledger.change_audit(*self.audit.held.changes())
         if self.audit.found["of"]:
-            self.store.add_audit(self.audit.found)
-        self.store.commit()
+            self.ledger.add_audit(self.audit.found)
+        self.ledger.commit()
         self.committed = time.monotonic()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ from ..statistics.sequential import (
 )
 from .blocks import Block, Plan
 from .places import SLACK, most_moved
+from .stopping import Stopping
 
 CLOSE, TINY = 1e-9, 1e-15
 CERTIFIED, REFUTED, UNDECIDED = "certified", "refuted", "undecided"
@@ -76,14 +76,22 @@ class Outcome:
         )
 
 
-def plan_of(config: Mapping[str, Any]) -> Plan:
-    """What a run draws."""
-    if config.get("certificate") == "lipschitz":
-        return Plan(())
-    if config["command"] == "predict":
-        return Plan.predict(config["n"])
-    sequential = bool(config.get("radius") or config.get("tolerance"))
-    return Plan.certify(config["n0"], config["n"], sequential=sequential)
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a run's votes were drawn under.
+
+    `sigma`: noise level in image units. `total_variation`: a bound on how far the noise as drawn is from the normal (law.py).
+    `slack` (places.py): as much again that the probability as drawn may be off, where last bits depend on a row's place. `void`:
+    the class that stands for abstentions, if there is one. `images`: how many the run was asked for. `lipschitz_constant`: of
+    the logits in [-1, 1] units, of runs without noise.
+    """
+
+    sigma: float
+    total_variation: float = 0.0
+    slack: float = 0.0
+    void: int | None = None
+    images: int = 1
+    lipschitz_constant: float | None = None
 
 
 Margin = tuple[int, float]  # the class with the least loss (−1 where one is no number), how far the next one is behind
@@ -124,9 +132,8 @@ class Votes:
 class Rule:
     """What a certify run of a fixed number of draws says: `bounds.certificate`. Others say when to stop, too.
 
-    meta: a run's description, as its store holds it. alpha is an image's: with `family_wise`, the run's divided by its number
-    of images (Bonferroni), rounded down, so that what is said of each image is right for all together with probability 1 − α.
-    `slack` (places.py), where last bits depend on a row's place, is as much again that the probability as drawn may be off.
+    alpha is an image's: with `family_wise`, the run's divided by its number of images (Bonferroni), rounded down, so that what
+    is said of each image is right for all together with probability 1 − α.
 
     The votes are those of an image's 8-bit pixels z. What is said is about the image as given, x: every x' with ‖x' − z‖ < R has
     the class, so all within R − ‖x − z‖ of x have. Where nothing is left, it abstains: the class at x may be another one.
@@ -134,19 +141,19 @@ class Rule:
 
     stops_exactly = True  # `stops` is the same on every machine
 
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        self.plan = plan_of(meta["config"])
-        self.void = meta.get("void")  # the class that stands for abstentions: never an answer
-        self.slack, self.drawn_variation = float(meta.get("slack", 0.0)), float(meta["total_variation"])
+    def __init__(self, stopping: Stopping, conditions: Conditions) -> None:
+        self.plan = stopping.plan
+        self.void = conditions.void  # never an answer
+        self.slack, self.drawn_variation = conditions.slack, conditions.total_variation
         if self.slack not in (0.0, SLACK) or not 0 <= self.drawn_variation < 1:
             raise ValueError(f"slack {self.slack} and total_variation {self.drawn_variation}, which no run has")
         with localcontext(context(rounding=ROUND_CEILING)):
             self.total_variation = up(Decimal(self.drawn_variation) + Decimal(self.slack))
-        self.sigma = float(meta["classifier"]["sigma"])
-        self.alpha = float(meta["config"].get("alpha", 1.0))
-        if meta["config"].get("family_wise"):
+        self.sigma = conditions.sigma
+        self.alpha = float(stopping.alpha)
+        if stopping.family_wise:
             with localcontext(context(rounding=ROUND_FLOOR)):
-                self.alpha = down(Decimal(self.alpha) / int(meta["images"]))
+                self.alpha = down(Decimal(self.alpha) / conditions.images)
 
     def stops(self, votes: Votes) -> bool:
         """Whether the votes at a look suffice."""
@@ -206,9 +213,11 @@ class LipschitzRule(Rule):
     It is margin/(2L) in model units, half of that in image units, rounded down. No probability is involved.
     """
 
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        super().__init__(meta)
-        self.constant = float(meta["lipschitz_constant"])
+    def __init__(self, stopping: Stopping, conditions: Conditions) -> None:
+        super().__init__(stopping, conditions)
+        if conditions.lipschitz_constant is None:
+            raise ValueError("no Lipschitz constant")
+        self.constant = conditions.lipschitz_constant
 
     def outcome(self, votes: Votes) -> Outcome:
         predict, margin = votes.margin or (ABSTAIN, 0.0)
@@ -221,8 +230,8 @@ class LipschitzRule(Rule):
 class SequentialRule(Rule):
     """A rule that may stop at a look; `draws` are the looks' numbers of draws, n the last of them."""
 
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        super().__init__(meta)
+    def __init__(self, stopping: Stopping, conditions: Conditions) -> None:
+        super().__init__(stopping, conditions)
         self.n = self.plan.phases[-1][1]
         self.draws = np.array(looks(self.n), dtype=np.int64)
 
@@ -250,9 +259,9 @@ class ToleranceRule(SequentialRule):
 
     stops_exactly = False
 
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        super().__init__(meta)
-        self.tolerance = float(meta["config"]["tolerance"])
+    def __init__(self, stopping: Stopping, conditions: Conditions) -> None:
+        super().__init__(stopping, conditions)
+        self.tolerance = float(stopping.tolerance or 0.0)
 
     def stops(self, votes: Votes) -> bool:
         now, later = projected_lower(np.array(votes.hits), self.alpha, self.n)
@@ -289,10 +298,10 @@ class RadiusRule(SequentialRule):
     image's own, which nothing above minds. Such an r is refuted where the class is too rare for that.
     """
 
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        super().__init__(meta)
-        self.radii = tuple(float(radius) for radius in meta["config"]["radius"])
-        self.images = int(meta["images"]) if meta["config"].get("family_wise") else 1
+    def __init__(self, stopping: Stopping, conditions: Conditions) -> None:
+        super().__init__(stopping, conditions)
+        self.radii = stopping.preset
+        self.images = conditions.images if stopping.family_wise else 1
         part = Decimal((1 - 1 / BOUND_SHARE) / (1 if len(self.radii) == 1 else 2))  # exact
         self.levels = [_part(self.alpha, part)]
         while _holm_step(len(self.levels), self.images, 1):
@@ -385,13 +394,15 @@ def _part(alpha: float, share: Decimal) -> float:
         return down(Decimal(alpha) * share)
 
 
-def rule_of(meta: Mapping[str, Any]) -> Rule:
-    """The rule of the run that `meta` describes."""
-    config = meta["config"]
-    if config.get("certificate") == "lipschitz":
-        return LipschitzRule(meta)
-    if config["command"] == "predict":
-        return PredictRule(meta)
-    if config.get("radius"):
-        return RadiusRule(meta)
-    return ToleranceRule(meta) if config.get("tolerance") else Rule(meta)
+def rule_of(stopping: Stopping, conditions: Conditions) -> Rule:
+    """The rule of a run that is asked for `stopping` under `conditions`."""
+    kind: type[Rule] = Rule
+    if not stopping.smoothing:
+        kind = LipschitzRule
+    elif not stopping.certifies:
+        kind = PredictRule
+    elif stopping.radius is not None:
+        kind = RadiusRule
+    elif stopping.tolerance is not None:
+        kind = ToleranceRule
+    return kind(stopping, conditions)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..device import Device, KernelDevice
 from ..methods import Method, PackedRows
-from ..noise import GridLaw
+from ..noise import GridLaw, Key
 from .batch import Span, lay_out
 
 Counts = NDArray[np.int64]
@@ -82,7 +82,7 @@ class Step:
 
     method: Method
     law: GridLaw
-    key: int
+    key: Key
     seconds: dict[str, float] = field(default_factory=lambda: {"noise": 0.0, "method": 0.0, "count": 0.0})
 
     def __post_init__(self) -> None:

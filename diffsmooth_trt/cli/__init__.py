@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DiffsmoothError as error:
         if debug:
             traceback.print_exc()
-        return _fail(str(error), error.exit_code)
+        return _fail(error.message, error.exit_code)
     except KeyboardInterrupt:
         kept = out is not None and out.suffix not in ENGINE_SUFFIXES and out.exists()
         return _fail(f"interrupted; {out} keeps what was done, go on with --resume" if kept else "interrupted", 1)

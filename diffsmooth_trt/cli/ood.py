@@ -150,7 +150,7 @@ def _ood(arguments: argparse.Namespace) -> None:
         _warn(store)
         found = versions_of(store, config.radii)
         print(text_report(store, found))
-        made = of_run(config, int(store.meta["key"], 16)) if config.accuracy else []
+        made = of_run(config, store.record.key) if config.accuracy else []
         for each in made:
             print(
                 f"in-distribution accuracy of {each.images} images: clean {100 * each.clean:.2f} %, "
@@ -164,5 +164,5 @@ def _ood(arguments: argparse.Namespace) -> None:
 
 
 def _warn(store: OodStore) -> None:
-    for note in store.meta["notes"]:
+    for note in store.record.notes:
         print(f"diffsmooth-trt: warning: {note}", file=sys.stderr)

@@ -73,7 +73,7 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     from ..ood.figures import write_figure
     from ..ood.report import text_report, versions_of
     from ..ood.store import OodStore
-    from ..runs.reopen import usable
+    from ..runs.record import usable
 
     for option in ("tsv", "html", "envelope"):
         if getattr(arguments, option):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import Field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..certify.stopping import CERTIFICATES
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..errors import InputError
 from ..methods import METHODS
-from ..methods.diffusion_classifier import SIFTS, WEIGHTS, Settings
-from ..runs.config import CERTIFICATES, RunConfig, field_names
-from .options import Commands, integers
+from ..methods.diffusion_classifier import integers
+from ..runs.config import RunConfig, names, options
+from .options import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +65,26 @@ def _add_host_code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-host-code", action="store_true", help=text)
 
 
+def _add_option(parser: argparse.ArgumentParser, option: Field[Any]) -> None:
+    """A flag for a method's own option."""
+    shown = {name: value for name, value in option.metadata.items() if name not in ("type", "help")}
+    kind = option.metadata.get("type", type(option.default))
+    if "choices" not in shown:
+        shown["type"] = _several if kind is integers else kind
+    parser.add_argument(_flag(option.name), default=option.default, help=option.metadata["help"], **shown)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _several(text: str) -> tuple[int, ...]:
+    try:
+        return integers(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
+
+
 def _batch(text: str) -> int | str:
     if text == "auto":
         return text
@@ -112,50 +134,8 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         )
         add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
     add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
-    add("--local-sigma", type=float, default=0.12, help="DiffSmooth: local noise in image units (default: 0.12)")
-    add("--m", type=int, default=5, help="DiffSmooth: local noises a sample (default: 5)")
-    add(
-        "--local-noise",
-        choices=("fixed", "fresh"),
-        default="fixed",
-        help="the classifier's own noise: the same for all samples, or new for each, under the run's key (default: fixed)",
-    )
-    add("--classifier-seed", type=int, default=0, metavar="N", help="public seed of its fixed noise")
-    add(
-        "--steps",
-        type=int,
-        default=Settings.steps,
-        metavar="N",
-        help="dc, epndc, apndc: noise levels (default: %(default)s)",
-    )
-    add(
-        "--s-max",
-        type=float,
-        default=Settings.s_max,
-        metavar="S",
-        help="… the highest, in [-1, 1] units (default: %(default)s)",
-    )
-    add(
-        "--weights",
-        choices=WEIGHTS,
-        default=Settings.weights,
-        help="… of the levels; published: as the published code has them",
-    )
-    add("--drop-steps", type=int, metavar="N", help="epndc: leave out the first levels (default: 5 of 126)")
-    add(
-        "--sift",
-        choices=SIFTS,
-        default=Settings.sift,
-        help="… drop classes early: the published rule, or by the terms' spread",
-    )
-    add(
-        "--sift-margin",
-        type=float,
-        default=Settings.sift_margin,
-        metavar="Z",
-        help="… how far behind is too far (spread; default: %(default)s)",
-    )
-    add("--classes", type=integers, metavar="Y,Y,…", help="… choose among these only (default: all)")
+    for option in options().values():
+        _add_option(parser, option)
     text = "rows an engine call, part of the classifier (default: 64); auto: the fastest, by a short search"
     add("--batch", type=_batch, default=64, metavar="B|auto", help=text)
     text = "default: for .onnx openvino where installed, else onnxruntime; on a GPU onnxruntime, for .plan tensorrt"
@@ -177,14 +157,16 @@ def execute_run(given: dict[str, Any]) -> Summary:
     from ..report.tables import summarise
 
     config = RunConfig(**given)
-    with ProgressBar(config.command) as progress, run(config, progress) as store:
+    with ProgressBar(config.stopping.command) as progress, run(config, progress) as store:
         return summarise(store)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from ..report.tables import text_table
 
-    print(text_table([execute_run({name: value for name, value in vars(arguments).items() if name in field_names()})]))
+    known = ("command", *names())
+    given = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
+    print(text_table([execute_run(given)]))
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -192,14 +174,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..ood.store import is_ood_file
     from ..report.progress import ProgressBar
 
-    names = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed", "unfinished"]
+    every = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed", "unfinished"]
     of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["data", "allow_host_code"]
     own, foreign = (of_ood, others) if is_ood_file(arguments.run) else (others, of_ood)
     for name in foreign:
         if getattr(arguments, name):
             kind = "of `ood`" if foreign is of_ood else "of certify or predict"
             raise InputError(f"--{name.replace('_', '-')} is for runs {kind}, {arguments.run} is another: leave it out")
-    options = {name: getattr(arguments, name) for name in (*names, *own)}
+    options = {name: getattr(arguments, name) for name in (*every, *own)}
     check: Callable[..., Verification] = verify
     if own is of_ood:
         from ..ood.verify import verify as check

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..noise import GridLaw
+from ..noise import GridLaw, Key
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Host = NDArray[Any]
@@ -105,7 +105,7 @@ class Device(ABC):
 
     @abstractmethod
     def noisy_images(
-        self, law: GridLaw, key: int, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
+        self, law: GridLaw, key: Key, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
     ) -> None:
         """out[r] = (pixels[source[r]] + noise of row r) / 255; pixels uint8 [N, d], source int64 [rows]."""
 
@@ -123,7 +123,7 @@ class Device(ABC):
     def with_fresh_noise(
         self,
         law: GridLaw,
-        key: int,
+        key: Key,
         phase: int,
         words: Words,
         values: Array,

@@ -10,7 +10,7 @@ import scipy
 from scipy.special import softmax
 
 from ..errors import EngineError
-from ..noise import GridLaw, sampler
+from ..noise import GridLaw, Key, sampler
 from ..noise.counters import fresh_words
 from .base import Array, Device, Host, Size, Words
 
@@ -71,7 +71,7 @@ class Cpu(Device):
         array[...] = 0
 
     def noisy_images(
-        self, law: GridLaw, key: int, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
+        self, law: GridLaw, key: Key, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
     ) -> None:
         flat = out.reshape(len(out), -1)
         sampler.noisy_images(law, key, words[0], pixels, words[1], words[2], flat, rows=source)
@@ -87,7 +87,7 @@ class Cpu(Device):
     def with_fresh_noise(
         self,
         law: GridLaw,
-        key: int,
+        key: Key,
         phase: int,
         words: Words,
         values: Array,

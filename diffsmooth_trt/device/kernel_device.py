@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
-from ..noise import GridLaw
+from ..noise import GridLaw, Key
 from .base import Array, Device, Size, Words
 from .launch import Kernels
 
@@ -79,7 +79,7 @@ class KernelDevice(Device):
     # Work
 
     def noisy_images(
-        self, law: GridLaw, key: int, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
+        self, law: GridLaw, key: Key, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
     ) -> None:
         self.kernels.noisy_images(law, key, words, pixels, source, out, size=_planes(size), nhwc=nhwc)
 
@@ -96,7 +96,7 @@ class KernelDevice(Device):
     def with_fresh_noise(
         self,
         law: GridLaw,
-        key: int,
+        key: Key,
         phase: int,
         words: Words,
         values: Array,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoiseError
-from ..noise.counters import NOISE_VERSION, key_words
+from ..noise.counters import NOISE_VERSION, Key, key_words
 from ..noise.law import GridLaw
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -62,7 +62,7 @@ class Kernels(ABC):
 
     def __init__(self) -> None:
         self._tables: dict[str, Array] = {}
-        self._keys: dict[int, Array] = {}
+        self._keys: dict[Key, Array] = {}
         self._subkeys: dict[int, Array] = {}
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Kernels(ABC):
             table = self._tables[law.digest] = self.upload(law.table)
         return table, np.int32(law.column_bits), np.int32(law.reach)
 
-    def _stream(self, law: GridLaw, key: int, words: Array, phase: int | None = None) -> tuple[Any, ...]:
+    def _stream(self, law: GridLaw, key: Key, words: Array, phase: int | None = None) -> tuple[Any, ...]:
         """What the kernels of noise begin with: the law, the rows' subkeys, made here (of `phase`, where given), and words.
 
         The subkeys of so many rows have one place, which the next call takes again: all of it is on one stream.
@@ -93,7 +93,7 @@ class Kernels(ABC):
         self.launch("ds_subkeys", rows, (self._keys[key], words, np.uint64(rows), *chosen, subkeys))
         return *self._law(law), subkeys, words
 
-    def grid_noise(self, law: GridLaw, key: int, words: Array, out: Array) -> None:
+    def grid_noise(self, law: GridLaw, key: Key, words: Array, out: Array) -> None:
         """Fill out int32 [rows, count] with the noise in units of 1/255."""
         rows, count = out.shape
         arguments = (*self._stream(law, key, words), np.uint64(rows), np.uint64(count), out)
@@ -102,7 +102,7 @@ class Kernels(ABC):
     def noisy_images(
         self,
         law: GridLaw,
-        key: int,
+        key: Key,
         words: Array,
         pixels: Array,
         source: Array,
@@ -137,7 +137,7 @@ class Kernels(ABC):
     def add_fresh_noise(
         self,
         law: GridLaw,
-        key: int,
+        key: Key,
         phase: int,
         words: Array,
         values: Array,

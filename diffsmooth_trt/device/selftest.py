@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoiseError
-from ..noise import GridLaw, sampler
+from ..noise import GridLaw, Key, sampler
 from ..noise.reference import words as random_words
 from ..noise.selftest import IMAGES, KEY, PHASES, SAMPLES, SHORT, check_noise, probe_law
 from .base import Device
@@ -36,9 +36,9 @@ def _check_kernels(law: GridLaw, device: KernelDevice) -> None:
     rows: list[tuple[int, int, int]] = list(zip(*words.tolist(), strict=True))
     bits = np.stack([random_words(KEY, *row, PROBE) for row in rows])
     for tried, count in ((law, SHORT), (probe_law(bits, 0), PROBE), (probe_law(bits, 1), PROBE)):
-        expected = sampler.grid_noise(tried, KEY, words[0], words[1], words[2], count)
+        expected = sampler.grid_noise(tried, Key(KEY), words[0], words[1], words[2], count)
         made = device.empty(expected.shape, np.int32)
-        device.kernels.grid_noise(tried, KEY, device.asarray(words), made)
+        device.kernels.grid_noise(tried, Key(KEY), device.asarray(words), made)
         _compare(device, "grid_noise", device.asnumpy(made), expected)
     pixels = (np.arange(3 * SHORT) * 37 % 256).astype(np.uint8).reshape(3, -1)
     source = np.arange(len(rows))[::-1] % 3
@@ -47,7 +47,7 @@ def _check_kernels(law: GridLaw, device: KernelDevice) -> None:
     for dtype in (np.float32, np.float16):
         out = device.empty((len(rows), 1, 1, SHORT), dtype)
         where = (device.asarray(words), device.asarray(pixels), device.asarray(np.ascontiguousarray(source)), out)
-        device.noisy_images(law, KEY, *where, size=(1, 1, SHORT), nhwc=False)
+        device.noisy_images(law, Key(KEY), *where, size=(1, 1, SHORT), nhwc=False)
         _compare(
             device, f"noisy_images in {np.dtype(dtype)}", device.asnumpy(out).reshape(noisy.shape), noisy.astype(dtype)
         )

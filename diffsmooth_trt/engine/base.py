@@ -78,6 +78,11 @@ class Engine(ABC):
         """The numbers of rows that the graph itself is run with in batches of `batch`."""
         return {batch}
 
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.path.name
+
     @cached_property
     def input(self) -> Array:
         """An array for `run`'s input, in the network's own type and layout."""
@@ -111,12 +116,10 @@ class Engine(ABC):
         `[batch, H, W, C]`; x may be of another type than the network's input there, and is then converted.
         """
         if self.facts.role == "conditional":
-            raise InputError(
-                f"{self.path.name} is a conditional denoiser: call denoise(x, s, labels) instead of run(x)"
-            )
+            raise InputError(f"{self.name} is a conditional denoiser: call denoise(x, s, labels) instead of run(x)")
         y = self._checked(x, nhwc=nhwc)
         with self.device.errors():
-            self.device.check_finite(y, self.path.name)
+            self.device.check_finite(y, self.name)
         return y
 
     def denoise(self, x: Floats, s: Floats, labels: NDArray[np.int64]) -> Floats:
@@ -127,7 +130,7 @@ class Engine(ABC):
         arrays on every device. NaN and infinite values are returned as they are. Raises InputError for anything else and for
         engines of another role.
         """
-        name, classes = self.path.name, int(self.facts.classes or 0)
+        name, classes = self.name, int(self.facts.classes or 0)
         if self.facts.role != "conditional":
             raise InputError(
                 f"{name} is a {self.facts.role}, denoise needs a conditional denoiser: call run(x) instead"
@@ -155,15 +158,15 @@ class Engine(ABC):
         if not ours or x.shape != expected or (x.dtype != np.float32 and device.synchronous):
             found = f"{x.dtype} {x.shape}" if ours else f"{type(x).__module__}.{type(x).__name__}"
             array = "" if ours else f" as {device.xp.__name__} array on {device.name}"
-            raise InputError(f"{self.path.name} takes float32 {expected}{array}, got {found}")
+            raise InputError(f"{self.name} takes float32 {expected}{array}, got {found}")
         with device.errors():
-            device.stage(self.path.name)
+            device.stage(self.name)
             if (x.dtype, nhwc) != (self.input_dtype, self.input_nhwc):
                 device.converted(x, self.input, size=self.facts.input_shape, nhwc=nhwc, out_nhwc=self.input_nhwc)
                 x = self.input
             y = self._run(tuple(device.xp.ascontiguousarray(given) for given in (x, *more)))
         if y.shape != self.output_shape:
-            raise EngineError(f"{self.path.name} returned {y.shape}, expected {self.output_shape}: export it again")
+            raise EngineError(f"{self.name} returned {y.shape}, expected {self.output_shape}: export it again")
         return y
 
     def _probe_inputs(self) -> Inputs:
@@ -220,13 +223,11 @@ class Engine(ABC):
             )
             if not self.place_dependent:
                 raise InputError(
-                    f"{self.path.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
+                    f"{self.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
                     "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
                 )
         if self.facts.role == "classifier" and (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=0.01):
-            self.warning = (
-                f"{self.path.name} gives probabilities, of which softmax is taken again: cut its last Softmax off"
-            )
+            self.warning = f"{self.name} gives probabilities, of which softmax is taken again: cut its last Softmax off"
         return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 
     def run_on_host(self, x: Floats) -> Floats:

@@ -190,7 +190,7 @@ def _prove(graph: GraphFile, sizes: set[int], batch: int) -> None:
         except InputError as error:
             if rows == batch:
                 raise
-            raise InputError(f"{error}, or run its {batch} rows at once: --backend onnxruntime") from None
+            raise InputError(f"{error.message}, or run its {batch} rows at once: --backend onnxruntime") from None
 
 
 def _probed(engine: Engine) -> Engine:

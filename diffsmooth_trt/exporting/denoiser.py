@@ -81,7 +81,7 @@ def read_family(family: str, config: Source | Mapping[str, object] | None, check
     try:
         return parse(options)
     except InputError as error:
-        raise InputError(f"--config {config}: {error}") from error
+        raise InputError(f"--config {config}: {error.message}") from error
 
 
 def _mapping(config: Source | Mapping[str, object]) -> Mapping[str, object]:

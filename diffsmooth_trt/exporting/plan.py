@@ -14,7 +14,7 @@ from ..device.nvidia import Gpu, find_gpu, import_tensorrt
 from ..engine import Engine, EngineFacts, fixed_batch, open_engine
 from ..engine.graph import GraphFile, read_graph
 from ..engine.record import Record, draft_folder, publish, record_path
-from ..errors import InputError
+from ..errors import InputError, message_of
 from ..files import check_outputs, file_sha256, write_atomically
 from .checks.compare import Comparison, compare_engines
 from .writers.report import ExportReport, check_difference
@@ -46,11 +46,11 @@ def _present() -> tuple[Gpu, str]:
     try:
         gpu = find_gpu()
     except InputError as error:
-        problems.append(str(error))
+        problems.append(message_of(error))
     try:
         version = str(import_tensorrt().__version__)
     except InputError as error:
-        problems.append(str(error))
+        problems.append(message_of(error))
     if gpu is None or problems:
         raise InputError(f"a plan is built where it runs, and here is missing: {'; and '.join(problems)}")
     return gpu, version
@@ -187,7 +187,8 @@ def _reference(path: Path, batch: int, facts: EngineFacts) -> Engine:
         return open_engine(path, batch=batch, role=facts.role, sigma=facts.sigma, precision="fp32")
     except InputError as error:
         raise InputError(
-            f"the plan has to be compared with {path.name}, which does not run on the CPU ({error}): pass its fp32 twin as "
+            f"the plan has to be compared with {path.name}, which does not run on the CPU ({message_of(error)}): "
+            f"pass its fp32 twin as "
             "--reference"
         ) from None
 

@@ -1,23 +1,35 @@
-"""Methods: maps from noisy batches to labels (rs, dds, diffsmooth, and the diffusion classifiers dc, epndc, apndc)."""
+"""Methods: maps from noisy batches to labels. A new one is a class in a file of its own, and one line in `METHODS`."""
 
-from .base import Denoised, Method, PackedRows, Rows
+from __future__ import annotations
+
+from .base import Denoised, Method, MethodOptions, PackedRows, Rows, Slot, option
 from .dds import DenoisedSmoothing
 from .diffsmooth import DiffSmooth
-from .diffusion_classifier import DiffusionClassifier
+from .diffusion_classifier import Apndc, Dc, DiffusionClassifier, Epndc
 from .rs import Plain
 
-DIFFUSION_CLASSIFIERS = ("dc", "epndc", "apndc")
-METHODS = ("rs", "dds", "diffsmooth", *DIFFUSION_CLASSIFIERS)
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Plain, DenoisedSmoothing, DiffSmooth, Dc, Epndc, Apndc)
+}
+
+
+def owners(name: str) -> list[str]:
+    """The methods that have an option `name`, or that take an engine by it."""
+    return [each for each, method in METHODS.items() if name in method.Options.names() or name in method.slots]
+
 
 __all__ = [
-    "DIFFUSION_CLASSIFIERS",
     "METHODS",
     "Denoised",
     "DenoisedSmoothing",
     "DiffSmooth",
     "DiffusionClassifier",
     "Method",
+    "MethodOptions",
     "PackedRows",
     "Plain",
     "Rows",
+    "Slot",
+    "option",
+    "owners",
 ]

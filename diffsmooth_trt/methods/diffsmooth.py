@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
-from ..noise import FIXED_LOCAL, LOCAL, grid_law, seed_key
+from ..noise import FIXED_LOCAL, LOCAL, GridLaw, check_noise_level, grid_law, seed_key
 from ..noise.sampler import grid_noise
-from .base import Denoised, Rows
+from ..ranges import integer
+from .base import Denoised, Rows, option
+from .own_noise import OwnNoise
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalNoise(OwnNoise):
+    """Options of DiffSmooth: `m` local noises of standard deviation `local_sigma`, in image units, a sample."""
+
+    local_sigma: float = option(0.12, "DiffSmooth: local noise in image units (default: 0.12)")
+    m: int = option(5, "DiffSmooth: local noises a sample (default: 5)")
+
+    def __post_init__(self) -> None:
+        integer("m", self.m, 1, 2**16 - 1)
+        check_noise_level("local-sigma", self.local_sigma)
+        super().__post_init__()
+
+    @property
+    def noises(self) -> int:
+        return self.m
 
 
 class DiffSmooth(Denoised):
@@ -24,6 +45,18 @@ class DiffSmooth(Denoised):
     """
 
     name = "diffsmooth"
+    Options = LocalNoise
+
+    @classmethod
+    def of(cls, engines: Mapping[str, Engine], sigma: float | None, options: LocalNoise) -> Self:
+        return cls(
+            engines["engine"],
+            engines["classifier"],
+            local_sigma=options.local_sigma,
+            copies=options.m,
+            seed=options.classifier_seed,
+            fresh=options.fresh,
+        )
 
     def __init__(
         self, denoiser: Engine, classifier: Engine, *, local_sigma: float, copies: int, seed: int, fresh: bool = False
@@ -48,6 +81,9 @@ class DiffSmooth(Denoised):
         with self.device.errors():
             self.fixed = self.device.asarray(steps.astype(np.float32) / np.float32(255))
             self.total = self.device.empty((self.batch, self.classes))
+
+    def own_laws(self) -> list[GridLaw]:
+        return [self.law]
 
     def labels(self, noisy: Array, rows: Rows) -> Array:
         denoised = self.denoiser.run(noisy, nhwc=self.noisy_nhwc)

@@ -7,9 +7,10 @@ one unconditional denoising. Units are the model's, [−1, 1], in which noise σ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,92 +18,82 @@ from numpy.typing import NDArray
 from ..device import Array
 from ..engine import Engine
 from ..errors import InputError
-from ..noise import DIFFUSION_CLASSIFIER, FIXED_DIFFUSION_CLASSIFIER, grid_law, seed_key
+from ..noise import DIFFUSION_CLASSIFIER, FIXED_DIFFUSION_CLASSIFIER, SELECTION, GridLaw, Key, grid_law, seed_key
 from ..noise.counters import fresh_words
 from ..noise.sampler import grid_noise
-from .base import Floats, Labels, Method, Rows
+from .base import Floats, Labels, Method, Rows, Slot, option
+from .diffusion_terms import (
+    PUBLISHED_STEPS,
+    S_MIN,
+    WEIGHTS,
+    Doubles,
+    Terms,
+    default_drop,
+    exact_terms,
+    lipschitz_constant,
+    plain_terms,
+)
+from .own_noise import OwnNoise
 
-S_MIN = 1e-4
-S_DATA = 0.5
-LOG_MEAN, LOG_STD = -1.2, 1.2
-PUBLISHED_DROP, PUBLISHED_STEPS = 5, 126
 PUBLISHED_SIEVE, PUBLISHED_KEPT = 50, 10
-WEIGHTS = ("paper", "published")
 SIFTS = ("none", "published", "spread")
 NOTES = 5
 
-Doubles = NDArray[np.float64]
+
+def integers(text: str) -> tuple[int, ...]:
+    """The integers of a text like 0,3,5. Raises ValueError for any other."""
+    return tuple(int(part) for part in text.split(","))
 
 
-@dataclass(frozen=True)
-class Terms:
-    """The loss as a sum: w_i · mean(residual_i²), residual = a·(D(x + c·ε; s, y) − x_in) + b·ε + d·(x_in − reference).
+@dataclass(frozen=True, kw_only=True)
+class Settings(OwnNoise):
+    """Options of the diffusion classifiers."""
 
-    float64 [terms] each: `levels` s of the evaluation, `noise` c, `weights` w, and the residual's a, b, d. For dc and apndc
-    a = d = 1 and b = 0: the residual is D − reference; for epndc it is that of `exact_terms`.
-    """
+    steps: int = option(PUBLISHED_STEPS, "dc, epndc, apndc: noise levels (default: %(default)s)", metavar="N")
+    s_max: float = option(3.0, "… the highest, in [-1, 1] units (default: %(default)s)", metavar="S")
+    weights: str = option("paper", "… of the levels; published: as the published code has them", choices=WEIGHTS)
+    sift: str = option("none", "… drop classes early: the published rule, or by the terms' spread", choices=SIFTS)
+    sift_margin: float = option(1.5, "… how far behind is too far (spread; default: %(default)s)", metavar="Z")
+    classes: tuple[int, ...] | None = option(
+        None, "… choose among these only (default: all)", type=integers, metavar="Y,Y,…"
+    )
 
-    levels: Doubles
-    noise: Doubles
-    weights: Doubles
-    a: Doubles
-    b: Doubles
-    d: Doubles
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (("weights", WEIGHTS), ("sift", SIFTS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}")
+        self._check_integers("steps", "classes")
+        if not 2 <= self.steps <= 10**5:
+            raise InputError(f"--steps must be 2 to 100000, got {self.steps}: 126 is the papers'")
+        if not (math.isfinite(self.sift_margin) and self.sift_margin > 0):
+            raise InputError(f"--sift-margin must be above 0, got {self.sift_margin}")
+        if self.classes is not None:
+            chosen = tuple(sorted(self.classes))
+            if len(set(chosen)) < max(2, len(chosen)) or chosen[0] < 0:
+                raise InputError(f"--classes needs two or more different ones from 0 on, got {list(self.classes)}")
+            object.__setattr__(self, "classes", chosen)
 
+    def _check_integers(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            given = value if isinstance(value, Iterable) else (value,)
+            if value is not None and any(type(each) is not int for each in given):
+                raise InputError(f"--{name.replace('_', '-')} takes integers, got {value!r}")
 
-def level_weights(s: Doubles, step: float, kind: str) -> Doubles:
-    """(s² + s_d²)/(s·s_d)² · p(s) · Δs, p the log-normal density (mean −1.2, std 1.2 of ln s), s_d = 0.5.
+    @property
+    def noises(self) -> int:
+        return max(self.steps, PUBLISHED_SIEVE)
 
-    `kind` "published" is the published code's density, which multiplies (ln s − mean)² by std²/2 instead of dividing it by 2·std².
-    """
-    power = -((np.log(s) - LOG_MEAN) ** 2) / 2 * (LOG_STD**2 if kind == "published" else LOG_STD**-2)
-    density = np.exp(power) / (s * LOG_STD * math.sqrt(2 * math.pi))
-    return np.asarray((s**2 + S_DATA**2) / (s * S_DATA) ** 2 * density * step)
-
-
-def plain_terms(lowest: float, highest: float, steps: int, kind: str) -> Terms:
-    """Of the diffusion classifier: s_i evenly spaced on [lowest, highest], residual D(x + s_i·ε_i; s_i, y) − x."""
-    s, step = np.linspace(lowest, highest, steps, retstep=True)
-    one, zero = np.ones(steps), np.zeros(steps)
-    return Terms(s, s, level_weights(s, float(step), kind), one, zero, one)
-
-
-def exact_terms(s_tau: float, highest: float, steps: int, drop: int, kind: str) -> Terms:
-    """Of EPNDC: pairs (s_i, s_{i+1}) of `steps` levels evenly spaced on [s_τ, highest], the first `drop` left out.
-
-    With s₊ = s_{i+1}, x₊ = x_τ + √(s₊² − s_τ²)·ε, the residual μ_p − μ_q is
-    (s₊² − s_i²)·[(D − x₊)/s₊² + (x₊ − x_τ)/(s₊² − s_τ²)], without cancellation.
-    """
-    s, step = np.linspace(s_tau, highest, steps, retstep=True)
-    low, high = s[drop:-1], s[drop + 1 :]
-    over, under, between = high**2 - s_tau**2, low**2 - s_tau**2, high**2 - low**2
-    weights = level_weights(low, float(step), kind) * high**2 * over / (4 * (high - low) ** 2 * under)
-    return Terms(high, np.sqrt(over), weights, between / high**2, between / np.sqrt(over), np.zeros(len(low)))
-
-
-def default_drop(steps: int) -> int:
-    """How many leading steps EPNDC leaves out: 5 of 126 as published, the same share of others, at least 1."""
-    return max(1, round(PUBLISHED_DROP * steps / PUBLISHED_STEPS))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of the diffusion classifiers, named as on the command line."""
-
-    steps: int = PUBLISHED_STEPS
-    s_max: float = 3.0
-    weights: str = "paper"
-    drop_steps: int | None = None
-    sift: str = "none"
-    sift_margin: float = 1.5
-    classes: tuple[int, ...] | None = None
-    classifier_seed: int = 0
-    local_noise: str = "fixed"
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """The names of the options."""
-        return [field.name for field in fields(cls)]
+    def check_run(self, *, sigma: float | None, draws: int, smoothing: bool) -> None:
+        lowest = 2 * float(sigma or 0)
+        if not (math.isfinite(self.s_max) and self.s_max > lowest):
+            raise InputError(f"--s-max must be above 2·sigma = {lowest}, got {self.s_max}: 3 is usual")
+        if not smoothing and self.sift != "none":
+            raise InputError(
+                "--certificate lipschitz is for certify --method dc without --sift: nothing else has that bound"
+            )
+        super().check_run(sigma=sigma, draws=draws, smoothing=smoothing)
 
 
 class DiffusionClassifier(Method):
@@ -114,44 +105,48 @@ class DiffusionClassifier(Method):
     Losses are summed in float64 in the order of the steps, whatever the batches.
     """
 
-    def __init__(self, name: str, engine: Engine, sigma: float, settings: Settings) -> None:
-        self.name = name
+    slots: ClassVar[Mapping[str, Slot]] = {"engine": Slot("denoiser", "conditional")}
+    Options = Settings
+
+    def __init__(self, engine: Engine, sigma: float, settings: Settings) -> None:
         super().__init__(engine, engine.facts.input_shape, sigma)
         self.engine, self.settings = engine, settings
         self.void = self.classes
         self.candidates = np.arange(self.classes) if settings.classes is None else np.array(settings.classes)
         if settings.classes is not None and (self.candidates.min() < 0 or self.candidates.max() >= self.classes):
-            raise InputError(f"--classes has {max(settings.classes)}, {engine.path.name} knows 0 to {self.classes - 1}")
-        s_tau = 2 * sigma
-        self.terms = self._terms(s_tau)
-        self.s_tau = s_tau
+            raise InputError(f"--classes has {max(settings.classes)}, {engine.name} knows 0 to {self.classes - 1}")
+        self.s_tau = 2 * sigma
+        if settings.s_max <= self.s_tau:
+            raise InputError(f"--s-max is {settings.s_max}, expected above 2·sigma = {self.s_tau}: 3 is usual")
+        self.terms = self._terms(settings.steps)
         self.law = grid_law(1.0)
         self.size = int(np.prod(self.input_shape))
         self.images = self.device.empty((self.batch, *self.input_shape))
         self.noises = len(self.terms.levels)  # words that a sample's own noises may take, those of its sieve included
         if settings.sift == "published":
             self.noises = max(self.noises, PUBLISHED_SIEVE)
-        self.evaluations = 0
-        self.votes = 0
+        self.evaluations = self.votes = 0
         self.notes: list[str] = []
-        options: dict[str, Any] = {
-            "steps": settings.steps,
-            "s_max": settings.s_max,
-            "weights": settings.weights,
-            "sift": settings.sift,
+        self.identity |= self._chosen() | {
+            "local_noise": settings.local_noise,
+            "losses": f"numpy {np.__version__}",  # a near tie may fall by their last digit
         }
-        if name == "epndc":
-            options["drop_steps"] = settings.drop_steps or default_drop(settings.steps)
+
+    @classmethod
+    def of(cls, engines: Mapping[str, Engine], sigma: float | None, options: Settings) -> Self:
+        return cls(engines["engine"], float(sigma or 0.0), options)
+
+    def _chosen(self) -> dict[str, Any]:
+        """The options that decide a vote, for the identity."""
+        settings = self.settings
+        options: dict[str, Any] = {name: getattr(settings, name) for name in ("steps", "s_max", "weights", "sift")}
         if settings.sift == "spread":
             options["sift_margin"] = settings.sift_margin
         if settings.classes is not None:
             options["classes"] = list(settings.classes)
-        if settings.local_noise == "fixed":
+        if not settings.fresh:
             options["classifier_seed"] = settings.classifier_seed
-        self.identity |= options | {
-            "local_noise": settings.local_noise,
-            "losses": f"numpy {np.__version__}",  # a near tie may fall by their last digit
-        }
+        return options
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -169,26 +164,24 @@ class DiffusionClassifier(Method):
     def capturable(self) -> bool:
         return False  # which evaluations follow depends on those before
 
-    def _terms(self, s_tau: float) -> Terms:
-        name, chosen = self.name, self.settings
-        if chosen.s_max <= s_tau:
-            raise InputError(f"--s-max is {chosen.s_max}, expected above 2·sigma = {s_tau}: 3 is usual")
-        if name == "dc":
-            if chosen.s_max <= S_MIN:
-                raise InputError(f"--s-max is {chosen.s_max}, expected above the lowest level, {S_MIN}: 3 is usual")
-            return plain_terms(S_MIN, chosen.s_max, chosen.steps, chosen.weights)
-        if name == "apndc":
-            if self.engine.null_class is None:
-                raise InputError(
-                    f"{self.engine.path.name} has no null class, which apndc denoises with: use epndc, or a network that has one"
-                )
-            return plain_terms(s_tau, chosen.s_max, chosen.steps, chosen.weights)
-        drop = chosen.drop_steps or default_drop(chosen.steps)
-        if drop > chosen.steps - 2:
-            raise InputError(
-                f"--drop-steps is {drop} of --steps {chosen.steps}, expected to leave a pair: use more steps"
-            )
-        return exact_terms(s_tau, chosen.s_max, chosen.steps, drop, chosen.weights)
+    @property
+    def spent(self) -> tuple[int, int]:
+        return self.votes, self.evaluations
+
+    def own_laws(self) -> list[GridLaw]:
+        return [self.law]
+
+    @abstractmethod
+    def _terms(self, steps: int) -> Terms:
+        """The loss by so many levels."""
+
+    def _sieve(self) -> Terms:
+        """The loss by which the published rule drops classes."""
+        return self._terms(PUBLISHED_SIEVE)
+
+    def _reference(self, noisy: Floats) -> Floats:
+        """What the loss compares denoised images with, [R, d] in model units."""
+        return noisy
 
     def labels(self, noisy: Array, rows: Rows) -> Array:
         """As `Method.labels`. The losses are NumPy's on every device: a GPU evaluates the network only."""
@@ -211,20 +204,13 @@ class DiffusionClassifier(Method):
         """
         self.votes += len(noisy)
         noisy_model = 2 * noisy.reshape(len(noisy), self.size) - 1
-        reference = self._denoised(noisy_model) if self.name == "apndc" else noisy_model
-        work = _Losses(self, reference, rows)
+        work = _Losses(self, self._reference(noisy_model), rows)
         if self.settings.sift == "published":
             return _published(work)
         if self.settings.sift == "spread":
             return _spread(work, self.settings.sift_margin)
         work.add(self.terms, np.arange(len(self.terms.levels)))
         return work.total
-
-    def _denoised(self, noisy: Floats) -> Floats:
-        """x̂0 = D(x_τ; s_τ), without a class."""
-        level = np.full(len(noisy), self.s_tau, dtype=np.float32)
-        labels = np.full(len(noisy), self.engine.null_class, dtype=np.int64)
-        return self.evaluated(noisy, level, labels)
 
     def evaluated(self, x: Floats, levels: Floats, labels: Labels) -> Floats:
         """D(x; s, y) float32 [R, d] of at most an engine batch; its last row is repeated where it is short."""
@@ -235,7 +221,7 @@ class DiffusionClassifier(Method):
 
     def noise(self, rows: Rows, number: int) -> Floats:
         """ε of step `number` for each row, float32 [batch, d], or [1, d] where it is fixed; no two samples share a fresh one."""
-        if self.settings.local_noise == "fresh":
+        if self.settings.fresh:
             samples = fresh_words(rows.words, self.noises, number)
             steps = grid_noise(self.law, rows.key, DIFFUSION_CLASSIFIER, rows.images, samples, self.size)
         else:
@@ -248,6 +234,88 @@ class DiffusionClassifier(Method):
         """Keep what the user has to know about void votes, the first few times."""
         if len(self.notes) < NOTES:
             self.notes.append(text)
+
+
+class Dc(DiffusionClassifier):
+    """`dc`: s_i evenly spaced from 1e-4 on, residual D(x + s_i·ε_i; s_i, y) − x."""
+
+    name = "dc"
+    certificates = ("smoothing", "lipschitz")
+
+    @property
+    def lipschitz_constant(self) -> float:
+        return lipschitz_constant(self.terms)
+
+    def margins(self, clean: Floats, images: NDArray[np.uint64]) -> list[tuple[int, float]]:
+        rows = Rows(np.full_like(images, SELECTION), images, np.zeros_like(images), Key(0))  # noise is fixed: no key
+        found = []
+        for losses in self.losses(clean, rows):
+            if np.isnan(losses).any():
+                found.append((-1, 0.0))
+                continue
+            first, second = np.sort(losses)[:2]
+            found.append((int(self.candidates[np.argmin(losses)]), float(second - first)))
+        return found
+
+    def _terms(self, steps: int) -> Terms:
+        chosen = self.settings
+        if chosen.s_max <= S_MIN:
+            raise InputError(f"--s-max is {chosen.s_max}, expected above the lowest level, {S_MIN}: 3 is usual")
+        return plain_terms(S_MIN, chosen.s_max, steps, chosen.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpndcSettings(Settings):
+    """Options of epndc."""
+
+    drop_steps: int | None = option(
+        None, "epndc: leave out the first levels (default: 5 of 126)", type=int, metavar="N"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_integers("drop_steps")
+        if self.drop_steps is not None and self.drop_steps < 1:
+            raise InputError(f"--drop-steps must be at least 1, got {self.drop_steps}: the first pair has no posterior")
+
+
+class Epndc(DiffusionClassifier):
+    """`epndc`: the exact posterior of the noisy image, by pairs of levels (`exact_terms`)."""
+
+    name = "epndc"
+    Options = EpndcSettings
+    settings: EpndcSettings
+
+    def _chosen(self) -> dict[str, Any]:
+        return super()._chosen() | {"drop_steps": self.settings.drop_steps or default_drop(self.settings.steps)}
+
+    def _terms(self, steps: int) -> Terms:
+        chosen, drop = self.settings, self.settings.drop_steps or default_drop(steps)
+        if drop > steps - 2:
+            raise InputError(f"--drop-steps is {drop} of --steps {steps}, expected to leave a pair: use more steps")
+        return exact_terms(self.s_tau, chosen.s_max, steps, drop, chosen.weights)
+
+    def _sieve(self) -> Terms:
+        levels, chosen = PUBLISHED_SIEVE, self.settings
+        return exact_terms(self.s_tau, chosen.s_max, levels, default_drop(levels), chosen.weights)
+
+
+class Apndc(DiffusionClassifier):
+    """`apndc`: the approximate posterior, as `dc` from x̂0 = D(x_τ; s_τ), denoised without a class."""
+
+    name = "apndc"
+
+    def _terms(self, steps: int) -> Terms:
+        if self.engine.null_class is None:
+            raise InputError(
+                f"{self.engine.name} has no null class, which apndc denoises with: use epndc, or a network that has one"
+            )
+        return plain_terms(self.s_tau, self.settings.s_max, steps, self.settings.weights)
+
+    def _reference(self, noisy: Floats) -> Floats:
+        level = np.full(len(noisy), self.s_tau, dtype=np.float32)
+        labels = np.full(len(noisy), self.engine.null_class, dtype=np.int64)
+        return self.evaluated(noisy, level, labels)
 
 
 def _drawn(rows: Rows) -> int:
@@ -340,14 +408,8 @@ def _lead(total: Doubles) -> Doubles:
 
 def _published(work: _Losses) -> Doubles:
     """The published sift-and-refine: 50 levels in ascending order drop classes 5·10⁻⁵ behind, down to 10; then all steps anew."""
-    method = work.method
-    chosen = method.settings
-    levels, kept = PUBLISHED_SIEVE, PUBLISHED_KEPT
-    lowest = S_MIN if method.name == "dc" else method.s_tau
-    if method.name == "epndc":
-        sieve = exact_terms(method.s_tau, chosen.s_max, levels, default_drop(levels), chosen.weights)
-    else:
-        sieve = plain_terms(lowest, chosen.s_max, levels, chosen.weights)
+    method, kept = work.method, PUBLISHED_KEPT
+    sieve = method._sieve()
     for step in range(len(sieve.levels)):
         many = work.alive.sum(axis=1) > kept
         if not many.any():

@@ -17,6 +17,7 @@ from .counters import (
     OOD,
     PREDICTION,
     SELECTION,
+    Key,
     seed_key,
 )
 from .law import SIGMA_MAX, SIGMA_MIN, GridLaw, check_noise_level, grid_law
@@ -34,6 +35,7 @@ __all__ = [
     "SIGMA_MAX",
     "SIGMA_MIN",
     "GridLaw",
+    "Key",
     "check_noise_level",
     "grid_law",
     "seed_key",

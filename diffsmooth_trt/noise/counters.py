@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import secrets
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -76,14 +78,54 @@ def key_words(key: SupportsIndex) -> list[int]:
     return [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
 
 
-def seed_key(seed: SupportsIndex) -> int:
+@dataclass(frozen=True, repr=False)
+class Key:
+    """A 256-bit key of XChaCha20, `number` in [0, 2^256). Its `repr` hides it: a run's key is secret until the run is published.
+
+    Every function of the noise takes a Key or the integer itself. Raises InputError for any other number.
+    """
+
+    number: int
+
+    def __post_init__(self) -> None:
+        check_key(self.number)
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """The key of 64 hexadecimal digits, which are the 32 bytes of XChaCha20's key in order; InputError for other text."""
+        digits = text.removeprefix("0x")
+        if len(digits) != KEY_DIGITS or not all(digit in "0123456789abcdefABCDEF" for digit in digits):
+            raise InputError(
+                f"--key takes {KEY_DIGITS} hexadecimal digits, got {len(digits)} characters: leave it out to draw one, or copy "
+                "all of it"
+            )
+        return cls(int(digits, 16))
+
+    @classmethod
+    def draw(cls) -> Key:
+        """A fresh key from the operating system."""
+        return cls(secrets.randbits(KEY_BITS))
+
+    @property
+    def hex(self) -> str:
+        """The key as its 64 hexadecimal digits, for a run's record."""
+        return f"{self.number:0{KEY_DIGITS}x}"
+
+    def __index__(self) -> int:
+        return self.number
+
+    def __repr__(self) -> str:
+        return "Key(…)"
+
+
+def seed_key(seed: SupportsIndex) -> Key:
     """Return the key of the streams that belong to a classifier of public seed `seed`, an integer in [0, 2^128).
 
     SHA-256 of "diffsmooth-trt classifier seed" and the seed's 16 bytes, little-endian: no run's key, but by a collision.
     """
     number = check_integer("classifier_seed", seed, 0, 2**SEED_BITS - 1)
     text = b"diffsmooth-trt classifier seed" + number.to_bytes(SEED_BITS // 8, "little")
-    return int.from_bytes(hashlib.sha256(text).digest(), "big")
+    return Key(int.from_bytes(hashlib.sha256(text).digest(), "big"))
 
 
 def check_fresh(samples: int, copies: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..images import Images
-from ..noise import OOD
+from ..noise import OOD, Key
 from .config import OodConfig
 from .linf import scaled
 from .model import Model, Singles, Words
@@ -80,7 +80,7 @@ def _tensor(values: Any) -> Any:
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _right(model: Model, x: Singles, labels: Labels, words: Words, key: int) -> Any:
+def _right(model: Model, x: Singles, labels: Labels, words: Words, key: Key) -> Any:
     """Whether each image is classified right by the engines, by the mean probabilities over `draws` noises."""
     found = []
     for at in range(0, len(x), model.batch):
@@ -100,7 +100,7 @@ def adversarial_accuracy(
     epsilons: Sequence[float] = (2 / 255, 8 / 255),
     *,
     seed: int = 0,
-    key: int = 0,
+    key: Key = Key(0),  # noqa: B008  (frozen)
 ) -> list[Accuracy]:
     """Clean and adversarial accuracy at each ℓ∞ radius: AutoAttack `standard`, or `rand` for models with noise in front of a
     denoiser.
@@ -135,16 +135,9 @@ def adversarial_accuracy(
     return found
 
 
-def of_run(config: OodConfig, key: int) -> list[Accuracy]:
+def of_run(config: OodConfig, key: Key) -> list[Accuracy]:
     """The accuracies that a run's configuration asks for, of its in-distribution images, with the noise of its key."""
-    data = Images(
-        config.in_data,
-        skip=config.skip,
-        resize=config.resize,
-        crop=config.crop,
-        quantise=config.quantise,
-        limit=config.max,
-    )
+    data = Images.chosen(config.in_data, config.choice)
     model = Model(config)
     try:
         return adversarial_accuracy(model, data, config.accuracy, seed=config.seed, key=key)

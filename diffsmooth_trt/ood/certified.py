@@ -26,18 +26,19 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtr, ndtri
 
 from ..certify.audit_rows import Seat
-from ..certify.batch import Span, fill, flat_pixels, packed
+from ..certify.batch import Span, fill, packed
 from ..certify.blocks import BLOCK, Block
-from ..certify.loop import Progress, pixel_digest
+from ..certify.progress import Progress
 from ..certify.self_audit import SelfAudit
 from ..errors import InputError
-from ..images import Image
+from ..images import Image, flat_pixels, pixel_digest
 from ..noise import OOD
 from ..statistics.bounds import certificate
 from ..statistics.sequential import looks
 from .bounds import BINS, MIDDLES, Floats, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
 from .model import Model, Singles
+from .record import OodRecord
 from .sets import DataSet
 from .store import OodStore, Record
 
@@ -63,12 +64,6 @@ class Task:
     selected: bool = True
 
 
-def level(meta: Record) -> float:
-    """α of one image."""
-    alpha, images = float(meta["config"]["alpha"]), sum(entry["images"] for entry in meta["sets"])
-    return float(np.nextafter(alpha / images, 0)) if meta["config"]["family_wise"] else alpha
-
-
 def dense(record: Record) -> NDArray[np.int64]:
     """A record's counts int64 `[BINS]`. Raises InputError for a damaged one: bins that do not exist, counts that are not n."""
     try:
@@ -85,9 +80,9 @@ def dense(record: Record) -> NDArray[np.int64]:
     return counts
 
 
-def bound_of(record: Record, meta: Record) -> float:
-    """The bound of h that a record proves: from below for set 0, from above for the others."""
-    raised = with_total_variation(mean_upper(dense(record), level(meta)), float(meta["total_variation"]))
+def bound_of(record: Record, of: OodRecord) -> float:
+    """The bound of h that a record of the run `of` proves: from below for set 0, from above for the others."""
+    raised = with_total_variation(mean_upper(dense(record), of.level), of.total_variation)
     return raised if record["set"] else complement_lower(raised)
 
 
@@ -97,11 +92,10 @@ def estimate_of(record: Record) -> float:
     return float(dense(record) @ middles) / int(record["n"])
 
 
-def radius_of(record: Record, meta: Record) -> float:
+def radius_of(record: Record, of: OodRecord) -> float:
     """The ℓ2 radius within which the smoothed class cannot change (Cohen et al. 2019), of a run with distro-l2."""
     selection, estimation = (np.array(votes, dtype=np.int64) for votes in record["votes"])
-    sigma, distance = float(meta["classifier"]["sigma"]), float(meta["total_variation"])
-    return certificate(selection, estimation, level(meta), sigma, distance).radius
+    return certificate(selection, estimation, of.level, of.classifier.sigma, of.total_variation).radius
 
 
 class Certifier:
@@ -124,13 +118,13 @@ class Certifier:
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set, the in-distribution one first: its bounds are what the others' are compared with."""
-        self.store, self.progress, self.key, self.alpha = store, progress, int(store.meta["key"], 16), level(store.meta)
+        self.store, self.progress, self.key, self.alpha = store, progress, store.record.key, store.record.level
         done, drawn = len(self.store.records), sum(r["n"] for r in self.store.records.values())
         self.audit = self._open_audit(drawn) if self.audited else None
         self.progress.start(sum(map(len, sets)), done, None, drawn)
         for number, data in enumerate(sets):
             if number == 1:
-                self.inside = np.sort([bound_of(record, store.meta) for record in store.of_set(0)])
+                self.inside = np.sort([bound_of(record, store.record) for record in store.of_set(0)])
             self._run_set(number, data)
 
     def _open_audit(self, drawn: int) -> SelfAudit:

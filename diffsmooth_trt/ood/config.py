@@ -7,42 +7,24 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 from ..files import check_outputs
-from ..noise import check_noise_level
+from ..images import ImageChoice
+from ..noise import Key, check_noise_level
+from ..ranges import integer, number
 from ..report.figures import FORMATS
-from ..runs.config import parse_key
 from ..statistics.sequential import FIRST_LOOK
 from .bounds import MAX_DRAWS
 from .generated import KINDS as GENERATED
 from .generated import PREFIX
+from .record import BY_KIND, EVERY, OodAsked
 from .scores import Score
 
 KINDS = ("clean", "guaranteed", "certified", "adversarial")
 BUDGETS = ("small", "published")
 RADII = tuple(0.25 * step for step in range(9))
 GATE = 1 / 256
-# What decides a run's records besides the files, by kind.
-_EVERY = ("kind", "score", "temperature", "skip", "max", "resize", "crop", "quantise", "seed")
-_BY_KIND = {
-    "clean": ("draws",),
-    "guaranteed": ("draws", "epsilon"),
-    "adversarial": ("draws", "epsilon", "budget"),
-    "certified": ("n0", "n", "alpha", "family_wise", "tolerance", "radius", "gate"),
-}
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"--{name} must be an integer of {low} to {high}, got {value}")
-
-
-def _number(name: str, value: float, low: float, high: float, remedy: str) -> None:
-    """InputError unless low < value < high."""
-    if not (math.isfinite(value) and low < value < high):
-        raise InputError(f"--{name} must lie between {low:g} and {high:g}, got {value}: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ class OodConfig:
     device: str = "cpu"
     precision: str | None = None
     threads: int | None = None
-    key: str | None = None
+    key: Key | None = None  # or its 64 hexadecimal digits
     resume: bool = False
     json: Path | None = None
     figure: Path | None = None
@@ -107,8 +89,8 @@ class OodConfig:
         self._check_score()
         self._check_numbers()
         self._check_sets()
-        if self.key is not None:
-            parse_key(self.key)
+        if self.key is not None and not isinstance(self.key, Key):
+            object.__setattr__(self, "key", Key.parse(str(self.key)))
         if self.figure is not None and self.figure.suffix not in FORMATS:
             raise InputError(
                 f"--figure {self.figure} has suffix {self.figure.suffix!r}: use one of {', '.join(FORMATS)}"
@@ -126,7 +108,7 @@ class OodConfig:
     def _check_kind(self) -> None:
         """InputError for options of other kinds, which would do nothing."""
         for field in dataclasses.fields(self):
-            kinds = [kind for kind, names in _BY_KIND.items() if field.name in names]
+            kinds = [kind for kind, names in BY_KIND.items() if field.name in names]
             if kinds and self.kind not in kinds and getattr(self, field.name) != field.default:
                 option = f"--{field.name.replace('_', '-')}"
                 raise InputError(f"{option} is for --kind {', '.join(kinds)}, got {self.kind}: leave it out")
@@ -149,19 +131,19 @@ class OodConfig:
     def _check_numbers(self) -> None:
         for name, high in (("skip", 2**62), ("max", 2**62), ("batch", 2**16), ("threads", 4096)):
             if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 1, high)
-        _integer("draws", self.draws, 0, 10**6)
-        _integer("n0", self.n0, 1, MAX_DRAWS)
-        _integer("n", self.n, FIRST_LOOK, MAX_DRAWS)
-        _integer("seed", self.seed, 0, 2**128 - 1)
-        _number("alpha", self.alpha, 0, 1, "0.001 is usual")
-        _number("epsilon", self.epsilon, 0, 1, "ℓ∞ distance in [0, 1] image units, 0.01 is usual")
-        _number("radius", self.radius, 0, math.inf, "give an ℓ2 radius in image units")
+                integer(name, getattr(self, name), 1, high)
+        integer("draws", self.draws, 0, 10**6)
+        integer("n0", self.n0, 1, MAX_DRAWS)
+        integer("n", self.n, FIRST_LOOK, MAX_DRAWS)
+        integer("seed", self.seed, 0, 2**128 - 1)
+        number("alpha", self.alpha, 0, 1, "0.001 is usual")
+        number("epsilon", self.epsilon, 0, 1, "ℓ∞ distance in [0, 1] image units, 0.01 is usual")
+        number("radius", self.radius, 0, math.inf, "give an ℓ2 radius in image units")
         if self.sigma is not None:
             check_noise_level("sigma", self.sigma)
         for name, low in (("tolerance", 0), ("gate", 0)):
             if getattr(self, name) != low:
-                _number(name, getattr(self, name), 0, 1, "0 turns it off")
+                number(name, getattr(self, name), 0, 1, "0 turns it off")
         radii = tuple(float(r) for r in (self.radii if isinstance(self.radii, Iterable) else (self.radii,)))
         wrong = [r for r in radii if not (math.isfinite(r) and r >= 0)]
         if wrong or not radii:
@@ -169,7 +151,7 @@ class OodConfig:
         object.__setattr__(self, "radii", tuple(sorted(set(radii))))
         object.__setattr__(self, "accuracy", tuple(self.accuracy))
         for epsilon in self.accuracy:
-            _number("accuracy", epsilon, 0, 1, "ℓ∞ distances in [0, 1] image units, 2/255,8/255 is usual")
+            number("accuracy", epsilon, 0, 1, "ℓ∞ distances in [0, 1] image units, 2/255,8/255 is usual")
 
     def _check_sets(self) -> None:
         if not self.out_data:
@@ -180,9 +162,16 @@ class OodConfig:
             if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in GENERATED:
                 raise InputError(f"--out-data {name} is unknown: use one of {', '.join(PREFIX + k for k in GENERATED)}")
 
-    def recorded(self) -> dict[str, Any]:
-        """The part that decides the records, as JSON values: what a resumed run must agree with."""
-        return {name: getattr(self, name) for name in (*_EVERY, *_BY_KIND[self.kind])}
+    @property
+    def choice(self) -> ImageChoice:
+        """Which images of each set, and what becomes of their pixels."""
+        return ImageChoice(skip=self.skip, max=self.max, resize=self.resize, crop=self.crop, quantise=self.quantise)
+
+    @property
+    def asked(self) -> OodAsked:
+        """The part that decides the records: what a resumed run must agree with."""
+        names = (*EVERY, *BY_KIND[self.kind])
+        return OodAsked(choice=self.choice, **{name: getattr(self, name) for name in names})
 
 
 def ood_field_names() -> list[str]:

@@ -56,7 +56,7 @@ def draw(store: OodStore, found: Sequence[Version], kind: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    smoothed = store.meta["config"]["kind"] == "certified"
+    smoothed = store.record.asked.certified
     figure = Figure(figsize=(4.6 * (3 if smoothed else 2), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3 if smoothed else 2)

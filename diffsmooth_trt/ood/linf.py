@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..certify.loop import Progress, pixel_digest
+from ..certify.progress import Progress
 from ..engine import instruction_set
 from ..errors import EngineError, InputError
-from ..images import Image
+from ..images import Image, pixel_digest
+from ..noise import Key
 from .certified import phase_of
 from .config import OodConfig
 from .interval import DOUBLE, SINGLE, IntervalGraph, linf_box
@@ -67,7 +68,7 @@ class BallRunner:
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set."""
-        self.store, self.progress, self.key = store, progress, int(store.meta["key"], 16)
+        self.store, self.progress, self.key = store, progress, store.record.key
         self.progress.start(sum(map(len, sets)), len(self.store.records), sum(map(len, sets)), len(self.store.records))
         for number, data in enumerate(sets):
             waiting = (image for image in data.images if store.lacks(number, image.index))
@@ -128,7 +129,7 @@ class _Attack:
         self.fast = "avx512_bf16" in instruction_set()  # of gradients it is the sign that counts
 
     def best(
-        self, x: Singles, clean: Floats, key: int, phase: int, words: Words, digests: list[str]
+        self, x: Singles, clean: Floats, key: Key, phase: int, words: Words, digests: list[str]
     ) -> tuple[Floats, list[str]]:
         """The highest score found `[N]`, that of the image itself included, and the name of what found it."""
         from .attacks import attacked
@@ -141,7 +142,7 @@ class _Attack:
             highest[better], by[better] = scores[better], name
         return highest, [str(name) for name in by]
 
-    def _objective(self, x: Singles, key: int, phase: int, words: Words) -> Objective:
+    def _objective(self, x: Singles, key: Key, phase: int, words: Words) -> Objective:
         """What the attacks raise: the logarithm of the score's parts, which has gradients where the score itself is flat."""
         import torch
         from torch import Tensor
@@ -171,7 +172,7 @@ class _Attack:
 
         return objective
 
-    def _noise(self, x: Singles, key: int, phase: int, words: Words, draw: int) -> Any:
+    def _noise(self, x: Singles, key: Key, phase: int, words: Words, draw: int) -> Any:
         import torch
 
         return torch.from_numpy(self.model.with_noise(np.zeros_like(x), key, phase, words, draw))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from ..device import open_device
 from ..engine import Engine, open_engine
 from ..errors import InputError
-from ..noise import NOISE_VERSION, GridLaw, grid_law
+from ..noise import NOISE_VERSION, GridLaw, Key, grid_law
 from ..noise.sampler import add_noise
-from ..runs.identity import fingerprint
+from ..runs.identity import named
+from ..runs.record import ClassifierId
 from .config import OodConfig
 from .interval import ReadGraph
 from .scores import Floats, Score
@@ -60,13 +61,13 @@ class Model:
             if engine.place_dependent:
                 self.close()
                 raise InputError(
-                    f"{engine.path.name}: its last bits depend on a row's place in the batch on this device, and so would "
+                    f"{engine.name}: its last bits depend on a row's place in the batch on this device, and so would "
                     "confidences: use --device cpu"
                 )
             if engine.facts.input_shape != self.input_shape:
                 self.close()
                 raise InputError(
-                    f"{engine.path.name} takes images {engine.facts.input_shape}, {self.classifier.path.name} "
+                    f"{engine.name} takes images {engine.facts.input_shape}, {self.classifier.name} "
                     f"{self.classifier.facts.input_shape}: export them for images of one size"
                 )
 
@@ -88,7 +89,7 @@ class Model:
             check_detector(ReadGraph(config.detector))
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ClassifierId:
         """Everything that decides a score besides key, image and the run's configuration, with the hash that names it."""
         parts: dict[str, Any] = {
             "method": "ood",
@@ -98,7 +99,7 @@ class Model:
             "sigma": self.sigma,
             **{role: engine.identity for role, engine in self.opened.items()},
         }
-        return {**parts, "id": fingerprint(parts)}
+        return named(parts)
 
     def logits(self, noisy: Singles) -> Singles:
         """The classifier's logits of a full batch, behind the denoiser where there is one."""
@@ -108,7 +109,7 @@ class Model:
         """The detector's d `[batch]` of a full batch; None without a detector."""
         return None if self.detector is None else self.detector.run_on_host(images)[:, 0]
 
-    def scores(self, images: Singles, key: int, phase: int, numbers: Words) -> Floats:
+    def scores(self, images: Singles, key: Key, phase: int, numbers: Words) -> Floats:
         """Scores `[N]` of images float32 `[N, C, H, W]`, any N: the mean over `draws` noises of each image's own, or of none.
 
         Noise j of an image is that of (key, phase, its number, j), and is in front of the denoiser only.
@@ -119,7 +120,7 @@ class Model:
         ]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _batch_scores(self, images: Singles, key: int, phase: int, numbers: Words) -> Floats:
+    def _batch_scores(self, images: Singles, key: Key, phase: int, numbers: Words) -> Floats:
         count = len(images)
         order = np.minimum(np.arange(self.batch), count - 1)
         full, words = np.ascontiguousarray(images[order]), np.ascontiguousarray(numbers[order])
@@ -133,7 +134,7 @@ class Model:
         # However its sum is rounded, a mean is not above all: an exact bound on each holds for it.
         return np.asarray(np.minimum(total / self.draws, highest)[:count])
 
-    def with_noise(self, images: Singles, key: int, phase: int, numbers: Words, draw: int) -> Singles:
+    def with_noise(self, images: Singles, key: Key, phase: int, numbers: Words, draw: int) -> Singles:
         """`images` with noise `draw` of each image's own."""
         if self.law is None:
             raise InputError("--sigma is missing: noise needs a level in image units")

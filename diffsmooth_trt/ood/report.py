@@ -56,12 +56,12 @@ class Version:
 
 
 def _outside(store: OodStore) -> dict[str, list[dict[str, Any]]]:
-    return {entry["name"]: store.of_set(number) for number, entry in enumerate(store.meta["sets"]) if number}
+    return {each.name: store.of_set(number) for number, each in enumerate(store.record.sets) if number}
 
 
 def _missing(store: OodStore) -> dict[str, int]:
     """How many images of each set have no record, of the in-distribution one under ""; InputError where there are too many."""
-    found = {entry["name"] if number else "": store.missing(number) for number, entry in enumerate(store.meta["sets"])}
+    found = {each.name if number else "": store.missing(number) for number, each in enumerate(store.record.sets)}
     if min(found.values()) < 0:
         raise InputError(f"{store.path} has more records than images it was asked for: restore it from a copy")
     return found
@@ -75,7 +75,7 @@ def _check_complete(store: OodStore) -> None:
 def _of_ball(store: OodStore) -> list[Version]:
     """clean, guaranteed and adversarial scores, as far as the records have them; EngineError where their order is impossible."""
     inside = np.array([record["score"] for record in store.of_set(0)])
-    epsilon = float(store.meta["config"].get("epsilon", 0.0))
+    epsilon = store.record.asked.epsilon
     found = []
     for name, key, radius in (
         ("clean", "score", 0.0),
@@ -101,12 +101,13 @@ def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
 
     Radii are around the images as given: for one that was rounded, its distance is added, in-distribution at radius 0 too.
     """
-    sigma, missing = float(store.meta["classifier"]["sigma"]), _missing(store)
+    run, missing = store.record, _missing(store)
+    sigma = run.classifier.sigma
     inside = np.array(
-        [shifted_lower(bound_of(record, store.meta), record.get("distance", 0.0), sigma) for record in store.of_set(0)]
+        [shifted_lower(bound_of(record, run), record.get("distance", 0.0), sigma) for record in store.of_set(0)]
     )
     bounds = {
-        name: [(bound_of(record, store.meta), record.get("distance", 0.0)) for record in rows]
+        name: [(bound_of(record, run), record.get("distance", 0.0)) for record in rows]
         for name, rows in _outside(store).items()
     }
     estimates = {name: np.array([estimate_of(record) for record in rows]) for name, rows in _outside(store).items()}
@@ -123,16 +124,16 @@ def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
 
 def certified_name(store: OodStore) -> str:
     """What certified figures are: without `family_wise` each bound is right with 1 − α, all of them together are not."""
-    return "certified" if store.meta["config"]["family_wise"] else ESTIMATE
+    return "certified" if store.record.asked.family_wise else ESTIMATE
 
 
 def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
     """The published score at each radius: mean probability + √(2/π)·R where R reaches the radius, else 0, on both sides."""
-    score = Score(store.meta["config"]["score"])
+    run, score = store.record, Score(store.record.asked.score)
 
     def pairs(rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
-        radius = np.array([radius_of(record, store.meta) for record in rows])
-        mean = score.stretch(np.array([estimate_of(record) for record in rows]), store.meta["classes"])
+        radius = np.array([radius_of(record, run) for record in rows])
+        mean = score.stretch(np.array([estimate_of(record) for record in rows]), run.classes)
         return radius, mean + math.sqrt(2 / math.pi) * radius
 
     inside, outside = pairs(store.of_set(0)), {name: pairs(rows) for name, rows in _outside(store).items()}
@@ -151,20 +152,20 @@ def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
 def versions_of(store: OodStore, radii: Sequence[float]) -> list[Version]:
     """Every version of the scores that a run's records hold. Raises InputError where a side has none yet."""
     _check_complete(store)
-    if store.meta["config"]["kind"] != "certified":
+    if not store.record.asked.certified:
         return _of_ball(store)
-    return (_of_distro if store.meta["config"]["score"] == "distro-l2" else _of_smoothing)(store, radii)
+    return (_of_distro if store.record.asked.score == "distro-l2" else _of_smoothing)(store, radii)
 
 
 def guarantee(store: OodStore) -> str:
     """What is right about the numbers, and with which probability."""
-    config = store.meta["config"]
-    if config["kind"] == "certified" and config["score"] == "distro-l2":
+    asked = store.record.asked
+    if asked.certified and asked.score == "distro-l2":
         return "published score, for comparison: it bounds nothing (the radius is of the class, not of the confidence)"
-    if config["kind"] == "certified":
+    if asked.certified:
         ball = "against every perturbation of the out-of-distribution images up to the ℓ2 radius"
-        likely = f"right with probability {1 - config['alpha']:g} or more over the noise drawn"
-        if config["family_wise"]:
+        likely = f"right with probability {1 - asked.alpha:g} or more over the noise drawn"
+        if asked.family_wise:
             return (
                 f"certified: {ball}; all bounds together are {likely}, and so are the figures; ties count against them"
             )
@@ -175,19 +176,19 @@ def guarantee(store: OodStore) -> str:
     said = {
         "clean": "clean: images as they are, nothing is guaranteed",
         "guaranteed": "guaranteed: for every ℓ∞ perturbation of the out-of-distribution images up to "
-        f"{config.get('epsilon')}; no probability is involved",
-        "adversarial": f"adversarial: the worst of the {config.get('budget')} attacks found; worse perturbations may exist",
+        f"{asked.epsilon}; no probability is involved",
+        "adversarial": f"adversarial: the worst of the {asked.budget} attacks found; worse perturbations may exist",
     }
-    return said[config["kind"]]
+    return said[asked.kind]
 
 
 def rounding(store: OodStore) -> list[str]:
     """What has to be known of a run that rounds images off the grid."""
-    config = store.meta["config"]
-    if not config.get("quantise"):
+    asked = store.record.asked
+    if not asked.choice.quantise:
         return []
     distances = [record.get("distance") for record in store.records.values()]
-    if config["kind"] != "certified" or config["score"] == "distro-l2":
+    if not asked.certified or asked.score == "distro-l2":
         return ["--quantise: all scores are those of the rounded images"] if any(d != 0.0 for d in distances) else []
     if any(d is None for d in distances):
         return [
@@ -227,22 +228,18 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
             for m in (measured[n] for n in names)
         ]
         rows.append([version.name, f"{version.radius:g}", *cells])
-    kind = store.meta["config"]["kind"]
-    distance = {"clean": "images in", "certified": "radii: ℓ2 in"}.get(kind, "radii: ℓ∞ in")
-    space = "; ".join([f"{distance} {space_of(store.meta)}", *chosen_of(store.meta)])
-    lines = [_grid(rows), space, guarantee(store), rows_note(store.meta)]
-    if store.meta["config"]["kind"] == "certified":
-        drawn = [
-            f"{np.mean([r['n'] for r in store.of_set(i)]):.0f}"
-            for i in range(len(store.meta["sets"]))
-            if store.of_set(i)
-        ]
+    run, choice = store.record, store.record.asked.choice
+    distance = {"clean": "images in", "certified": "radii: ℓ2 in"}.get(run.asked.kind, "radii: ℓ∞ in")
+    space = "; ".join([f"{distance} {space_of(choice, run.shape)}", *chosen_of(choice)])
+    lines = [_grid(rows), space, guarantee(store), rows_note(run.rows)]
+    if run.asked.certified:
+        drawn = [f"{np.mean([r['n'] for r in store.of_set(i)]):.0f}" for i in range(len(run.sets)) if store.of_set(i)]
         lines.append(f"draws an image on average: {', '.join(drawn)} (in-distribution first)")
-        lines.append(audit_line({"audit": store.audit}))
+        lines.append(audit_line(store.audit))
     if not finished:
         lacking = ", ".join(
-            f"{missing} of {entry['images']} of {entry['name']}"
-            for number, entry in enumerate(store.meta["sets"])
+            f"{missing} of {each.images} of {each.name}"
+            for number, each in enumerate(run.sets)
             if (missing := store.missing(number))
         )
         lines.append(
@@ -250,21 +247,21 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
             "of those ranked against us; go on with --resume"
         )
     lines += rounding(store)
-    return "\n".join([*lines, *(f"warning: {note}" for note in store.meta.get("notes", ()))])
+    return "\n".join([*lines, *(f"warning: {note}" for note in run.notes)])
 
 
 def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
     """All numbers of the tables of a run and its `versions_of`, with what they were made from."""
-    meta = {
-        name: store.meta[name] for name in ("config", "classifier", "key", "key_source", "sets", "versions", "notes")
-    }
+    run = store.record
+    names = ("config", "classifier", "key", "key_source", "sets", "versions", "notes")
+    meta = {name: value for name, value in run.to_meta().items() if name in names}
     tables = [
         {"scores": v.name, "radius": v.radius, "sets": {name: asdict(m) for name, m in v.measured().items()}}
         for v in found
     ]
-    draws = {entry["name"]: [r["n"] for r in store.of_set(i) if "n" in r] for i, entry in enumerate(store.meta["sets"])}
+    draws = {each.name: [r["n"] for r in store.of_set(i) if "n" in r] for i, each in enumerate(run.sets)}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
-    missing = {entry["name"]: store.missing(number) for number, entry in enumerate(store.meta["sets"])}
+    missing = {each.name: store.missing(number) for number, each in enumerate(run.sets)}
     return {
         **meta,
         "audit": store.audit,
@@ -272,5 +269,5 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
         "mean_draws": means,
         "guarantee": guarantee(store),
         "missing": missing,
-        "rows": rows_note(store.meta),
+        "rows": rows_note(run.rows),
     }

@@ -6,34 +6,43 @@ from typing import Any
 
 import numpy as np
 
-from ..api import Silent, independence, versions
-from ..certify.loop import Progress
+from ..certify.progress import Progress, Silent
 from ..engine import choose_backend
 from ..errors import InputError
+from ..noise import Key
 from ..noise.selftest import check_noise
-from ..runs.config import parse_key, recorded_key
-from ..runs.identity import check_noise_version, differences
+from ..runs.identity import differences, independence, versions
+from ..runs.record import check_noise_version
 from .certified import Certifier, dense
 from .config import OodConfig
 from .linf import BallRunner
 from .model import Model
+from .record import OodRecord, SetRecord
 from .sets import DataSet, open_sets, overlaps
 from .store import OodStore
 
 
-def describe(config: OodConfig, model: Model, sets: list[DataSet]) -> dict[str, Any]:
-    """What decides a run's records besides its key: what a resumed run must agree with."""
-    smoothed = config.kind == "certified"
-    law = model.law
-    return {
-        "config": config.recorded(),
-        "classifier": model.identity,
-        "classes": model.classes,
-        "law": law.digest if law else "",
-        "total_variation": law.tv_bound(int(np.prod(model.input_shape))) if law and smoothed else 0.0,
-        "joint": model.detector is not None,
-        "sets": [{"name": data.name, "data": data.images.identity, "images": len(data)} for data in sets],
-    }
+def describe(config: OodConfig, model: Model, sets: list[DataSet]) -> OodRecord:
+    """What a new run says of itself; its key is drawn unless the configuration has one."""
+    law, smoothed = model.law, config.kind == "certified"
+    files = {"classifier": config.classifier, "engine": config.engine, "detector": config.detector}
+    named: dict[str, Any] = {name: None if path is None else str(path) for name, path in files.items()}
+    return OodRecord(
+        asked=config.asked,
+        classifier=model.identity,
+        classes=model.classes,
+        law=law.digest if law else "",
+        total_variation=law.tv_bound(int(np.prod(model.input_shape))) if law and smoothed else 0.0,
+        joint=model.detector is not None,
+        sets=tuple(SetRecord(data.name, data.images.identity, len(data)) for data in sets),
+        key=Key.draw() if config.key is None else config.key,
+        key_drawn=config.key is None,
+        versions=versions(),
+        files={**named, "in_data": str(config.in_data), "out_data": list(config.out_data)},
+        notes=tuple(notes_on(model, sets)),
+        shape=model.input_shape,
+        rows=independence(model.opened),
+    )
 
 
 def notes_on(model: Model, sets: list[DataSet]) -> list[str]:
@@ -52,30 +61,24 @@ def _refuse_existing(config: OodConfig) -> None:
         raise InputError(f"--out {config.out} exists: pass --resume to go on with it, or another name")
 
 
-def _open_store(config: OodConfig, described: dict[str, Any], found: dict[str, Any], notes: list[str]) -> OodStore:
-    """A new file, or with `config.resume` the one that is there, of the same run; `found` is what a new one says besides."""
+def _open_store(config: OodConfig, record: OodRecord) -> OodStore:
+    """A new file, or with `config.resume` the one that is there, if it is of the same run."""
     if not config.out.exists() or _is_empty(config):
-        drawn = recorded_key(config.key)
-        named = {"classifier": config.classifier, "engine": config.engine, "detector": config.detector}
-        files = {name: None if path is None else str(path) for name, path in named.items()}
-        files |= {"in_data": str(config.in_data), "out_data": list(config.out_data)}  # type: ignore[dict-item]
-        return OodStore.create(
-            config.out, {**described, **drawn, **found, "files": files, "versions": versions(), "notes": notes}
-        )
+        return OodStore.create(config.out, record)
     store = OodStore.open(config.out, write=True)
     try:
-        check_noise_version(config.out, store.meta)
+        recorded = store.record
+        check_noise_version(config.out, recorded.classifier)
+        differing = differences(recorded.described(), record.described())
+        if config.key is not None and config.key != recorded.key:
+            differing.append("key (another one was given)")
+        if differing:
+            raise InputError(
+                f"--resume {config.out}: the run differs in {'; '.join(differing[:3])}; use its settings or another --out"
+            )
     except InputError:
         store.close()
         raise
-    differing = differences({name: store.meta.get(name) for name in described}, described)
-    if config.key is not None and parse_key(config.key) != int(store.meta["key"], 16):
-        differing.append("key (another one was given)")
-    if differing:
-        store.close()
-        raise InputError(
-            f"--resume {config.out}: the run differs in {'; '.join(differing[:3])}; use its settings or another --out"
-        )
     return store
 
 
@@ -88,12 +91,12 @@ def _check_records(store: OodStore, sets: list[DataSet]) -> None:
                 f"{store.path} has a record of set {number}, row {row} with other pixels: the data changed"
             )
         moved = dict(zip(sets[number].images.rows, sets[number].distances, strict=True))[row]
-        if store.meta["config"].get("quantise") and record.get("distance") != moved:
+        if store.record.asked.choice.quantise and record.get("distance") != moved:
             raise InputError(
                 f"{store.path} has a record of set {number}, row {row} with distance {record.get('distance')}, here {moved}: the "
                 "data changed, or an older version made it; start anew"
             )
-        if store.meta["config"]["kind"] == "certified":
+        if store.record.asked.certified:
             dense(record)
 
 
@@ -105,13 +108,11 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
     try:
         runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config)
         sets = open_sets(config, model.input_shape)
-        notes = notes_on(model, sets)
-        described = describe(config, model, sets)
+        record = describe(config, model, sets)
         if model.law is not None:
             check_noise(model.law)
         shown = progress or Silent()
-        found = {"shape": list(model.input_shape), "rows": independence(model.opened)}
-        with _open_store(config, described, found, notes) as store:
+        with _open_store(config, record) as store:
             _check_records(store, sets)
             runner.run(sets, store, shown)
     finally:

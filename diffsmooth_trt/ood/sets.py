@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from ..certify.loop import pixel_digest
 from ..errors import InputError
-from ..images import Images
+from ..images import Images, pixel_digest
 from .config import OodConfig
 from .generated import PREFIX, GeneratedImages
 
@@ -61,8 +60,7 @@ def open_sets(config: OodConfig, shape: tuple[int, int, int]) -> list[DataSet]:
 
     Raises InputError for images of another size than `shape` (C, H, W).
     """
-    options = {"resize": config.resize, "crop": config.crop, "quantise": config.quantise, "limit": config.max}
-    inside = Images(config.in_data, skip=config.skip, **options)  # type: ignore[arg-type]
+    inside = Images.chosen(config.in_data, config.choice)
     names = _distinct([config.in_data.name, *(n if n.startswith(PREFIX) else Path(n).name for n in config.out_data)])
     sets = [_checked(names[0], "--in-data", inside, shape)]
     channels, height, width = shape
@@ -73,7 +71,7 @@ def open_sets(config: OodConfig, shape: tuple[int, int, int]) -> list[DataSet]:
             )
             sets.append(_checked(shown, "--out-data", made, shape))
         else:
-            given = Images(name, skip=config.skip, **options)  # type: ignore[arg-type]
+            given = Images.chosen(name, config.choice)
             sets.append(_checked(shown, "--out-data", given, shape))
     return sets
 

@@ -18,9 +18,9 @@ from ..errors import InputError, StoreError
 from ..files import write_atomically
 from ..noise.counters import KEY_BITS
 from ..runs.audit import refuse_void
+from ..runs.record import usable
+from .record import FORMAT, KIND, OodRecord
 
-FORMAT = 1
-KIND = "diffsmooth-trt ood"
 SYNC_SECONDS = 1.0
 Record = dict[str, Any]
 
@@ -36,21 +36,28 @@ def is_ood_file(path: Path) -> bool:
 
 
 class OodStore:
-    """`meta` is the first line, `records` the others by (set, row), `audit` what the audit found. Use as a context manager."""
+    """`record` is the first line typed, `records` the others by (set, row), `audit` what the audit found.
+
+    Use as a context manager.
+    """
 
     def __init__(
-        self, path: Path, meta: Record, records: dict[tuple[int, int], Record], file: IO[bytes] | None
+        self, path: Path, record: OodRecord, records: dict[tuple[int, int], Record], file: IO[bytes] | None
     ) -> None:
-        self.path, self.meta, self.records, self._file = path, meta, records, file
+        self.path, self.record, self.records, self._file = path, record, records, file
         self.audit: Record | None = None
         self._told, self._audited = True, time.monotonic()
         self._synced = time.monotonic()
 
+    @property
+    def files(self) -> Mapping[str, Any]:
+        """The paths that the run records, by option."""
+        return self.record.files
+
     @classmethod
-    def create(cls, path: Path, meta: Mapping[str, Any]) -> Self:
+    def create(cls, path: Path, record: OodRecord) -> Self:
         """A new file with its first line; raises StoreError where that cannot be written."""
-        described = {"file": KIND, "format": FORMAT, **meta}
-        write_atomically(path, json.dumps(described, sort_keys=True) + "\n")
+        write_atomically(path, json.dumps(record.to_meta(), sort_keys=True) + "\n")
         return cls.open(path, write=True)
 
     @classmethod
@@ -68,7 +75,7 @@ class OodStore:
             lines = [line for line in lines if "audit" not in line]
             records = {(line["set"], line["row"]): line for line in lines[1:]}
             types = {type(number) for place in records for number in place} | {type(meta["format"])}
-            known = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**KEY_BITS
+            known, version = meta["file"] == KIND and 0 <= int(meta["key"], 16) < 2**KEY_BITS, meta["format"]
             once = len(records) == len(lines) - 1
             if not (known and once and types == {int} and all("sha256" in line for line in lines[1:])):
                 raise ValueError
@@ -76,12 +83,12 @@ class OodStore:
             raise InputError(
                 f"{path} is not a run of `diffsmooth-trt ood`, or damaged: give another, or start anew"
             ) from None
-        if meta["format"] != FORMAT:
-            raise InputError(
-                f"{path} has format {meta['format']}, this version reads {FORMAT}: use the version that made it"
-            )
+        if version != FORMAT:
+            raise InputError(f"{path} has format {version}, this version reads {FORMAT}: use the version that made it")
+        with usable(f"{path} holds values"):
+            made = OodRecord.from_meta(meta)
         if audits:
-            refuse_void(path, {"audit": audits[-1]})
+            refuse_void(path, audits[-1])
         file = None
         if write:
             try:
@@ -90,7 +97,7 @@ class OodStore:
                 file.seek(len(whole))
             except OSError as error:
                 raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place") from None
-        store = cls(path, meta, records, file)
+        store = cls(path, made, records, file)
         store.audit = audits[-1] if audits else None
         return store
 
@@ -139,11 +146,11 @@ class OodStore:
 
     def missing(self, number: int) -> int:
         """How many images of a set have no record; negative where there are more than the run was asked for."""
-        return int(self.meta["sets"][number]["images"]) - len(self.of_set(number))
+        return self.record.sets[number].images - len(self.of_set(number))
 
     def finished(self) -> bool:
         """Whether every image has its record."""
-        return all(self.missing(number) == 0 for number in range(len(self.meta["sets"])))
+        return all(self.missing(number) == 0 for number in range(len(self.record.sets)))
 
     def close(self) -> None:
         """Put all lines on disk and close the file."""

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..api import Silent, versions
-from ..certify.loop import Progress
+from ..certify.progress import Progress, Silent
 from ..errors import InputError
 from ..noise.selftest import check_noise
-from ..runs.identity import check_noise_version
-from ..runs.reopen import check_sha256, check_weights, find, locate, placed, usable
+from ..runs.identity import versions
+from ..runs.record import check_noise_version, usable
+from ..runs.reopen import check_sha256, check_weights, find, locate, placed
 from ..runs.verify import (
     Verification,
     check_derived,
@@ -28,6 +28,7 @@ from ..runs.verify import (
     choice,
     note_key,
     note_rows,
+    note_versions,
     to_draw,
 )
 from .certified import Certifier, dense
@@ -35,7 +36,7 @@ from .config import OodConfig
 from .generated import PREFIX
 from .linf import BallRunner
 from .model import Model
-from .run import describe, notes_on
+from .run import describe
 from .sets import DataSet, open_sets
 from .store import OodStore, Record
 
@@ -63,7 +64,7 @@ class _Replay(OodStore):
 
     def __init__(self, store: OodStore, chosen: Collection[Place], left_out: Collection[Place]) -> None:
         kept = {place: found for place, found in store.records.items() if place not in chosen and place not in left_out}
-        super().__init__(store.path, store.meta, kept, None)
+        super().__init__(store.path, store.record, kept, None)
         self.chosen = chosen
 
     def lacks(self, number: int, row: int) -> bool:
@@ -99,30 +100,31 @@ def verify(
     files = {"classifier": classifier, "engine": engine, "detector": detector, "in_data": in_data}
     given = {name: None if path is None else Path(path) for name, path in files.items()}
     with OodStore.open(Path(run)) as store:
-        check_noise_version(store.path, store.meta)
+        recorded = store.record
+        check_noise_version(store.path, recorded.classifier)
         done = OodVerification(store.path, secrets.randbits(64) if blocks_seed is None else blocks_seed)
         with usable(f"{store.path} holds values in its first line"):
             config = _recorded_config(store, given, out_data, threads, device)
         model = Model(config)
         try:
-            check_weights(store.meta, model.opened)
+            check_weights(recorded.classifier, model.opened)
             sets = open_sets(config, model.input_shape)
-            here = {**describe(config, model, sets), "notes": notes_on(model, sets)}
+            here = describe(config, model, sets)
             if model.law is not None:
                 check_noise(model.law)
-            check_derived(store.meta, here, done, DERIVED)
-            shape = list(model.input_shape)
-            if store.meta.get("shape", shape) != shape:
-                done.mismatches.append(f"shape: recorded {store.meta['shape']}, here {shape}")
-            note_key(store.meta, done)
-            note_rows(store.meta, model.opened, done)
+            check_derived(recorded.to_meta(), here.to_meta(), done, DERIVED)
+            if recorded.shape is not None and recorded.shape != model.input_shape:
+                done.mismatches.append(f"shape: recorded {list(recorded.shape)}, here {list(model.input_shape)}")
+            note_key(recorded.key_drawn, done)
+            note_rows(recorded.rows, model.opened, done)
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
-            held = OodStore(store.path, {**store.meta, **here}, store.records, None)
+            held = OodStore(store.path, here, store.records, None)
             _check_finished(held, unfinished, done)
             _verify_records(held, model, config, sets, fraction, done, progress or Silent())
         finally:
             model.close()
-        check_identity(store.meta, here["classifier"], versions(), done)
+        check_identity(recorded.classifier, here.classifier, done)
+        note_versions(recorded.versions, versions(), done)
     return done
 
 
@@ -134,10 +136,7 @@ def _recorded_config(
     device: str | None,
 ) -> OodConfig:
     """The run's configuration, with files that were given or that it records."""
-    classifier: dict[str, Any] = store.meta["classifier"]
-    for name, kind in (("versions", dict), ("key", str), ("key_source", str)):
-        if not isinstance(store.meta[name], kind):
-            raise TypeError(name)
+    classifier = store.record.classifier.parts
     roles = {name: role for name, role in ROLES.items() if role in classifier}
     absent = [name for name in ROLES if name not in roles and given[name] is not None]
     if absent:
@@ -146,20 +145,20 @@ def _recorded_config(
     for name, role in roles.items():
         check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
-    options: dict[str, Any] = {**store.meta["config"], **files, **placed(engines, engines, device)}
+    options: dict[str, Any] = {**store.record.asked.recorded(), **files, **placed(engines, engines, device)}
     return OodConfig(
         **options,
         out_data=_out_data(store, out_data),
         sigma=classifier["sigma"],
         batch=engines[0]["batch"],
         threads=threads,
-        key=store.meta["key"],
+        key=store.record.key,
         out=store.path,
     )
 
 
 def _out_data(store: OodStore, given: Sequence[str | Path] | None) -> tuple[str, ...]:
-    recorded = [str(name) for name in store.meta["files"]["out_data"]]
+    recorded = [str(name) for name in store.files["out_data"]]
     if given is None:
         return tuple(n if n.startswith(PREFIX) else str(find(store.path, n, "--out-data")) for n in recorded)
     if len(given) != len(recorded):
@@ -172,8 +171,8 @@ def _out_data(store: OodStore, given: Sequence[str | Path] | None) -> tuple[str,
 def _check_finished(store: OodStore, unfinished: bool, done: Verification) -> None:
     """Add how many images of which sets have no record: as a note if the run may be `unfinished`."""
     lacking = [
-        f"{missing} of {entry['images']} of {entry['name']}"
-        for number, entry in enumerate(store.meta["sets"])
+        f"{missing} of {each.images} of {each.name}"
+        for number, each in enumerate(store.record.sets)
         if (missing := store.missing(number))
     ]
     if lacking and unfinished:
@@ -229,8 +228,8 @@ def _verify_records(
 
 def _name(store: OodStore, place: Place) -> str:
     number, row = place
-    sets = store.meta["sets"]
-    return f"{sets[number]['name'] if 0 <= number < len(sets) else f'set {number}'}, image {row}"
+    sets = store.record.sets
+    return f"{sets[number].name if 0 <= number < len(sets) else f'set {number}'}, image {row}"
 
 
 def _difference(where: str, name: str, recorded: object, found: object) -> str:

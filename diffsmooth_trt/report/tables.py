@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..certify.rules import CERTIFIED, REFUTED, UNDECIDED
 from ..errors import InputError
+from ..images import ImageChoice
 from ..runs.audit import audit_line
+from ..runs.file import UNRECORDED
 from ..runs.identity import rows_note
-from ..runs.store import UNRECORDED, RunStore
+from ..runs.record import RunRecord
+from ..runs.store import RunStore
 from ..statistics.bounds import ABSTAIN, truncate
 from .curves import average_certified_radius, certified_accuracy_interval, certified_counts, most_wrong
 
 DEFAULT_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def space_of(meta: Mapping[str, Any]) -> str:
+def space_of(choice: ImageChoice, shape: Sequence[int] | None) -> str:
     """Where the images of a run lie that distances are measured in: their shape, and what was done to the data set's images."""
-    config, shape = meta["config"], meta.get("shape")
     size = f"^({'×'.join(map(str, shape))})" if shape else " a pixel"
-    done = [f"--{name} {config[name]}" for name in ("resize", "crop") if config.get(name)]
+    done = [f"--{name} {value}" for name in ("resize", "crop") if (value := getattr(choice, name))]
     after = f" after {' '.join(done)}" if done else ""
-    return f"[0, 1]{size}{after}{' (--quantise)' if config.get('quantise') else ''}"
+    return f"[0, 1]{size}{after}{' (--quantise)' if choice.quantise else ''}"
 
 
-def chosen_of(meta: Mapping[str, Any]) -> list[str]:
+def chosen_of(choice: ImageChoice) -> list[str]:
     """The options that chose a run's images from its data set."""
-    config = meta["config"]
-    return [f"--{name} {config[name]}" for name in ("skip", "max") if config.get(name) not in (None, 1)]
+    return [f"--{name} {value}" for name in ("skip", "max") if (value := getattr(choice, name)) not in (None, 1)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Summary:
     """
 
     name: str
-    meta: dict[str, Any]
+    record: RunRecord
+    alpha: float
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
@@ -63,12 +64,12 @@ class Summary:
     @property
     def certified(self) -> bool:
         """Whether this is a certify run."""
-        return bool(self.meta["config"]["command"] == "certify")
+        return self.record.stopping.certifies
 
     @property
     def preset(self) -> tuple[float, ...]:
         """The radii that the run was asked to decide, ascending; none where it was not."""
-        return tuple(self.meta["config"].get("radius", ()))
+        return self.record.stopping.preset
 
     @property
     def asked(self) -> int:
@@ -80,7 +81,7 @@ class Summary:
 
         By Holm's procedure each image that is certified helps the others, so that it may be all.
         """
-        helping = bool(self.preset and self.meta["config"].get("family_wise") and self.missing)
+        helping = bool(self.preset and self.record.stopping.family_wise and self.missing)
         return np.full_like(counts, self.asked) if helping else counts + self.missing
 
     @property
@@ -91,49 +92,52 @@ class Summary:
     @property
     def conditional(self) -> bool:
         """Whether its certificates rest on an assumption about the network (Lipschitz)."""
-        return "lipschitz_constant" in self.meta
+        return self.record.conditional
 
     @property
     def wrong(self) -> float:
         """The probability with which each certificate alone may be wrong: 0 where all hold together, or none is random."""
-        alone = not (self.conditional or self.meta["config"].get("family_wise"))
-        return float(self.meta["config"]["alpha"]) if alone else 0.0
+        return 0.0 if self.conditional or self.record.stopping.family_wise else self.alpha
 
     @property
     def space(self) -> str:
         """`space_of` the run."""
-        return space_of(self.meta)
+        return space_of(self.record.choice, self.record.shape)
 
     @property
     def title(self) -> str:
         """Method, σ and sample counts, space and choice of images in a line."""
-        parts = [self._drawn, f"{'ℓ2 in' if self.certified else 'images in'} {self.space}", *chosen_of(self.meta)]
+        parts = [
+            self._drawn,
+            f"{'ℓ2 in' if self.certified else 'images in'} {self.space}",
+            *chosen_of(self.record.choice),
+        ]
         return "; ".join(
             [*parts, *([f"UNFINISHED: {len(self.images)} of {self.asked} images"] if self.missing else [])]
         )
 
     @property
     def _drawn(self) -> str:
-        config, identity = self.meta["config"], self.meta["classifier"]
+        asked, classifier = self.record.stopping, self.record.classifier
         if self.conditional:
-            return f"certify {identity['method']}, Lipschitz certificate, {identity['steps']} steps"
-        drawn = f"n={config['n']}"
+            return f"certify {classifier.method}, Lipschitz certificate, {classifier.steps} steps"
+        drawn = f"n={asked.n}"
         if self.preset:
-            drawn = f"radius {', '.join(map(_exactly, self.preset))}, n up to {config['n']}"
-        elif "tolerance" in config:
-            drawn = f"tolerance {config['tolerance']}, n up to {config['n']}"
-        drawn = f"n0={config['n0']}, {drawn}" if self.certified else drawn
-        return f"{config['command']} {identity['method']}, sigma={identity['sigma']}, {drawn}, alpha={config['alpha']}"
+            drawn = f"radius {', '.join(map(_exactly, self.preset))}, n up to {asked.n}"
+        elif asked.tolerance is not None:
+            drawn = f"tolerance {asked.tolerance}, n up to {asked.n}"
+        drawn = f"n0={asked.n0}, {drawn}" if self.certified else drawn
+        return f"{asked.command} {classifier.method}, sigma={classifier.sigma}, {drawn}, alpha={asked.alpha}"
 
     @property
     def fresh(self) -> bool:
         """Whether the classifier adds noise of its own that is new for every draw."""
-        return bool(self.meta["classifier"].get("local_noise") == "fresh")
+        return self.record.classifier.fresh
 
     @property
     def unguaranteed(self) -> bool:
         """Whether its votes were known when the classifier was made: fresh local noise of version 1."""
-        return self.fresh and self.meta["classifier"].get("noise_version") == 1
+        return self.fresh and self.record.classifier.noise_version == 1
 
     @property
     def guarantee(self) -> str:
@@ -144,33 +148,34 @@ class Summary:
                 "when the classifier was made; run again with this release"
             )
         if self.conditional:
-            given = self.meta["config"].get("lipschitz") is not None
+            given = self.record.stopping.lipschitz is not None
             source = (
                 "given" if given else "derived for ideal denoisers and infinitely many noises, not for this network"
             )
             return (
                 "conditional certificates: right only if the logits are L-Lipschitz in [-1, 1] units, "
-                f"L = {self.meta['lipschitz_constant']:.6g} ({source}); no noise, no probability"
+                f"L = {self.record.lipschitz_constant:.6g} ({source}); no noise, no probability"
             )
         if not self.certified:
             return "per-image predictions: each is the smoothed classifier's with probability at least 1 − alpha"
-        if not self.meta["config"].get("family_wise"):
+        if not self.record.stopping.family_wise:
             return "per-image certificates: each radius is right with probability at least 1 − alpha"
         kind = "Holm" if self.preset else "Bonferroni"
         return (
-            f"family-wise certificates ({kind}): the radii of all {self.meta['images']} images are right together with "
+            f"family-wise certificates ({kind}): the radii of all {self.record.images} images are right together with "
             "probability at least 1 − alpha"
         )
 
     @property
     def notes(self) -> list[str]:
         """What the reader has to know besides the numbers."""
-        engines = {role: part for role, part in self.meta["classifier"].items() if isinstance(part, dict)}
+        record = self.record
+        engines = record.classifier.engines
         ran = ", ".join(
             f"{role} {part['sha256'][:12]} ({part['backend']} {part['precision']})" for role, part in engines.items()
         )
-        known = [self.guarantee, rows_note(self.meta), audit_line(self.meta)]
-        notes = [f"classifier id {self.meta['classifier']['id']}: {ran}", *known]
+        audited = "audit: none, a margin is evaluated once" if self.conditional else audit_line(record.audit)
+        notes = [f"classifier id {record.classifier.id}: {ran}", self.guarantee, rows_note(record.rows), audited]
         for number, radius in enumerate(self.preset):
             said = [decisions[number] for decisions in self.decisions]
             counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))
@@ -179,20 +184,20 @@ class Summary:
             )
         if self.void:
             notes.append(f"void votes: {self.void} of {int(self.samples.sum())}, counted as abstentions")
-        notes += self.meta.get("notes", [])
-        votes, evaluations = self.meta.get("evaluations", (0, 0))
+        notes += record.notes
+        votes, evaluations = record.evaluations
         if votes:
             notes.append(f"network evaluations a vote: {evaluations / votes:.1f}")
-        if "extended_from" in self.meta:
-            before = ", ".join(map(str, self.meta["extended_from"]))
+        if record.extended_from:
+            before = ", ".join(map(str, record.extended_from))
             notes.append(f"n was raised later, from {before}: allowed, as these bounds hold at every look")
-        if self.meta["key_source"] == "given" and not self.conditional:
+        if not record.key_drawn and not self.conditional:
             notes.append(
                 "the noise key was given, not drawn: trust it only if its giver could not choose it after the fact"
             )
         if self.fresh:
             notes.append("fresh local noise: f is random; its noise is new for every draw")
-        if self.meta["classifier"].get("noise_version") == 1:
+        if record.classifier.noise_version == 1:
             notes.append(
                 "noise of version 1 (Philox, no cryptographic generator): right only for networks that were not made against it"
             )
@@ -242,13 +247,14 @@ def summarise(store: RunStore) -> Summary:
     results = list(store.results())
     if not results:
         raise InputError(f"{store.path} has no finished images: let the run finish, or resume it")
-    config = store.meta["config"]
-    n0 = config.get("n0", 0)
+    record = store.record
+    n0 = record.stopping.n0 if record.stopping.smoothing and record.stopping.certifies else 0
     known = store.known_images()
     here = [known[result.image] for result in results]
     return Summary(
         name=_printable(Path(store.path).stem),
-        meta=store.meta,
+        record=record,
+        alpha=record.stopping.alpha,
         images=np.array([r.image for r in results]),
         labels=np.array([r.label for r in results]),
         predicted=np.array([r.predict for r in results]),
@@ -256,10 +262,10 @@ def summarise(store: RunStore) -> Summary:
         samples=np.array([r.trials + n0 for r in results]),
         seconds=sum(r.seconds for r in results),
         digests=tuple(digest for _, digest, _ in here),
-        distances=np.array([distance for *_, distance in here]) if store.has_distances else None,
-        missing=len(store.asked) - len(results),
+        distances=np.array([distance for *_, distance in here]) if record.has_distances else None,
+        missing=len(record.asked) - len(results),
         decisions=tuple(r.decisions for r in results),
-        void=store.void_votes() if "void" in store.meta else 0,
+        void=store.void_votes(),
     )
 
 
@@ -273,7 +279,7 @@ def envelope(summaries: Sequence[Summary]) -> Summary:
     """
     first = summaries[0]
     for summary in summaries:
-        kinds = {bool(each.meta["config"].get("family_wise")) for each in (summary, first)}
+        kinds = {each.record.stopping.family_wise for each in (summary, first)}
         if not summary.certified or summary.conditional or len(kinds) > 1:
             raise InputError(f"--envelope takes certify runs of one kind, got {summary.name}: leave it out")
         if summary.missing:
@@ -285,13 +291,12 @@ def envelope(summaries: Sequence[Summary]) -> Summary:
                 "compare; use the same --data, --skip, --max, --resize, --crop, --quantise"
             )
     right = np.stack([np.where(s.predicted == s.labels, s.radii, -1.0) for s in summaries])
-    alpha = math.fsum(s.meta["config"]["alpha"] for s in summaries)
-    config = {name: value for name, value in first.meta["config"].items() if name not in ("radius", "tolerance")}
-    config["alpha"] = math.nextafter(alpha, 1.0)
+    estimated = replace(first.record.stopping, radius=None, tolerance=None)
     return replace(
         first,
         name="envelope",
-        meta={**first.meta, "config": config},
+        record=replace(first.record, stopping=estimated),
+        alpha=math.nextafter(math.fsum(s.alpha for s in summaries), 1.0),
         predicted=np.where(right.max(axis=0) >= 0, first.labels, ABSTAIN),
         radii=np.maximum(right.max(axis=0), 0.0),
         samples=np.sum([s.samples for s in summaries], axis=0),
@@ -341,9 +346,9 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
     at = (shown_radii(summaries) if radii is None else radii) if any(s.certified for s in summaries) else None
     if enveloped:
         summaries = [*summaries, envelope(summaries)]
-        alpha = summaries[-1].meta["config"]["alpha"]
         lines += [
-            f"envelope: an image's largest radius; all its radii are right together with probability 1 − {alpha:.3g}; it picks "
+            f"envelope: an image's largest radius; all its radii are right together with probability "
+            f"1 − {summaries[-1].alpha:.3g}; it picks "
             "a classifier for each image by its label, so it is no certificate of one classifier"
         ]
     predictions = not all(summary.certified for summary in summaries)

@@ -28,19 +28,19 @@ def tsv_line(result: Result) -> str:
 
 def condition_of(store: RunStore) -> str:
     """On what condition a run's radii hold, in a phrase without tabs; nothing where there is none but the theorem's."""
-    constant = store.meta.get("lipschitz_constant")
-    found = []
+    record, found = store.record, []
+    constant = record.lipschitz_constant
     if constant is not None:
-        given = "given" if store.meta["config"].get("lipschitz") is not None else "derived for ideal denoisers"
+        given = "given" if record.stopping.lipschitz is not None else "derived for ideal denoisers"
         found.append(f"only if the logits are {constant:.6g}-Lipschitz in [-1, 1] units ({given})")
-    if not store.has_distances:
+    if not record.has_distances:
         found.append("about the rounded image, its distance from the given one was not recorded")
     return "; ".join(found)
 
 
 def write_tsv(path: Path, store: RunStore) -> None:
     """Write a run to `path`. Raises InputError for an unfinished one: scripts take shares of the rows that there are."""
-    results, asked = list(store.results()), len(store.asked)
+    results, asked = list(store.results()), len(store.record.asked)
     if len(results) < asked:
         raise InputError(
             f"--tsv: {store.path} has {len(results)} of {asked} images, the shares of which mean nothing: "

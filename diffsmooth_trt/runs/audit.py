@@ -18,26 +18,22 @@ from ..errors import InputError
 REMEDY = "run again with another --backend, --precision or --batch and a new --out"
 
 
-def refuse_void(path: Path, meta: Mapping[str, Any]) -> None:
+def refuse_void(path: Path, audit: object) -> None:
     """Raise InputError where a run's audit failed, or where what is recorded of it is no audit's."""
-    audit = meta.get("audit", {})
     numbers = (
         [each for name, each in audit.items() if name not in ("void", "differences")]
         if isinstance(audit, dict)
         else [None]
     )
-    if not all(type(each) is int and each >= 0 for each in numbers):
+    if not isinstance(audit, dict) or not all(type(each) is int and each >= 0 for each in numbers):
         raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
     said = audit.get("void")
     if said or audit.get("differences"):
         raise InputError(f"{path}: its audit failed ({said}): its votes count for nothing; {REMEDY}")
 
 
-def audit_line(meta: Mapping[str, Any]) -> str:
+def audit_line(audit: Mapping[str, Any] | None) -> str:
     """What a report says of a run's audit."""
-    audit = meta.get("audit")
-    if "lipschitz_constant" in meta:
-        return "audit: none, a margin is evaluated once"
     if not audit:
         return "audit: none"
     line = f"audit: {audit['rows']} rows of {audit['of']} evaluated again, "

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Mapping
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
-from ..errors import InputError
-from ..noise.counters import DRAWN_BY, NOISE_VERSION
+import numpy as np
+
+from ..device import CPU, Device
+from ..engine import Engine
+from ..methods import Method
+from ..noise import NOISE_VERSION
+from .record import ClassifierId
 
 INDEPENDENT, ASSUMED = "rows: proved independent", "rows: assumed independent"
 
 
-def rows_note(meta: Mapping[str, Any]) -> str:
+def rows_note(rows: Mapping[str, str] | None) -> str:
     """Whether the rows of the batches that a run's engines computed are proved independent (engine/rows), in one line.
 
-    Runs from before there were proofs say nothing of it.
+    `rows` is what it records of each engine; runs from before there were proofs record nothing of it.
     """
-    recorded = meta.get("rows")
-    states = {role: str(state) for role, state in recorded.items()} if isinstance(recorded, dict) else {}
-    assumed = [role for role, state in states.items() if state != "proved"]
+    states = {} if rows is None else rows
+    assumed = [part for part, state in states.items() if state != "proved"]
     if states and not assumed:
         return INDEPENDENT
     named = f" ({', '.join(assumed)})" if assumed else ""
     return f"{ASSUMED}{named}: certificates hold if no row of a batch influences another, which was tried on few batches only"
+
+
+def independence(engines: Mapping[str, Engine]) -> dict[str, str]:
+    """Whether rows are "proved" or "assumed" to be independent, for each engine by its part of the method."""
+    return {part: engine.rows for part, engine in engines.items()}
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
@@ -34,15 +45,27 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_noise_version(run: Path, meta: Mapping[str, Any]) -> None:
-    """InputError for a run whose noise an earlier release draws: it can be reported, not verified or resumed."""
-    classifier = meta.get("classifier")
-    drawn = classifier.get("noise_version") if isinstance(classifier, dict) else None
-    if drawn in DRAWN_BY:
-        raise InputError(
-            f"{run} has noise of version {drawn}, this release draws version {NOISE_VERSION}: use release {DRAWN_BY[drawn]} "
-            "to verify or resume it; `report` reads it as it is"
-        )
+def named(parts: Mapping[str, Any]) -> ClassifierId:
+    """A classifier of these parts, with its id."""
+    return ClassifierId({**parts, "id": fingerprint(parts)})
+
+
+def classifier_id(method: Method) -> ClassifierId:
+    """Everything that decides a vote besides key and image, with the hash that names it."""
+    engines = {part: engine.identity for part, engine in method.engines.items()}
+    return named({**method.identity, "noise_version": NOISE_VERSION, "sigma": method.sigma, **engines})
+
+
+def versions(device: Device = CPU) -> dict[str, str]:
+    """What a run records of the software and the machine it ran on."""
+    return {
+        "diffsmooth-trt": version("diffsmooth-trt"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": version("scipy"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        **device.versions,
+    }
 
 
 def differences(

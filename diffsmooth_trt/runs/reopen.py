@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
-from ..methods.diffusion_classifier import Settings
+from ..methods import METHODS
 from .config import RunConfig
+from .record import ClassifierId, usable
 from .store import RunStore
 
-Given = dict[str, Path | None]
-FILES = ("engine", "classifier", "data")
-RS_ROLES = {"engine": "classifier"}
+Given = Mapping[str, Path | None]
 
 
 class Run(Protocol):
@@ -25,12 +23,12 @@ class Run(Protocol):
     path: Path
 
     @property
-    def meta(self) -> Mapping[str, Any]:
-        """Its description, with the recorded paths as `files`."""
+    def files(self) -> Mapping[str, Any]:
+        """The paths that it records, by option."""
 
 
 def recorded_config(store: RunStore, given: Given, threads: int | None, device: str | None = None) -> RunConfig:
-    """The run's configuration, its files being those `given` under the names in FILES, else those that it records.
+    """The run's configuration, its files being those `given` by option, else those that it records.
 
     It is for `device`, by default the kind that it ran on. Precision and batch are those that ran, so that this machine
     computes alike if it can. Raises InputError for files that are missing or whose SHA-256 is not the recorded one, and for
@@ -40,46 +38,31 @@ def recorded_config(store: RunStore, given: Given, threads: int | None, device: 
         return _config(store, given, threads, device)
 
 
-@contextmanager
-def usable(values: str) -> Iterator[None]:
-    """Turn what odd values raise into an InputError that begins with where they are."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{values} that this version cannot use ({error}): use the version that wrote it, or restore it from a copy"
-        ) from error
-
-
 def _config(store: RunStore, given: Given, threads: int | None, device: str | None) -> RunConfig:
-    classifier: dict[str, Any] = store.meta["classifier"]
-    if not isinstance(store.meta["versions"], dict):
-        raise TypeError("versions")
-    roles = _roles(classifier)
-    needed = {*roles, "data", *(name for name in FILES if given[name] is not None)}
-    files = {name: locate(store, name, given[name]) for name in FILES if name in needed}
-    for name, role in roles.items():
-        check_sha256(name, files[name], classifier[role]["sha256"])
-    engines = [classifier[role] for role in roles.values()]
-    chosen = [
-        engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}
-    ]  # compiled engines leave no choice
-    own = ("local_sigma", "m", *Settings.names())
-    settings = {
-        **store.meta["config"],
-        **{name: classifier[name] for name in own if name in classifier},
-        **files,
-        "method": classifier["method"],
-        "sigma": classifier["sigma"] or None,
-        "batch": engines[0]["batch"],
+    record = store.record
+    parts = record.classifier.parts
+    if record.method not in METHODS or parts["method"] != record.method:
+        raise ValueError(f"method {parts['method']!r}")
+    method = METHODS[record.method]
+    needed = (*method.slots, "data", *(name for name, path in given.items() if path is not None))
+    files = {name: locate(store, name, given.get(name)) for name in dict.fromkeys(needed)}
+    for name, slot in method.slots.items():
+        check_sha256(name, files[name], parts[slot.part]["sha256"])
+    engines = [parts[slot.part] for slot in method.slots.values()]
+    # Compiled engines leave no choice.
+    chosen = [engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}]
+    settings: dict[str, Any] = {**record.choice.recorded(), **record.stopping.recorded(), **files}
+    settings |= {name: parts[name] for name in method.Options.names() if name in parts}
+    return RunConfig(
+        **settings,
         **placed(engines, chosen, device),
-        "threads": threads,
-        "key": store.meta["key"],
-        "out": store.path,
-    }
-    return RunConfig(**settings)
+        method=method.name,
+        sigma=parts["sigma"] or None,
+        batch=engines[0]["batch"],
+        threads=threads,
+        key=record.key,
+        out=store.path,
+    )
 
 
 def placed(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:
@@ -96,18 +79,12 @@ def placed(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: 
     return {"device": device, "backend": backends.pop() if len(backends) == 1 else None, "precision": precision}
 
 
-def _roles(classifier: dict[str, Any]) -> dict[str, str]:
-    """The engines' names on the command line, and in the classifier id."""
-    both = {"engine": "denoiser", "classifier": "classifier"}
-    return {name: role for name, role in both.items() if role in classifier} if "denoiser" in classifier else RS_ROLES
-
-
 def locate(store: Run, name: str, given: Path | None) -> Path:
     """The file `given`, else the one that a run records as `name`."""
     option = f"--{name.replace('_', '-')}"
     if given is not None:
         return given
-    recorded = store.meta.get("files", {}).get(name)
+    recorded = store.files.get(name)
     if recorded is None:
         raise InputError(f"{store.path} does not record the path of its {option}: pass {option}")
     return find(store.path, recorded, option)
@@ -132,11 +109,11 @@ def check_sha256(name: str, path: Path, recorded: str) -> None:
         )
 
 
-def check_weights(meta: Mapping[str, Any], engines: Mapping[str, Engine]) -> None:
-    """Raise InputError unless files of weights beside the engines, by role, are the run's too."""
-    for role, engine in engines.items():
-        found, recorded = engine.identity.get("weights"), meta["classifier"][role].get("weights")
-        if found != recorded:
+def check_weights(recorded: ClassifierId, engines: Mapping[str, Engine]) -> None:
+    """Raise InputError unless files of weights beside the engines, by part of the method, are the run's too."""
+    for part, engine in engines.items():
+        found, weights = engine.identity.get("weights"), recorded.engines[part].get("weights")
+        if found != weights:
             raise InputError(
-                f"{engine.path} has weights files {found}, the run used {recorded}: put the run's files beside it"
+                f"{engine.path} has weights files {found}, the run used {weights}: put the run's files beside it"
             )

@@ -20,22 +20,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certify.batch import flat_pixels, packed
+from ..certify.batch import packed
 from ..certify.blocks import Block
-from ..certify.loop import Progress, pixel_digest
+from ..certify.lipschitz import margins
 from ..certify.places import most_moved
+from ..certify.progress import Progress, Silent
 from ..certify.step import Step
 from ..engine import Engine
 from ..errors import InputError, StoreError
-from ..images import Images
+from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
-from .identity import INDEPENDENT, differences, fingerprint, rows_note
-from .store import UNRECORDED, RunStore
+from .engines import build_method, device_of
+from .file import UNRECORDED
+from .identity import INDEPENDENT, differences, fingerprint, rows_note, versions
+from .record import ClassifierId, RunRecord, check_noise_version
+from .reopen import check_weights, recorded_config
+from .run import describe
+from .store import RunStore, open_run
 
 LEAST_BLOCKS = 30  # drawn again whatever the fraction: with fewer, one forged block in ten stays unseen too easily
 PHASES = {SELECTION: "selection", ESTIMATION: "estimation", PREDICTION: "prediction"}
 MENTIONS = ("images", "blocks", "partial", "margins", "timing")  # tables that may hold images without a result
+WORDS = ("recorded", "here")  # whose values differ
 DERIVED = ("classes", "law", "total_variation", "data", "images")
 
 
@@ -126,81 +133,173 @@ def _some(numbers: Sequence[int]) -> str:
     return f"{', '.join(map(str, numbers[:10]))}{', …' if len(numbers) > 10 else ''}"
 
 
+def verify(
+    run: str | Path,
+    *,
+    given: Mapping[str, Path | None],
+    fraction: float = 0.01,
+    device: str | None = None,
+    threads: int | None = None,
+    seed: int,
+    allow_host_code: bool = False,
+    unfinished: bool = False,
+    progress: Progress | None = None,
+) -> Verification:
+    """Draw a random `fraction` of a run's blocks again, those that `seed` chooses; see `diffsmooth_trt.verify`.
+
+    `given` are the files by option; those that it lacks, or has None for, are those that the run records.
+    """
+    check_fraction(fraction)
+    with open_run(run) as store:
+        record = store.record
+        check_noise_version(store.path, record.classifier)
+        config = recorded_config(store, given, threads, device).changed(allow_host_code=allow_host_code)
+        images = Images.chosen(config.data, config.choice)
+        opened = device_of(config)
+        method = build_method(config, device=opened)
+        done = Verification(store.path, seed)
+        try:
+            check_weights(record.classifier, method.engines)
+            here = describe(method, images, config.choice, config.stopping, key=record.key)
+            if record.stopping.smoothing:
+                shown = progress or Silent()
+                verify_votes(
+                    store, method, images, here, done, fraction=fraction, progress=shown, unfinished=unfinished
+                )
+            else:
+                verify_margins(store, method, images, here, done, fraction=fraction, unfinished=unfinished)
+        finally:
+            method.close()
+        if record.shape is not None and record.shape != method.input_shape:
+            done.mismatches.append(f"shape: recorded {list(record.shape)}, here {list(method.input_shape)}")
+        note_rows(record.rows, method.engines, done)
+        check_identity(record.classifier, here.classifier, done)
+        note_versions(record.versions, versions(opened), done)
+    return done
+
+
 def verify_votes(
     store: RunStore,
     method: Method,
     images: Images,
-    here: Mapping[str, Any],
+    here: RunRecord,
+    done: Verification,
     *,
     fraction: float,
-    seed: int,
     progress: Progress,
     unfinished: bool = False,
-) -> Verification:
-    """Check `store` against the rebuilt `method` and `images`; `here` is what a new run of them would record as meta.
+) -> None:
+    """Check `store` against the rebuilt `method` and `images`; `here` is what a new run of them would say of itself.
 
     A run that is still being written is looked at as of its last commit; that images are missing is a mismatch unless it may
     be `unfinished`. Raises InputError for a store without blocks.
     """
-    done = Verification(store.path, seed)
-    check_derived(store.meta, here, done)
-    check_votes(store.meta, here, done)
+    check_derived(store.record.described(), here.described(), done)
+    check_votes(store.record, here, done)
     held = _read(store, fraction, images.rows, unfinished, done)
-    note_key(store.meta, done)
-    if not store.has_distances:
+    note_key(store.record.key_drawn, done)
+    if not store.record.has_distances:
         done.notes.append(UNRECORDED)
         held.images |= {image: (*known[:2], math.nan) for image, known in held.images.items()}
     samples = sum(block.stop - block.start for chosen in held.chosen.values() for block, _ in chosen)
     progress.start(len(held.chosen), 0, samples, 0)
-    _replay(store.meta, method, images, held, done, progress)
-    return done
+    _replay(store.record, method, images, held, done, progress)
+
+
+def verify_margins(
+    store: RunStore,
+    method: Method,
+    images: Images,
+    here: RunRecord,
+    done: Verification,
+    *,
+    fraction: float,
+    unfinished: bool = False,
+) -> None:
+    """Compute the margins of a `fraction` of the images again and compare them exactly; otherwise as `verify_votes`."""
+    record = store.record
+    check_derived(record.described(), here.described(), done)
+    if not math.isclose(record.lipschitz_constant or 0.0, here.lipschitz_constant or 0.0, rel_tol=1e-9):
+        done.mismatches.append(f"constant: recorded {record.lipschitz_constant}, here {here.lipschitz_constant}")
+    held = {store.result(image).image for image in store.images_with_results()}
+    done.recorded = done.results = len(held)
+    if not held:
+        raise InputError(f"run store {store.path} holds no margins yet: go on with the run before verifying it")
+    count = to_draw(fraction, len(held))
+    order = sorted(held, key=lambda image: choice(done.seed, image, 0, 0))
+    chosen = set(order[:count])
+    check_asked(images.rows, sorted({*held} | {*store.known_images()} - {*images.rows}), unfinished, done)
+    if not record.has_distances:
+        done.notes.append(UNRECORDED)
+
+    def same() -> Iterator[Image]:
+        left = set(held)
+        for image in images:
+            if image.index not in left:
+                continue
+            left.remove(image.index)
+            moved = image.distance if record.has_distances else 0.0
+            if store.known(image.index) != (image.label, pixel_digest(image), moved):
+                done.mismatches.append(
+                    f"image {image.index}: label, pixels or distance in --data are not those of the run"
+                )
+            elif image.index in chosen:
+                yield image
+        done.mismatches += [f"image {index}: recorded, but --data holds no such image" for index in sorted(left)]
+
+    for found in margins(method, same()):
+        for image, margin in found:
+            recorded = store.votes(image.index).margin
+            if margin != recorded:
+                done.mismatches.append(f"image {image.index}: recorded class and margin {recorded}, computed {margin}")
+            done.blocks += 1
 
 
 def check_derived(
-    meta: Mapping[str, Any], here: Mapping[str, Any], done: Verification, names: Sequence[str] = DERIVED
+    recorded: Mapping[str, Any], here: Mapping[str, Any], done: Verification, names: Sequence[str] = DERIVED
 ) -> None:
     """Add what follows from engines and data and is not what the run recorded."""
     for name in names:
-        if meta.get(name) != here[name]:
-            done.mismatches.append(f"{name}: recorded {meta.get(name)}, here {here[name]}")
+        if recorded.get(name) != here[name]:
+            done.mismatches.append(f"{name}: recorded {recorded.get(name)}, here {here[name]}")
 
 
-def note_key(meta: Mapping[str, Any], done: Verification) -> None:
+def note_key(drawn: bool, done: Verification) -> None:
     """Add what a key that was not drawn means."""
-    if meta["key_source"] != "drawn":
+    if not drawn:
         done.notes.append("the key was given, not drawn: whoever gave it could have tried many and kept one")
 
 
-def check_votes(meta: Mapping[str, Any], here: Mapping[str, Any], done: Verification) -> None:
+def check_votes(recorded: RunRecord, here: RunRecord, done: Verification) -> None:
     """Add where the class of abstentions is not the method's, or what bounds allow for the place in a batch is left out."""
-    check_derived({"void": None, **meta}, {"void": None, **here}, done, ("void",))
-    if here.get("slack", 0.0) > float(meta.get("slack", 0.0)):
-        done.mismatches.append(f"slack: recorded {meta.get('slack')}, here {here.get('slack')}")
+    check_derived({"void": recorded.void}, {"void": here.void}, done, ("void",))
+    if here.slack > recorded.slack:
+        done.mismatches.append(f"slack: recorded {recorded.slack or None}, here {here.slack}")
 
 
-def note_rows(meta: Mapping[str, Any], engines: Mapping[str, Engine], done: Verification) -> None:
+def note_rows(rows: Mapping[str, str] | None, engines: Mapping[str, Engine], done: Verification) -> None:
     """Add where the rows of the run's engines were not proved independent, or not those of `engines` that are recorded so."""
-    recorded = meta.get("rows")
-    for role, state in recorded.items() if isinstance(recorded, dict) else ():
+    for role, state in rows.items() if rows is not None else ():
         if state == "proved" and (role not in engines or engines[role].rows != state):
             done.mismatches.append(f"rows: those of the {role} are recorded as proved independent, here they are not")
-    if (note := rows_note(meta)) != INDEPENDENT:
+    if (note := rows_note(rows)) != INDEPENDENT:
         done.notes.append(note)
 
 
-def check_identity(
-    meta: Mapping[str, Any], here: Mapping[str, Any], versions: Mapping[str, Any], done: Verification
-) -> None:
-    """Add in what the classifier id and the versions here differ from the recorded ones, which may explain mismatches."""
-    recorded, words = meta["classifier"], ("recorded", "here")
-    if recorded.get("id") != fingerprint(recorded):
-        done.mismatches.append(f"classifier id: {recorded.get('id')} is not the hash of the recorded classifier")
-    if recorded.get("noise_version") != NOISE_VERSION:
-        done.mismatches.append(f"noise version: recorded {recorded.get('noise_version')}, here {NOISE_VERSION}")
-    differing = differences(recorded, here, words=words)
+def check_identity(recorded: ClassifierId, here: ClassifierId, done: Verification) -> None:
+    """Add in what the classifier id here differs from the recorded one, which may explain mismatches."""
+    if recorded.id != fingerprint(recorded.parts):
+        done.mismatches.append(f"classifier id: {recorded.id} is not the hash of the recorded classifier")
+    if recorded.noise_version != NOISE_VERSION:
+        done.mismatches.append(f"noise version: recorded {recorded.noise_version}, here {NOISE_VERSION}")
+    differing = differences(recorded.parts, here.parts, words=WORDS)
     if differing:
         done.notes.append(f"the classifier id differs in {', '.join(differing)}: votes may differ by that alone")
-    elsewhere = differences(meta["versions"], versions, words=words)
+
+
+def note_versions(recorded: Mapping[str, Any], here: Mapping[str, Any], done: Verification) -> None:
+    """Add in what the versions here differ from the recorded ones."""
+    elsewhere = differences(recorded, here, words=WORDS)
     if elsewhere:
         done.notes.append(f"other versions: {', '.join(elsewhere)}")
 
@@ -225,7 +324,7 @@ def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done
 
 def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block, list[int]]]:
     """Every recorded block that can be drawn again, after the hash that orders it; a mismatch for each that cannot."""
-    limits, classes = dict(store.plan.phases), int(store.meta["classes"])
+    limits, classes = dict(store.plan.phases), store.record.classes
     for *place, text in store.connection.execute("SELECT image, phase, start, stop, counts FROM blocks"):
         block = Block(*place)
         votes = _possible(block, text, limits, classes)
@@ -256,10 +355,10 @@ def _check_results(store: RunStore, images: Mapping[int, object], done: Verifica
             store.result(image)
             done.results += 1
         except StoreError as error:
-            done.mismatches.append(f"image {image}: {error}")
-    if store.meta["format"] > 1:
+            done.mismatches.append(f"image {image}: {error.message}")
+    if store.record.format > 1:
         decided = store.connection.execute("SELECT image, radius FROM decisions ORDER BY image, radius").fetchall()
-        radii = sorted(store.meta["config"].get("radius") or ())
+        radii = store.record.stopping.preset
         if decided != [(image, radius) for image in held for radius in radii]:
             done.mismatches.append("decisions: not one on each preset radius of each image with a result")
     for image in sorted({*images} - {*held}):
@@ -298,10 +397,10 @@ def _work(
 
 
 def _replay(
-    meta: Mapping[str, Any], method: Method, images: Images, held: _Held, done: Verification, progress: Progress
+    record: RunRecord, method: Method, images: Images, held: _Held, done: Verification, progress: Progress
 ) -> None:
     """Draw the chosen blocks again, packed into full batches, and compare each with its record."""
-    step, slack = Step(method, grid_law(method.sigma), int(meta["key"], 16)), float(meta.get("slack", 0.0))
+    step = Step(method, grid_law(method.sigma), record.key)
     recorded = {block: votes for chosen in held.chosen.values() for block, votes in chosen}
     waiting = {image: len(chosen) for image, chosen in held.chosen.items()}
     drawn: dict[Block, NDArray[np.int64]] = {}
@@ -316,7 +415,7 @@ def _replay(
                 continue
             done.blocks += 1
             done.samples += span.block.stop - span.block.start
-            _compare(span.block, recorded[span.block], drawn.pop(span.block).tolist(), slack, done)
+            _compare(span.block, recorded[span.block], drawn.pop(span.block).tolist(), record.slack, done)
             waiting[span.block.image] -= 1
             finished += not waiting[span.block.image]
         progress.update(spans[-1].high, finished)

@@ -17,17 +17,19 @@ import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
-from diffsmooth_trt import api, zoo
+from diffsmooth_trt import zoo
 from diffsmooth_trt.api import run
 from diffsmooth_trt.certify import batch_size
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.step import Step
+from diffsmooth_trt.device import CPU
 from diffsmooth_trt.device.selftest import check_device_noise
 from diffsmooth_trt.engine import BACKENDS, open_engine
 from diffsmooth_trt.errors import EngineError, InputError, NoiseError, OutOfMemory
 from diffsmooth_trt.methods import DenoisedSmoothing
-from diffsmooth_trt.noise import grid_law
+from diffsmooth_trt.noise import Key, grid_law
+from diffsmooth_trt.runs import engines
 from diffsmooth_trt.runs.config import RunConfig
 
 RUNNER = importlib.import_module("diffsmooth_trt.certify.loop")
@@ -41,7 +43,7 @@ def device(make_device: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A host device that `--device cuda:0` opens, its engines ONNX Runtime's, done late."""
     made = make_device()
     late = type("Late", (made.module.LateEngine,), {})
-    monkeypatch.setattr(api, "open_device", lambda name: made if name == "cuda:0" else api.CPU)
+    monkeypatch.setattr(engines, "open_device", lambda name: made if name == "cuda:0" else CPU)
     real = BACKENDS["onnxruntime"]
     monkeypatch.setitem(BACKENDS, "onnxruntime", lambda: made.module.Either(made, late, real()))
     made.engine = late
@@ -165,7 +167,9 @@ def test_the_device_noise_is_tested_first(device: Any, make_device: Any, monkeyp
     check_device_noise(law, device)
     wrong = make_device()
     right = wrong.kernels.noisy_images
-    monkeypatch.setattr(wrong.kernels, "noisy_images", lambda law, key, *a, **o: right(law, key ^ 1, *a, **o))
+    monkeypatch.setattr(
+        wrong.kernels, "noisy_images", lambda law, key, *a, **o: right(law, Key(key.number ^ 1), *a, **o)
+    )
     with pytest.raises(NoiseError, match=r"host fails its self-test: noisy_images in float32 departs"):
         check_device_noise(law, wrong)
 
@@ -227,7 +231,7 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins(
 
 @pytest.mark.parametrize("late", [True, False])
 def test_a_step_goes_with_its_last_reference(device: Any, pair: Any, late: bool) -> None:
-    where = device if late else api.CPU
+    where = device if late else CPU
     engines = [
         open_engine(pair[name], batch=4, device=where, backend="onnxruntime") for name in ("engine", "classifier")
     ]
@@ -377,10 +381,10 @@ def test_search_takes_the_smallest_of_the_fastest(
     def build(batch: int) -> Any:
         if batch > limit:
             raise OutOfMemory("too little")
-        built.append(fake_method(api.CPU, batch))
+        built.append(fake_method(CPU, batch))
         return built[-1]
 
-    found = batch_size.search(build, api.CPU, clock=lambda method: float(rates[method.batch]))
+    found = batch_size.search(build, CPU, clock=lambda method: float(rates[method.batch]))
     assert found.method.batch == chosen and found.choice is not None
     assert found.choice["chosen"] == chosen and found.choice["tried"][-1]["batch"] == last
     assert [method.closed for method in built] == [True] * (len(built) - 1) + [False]
@@ -420,7 +424,7 @@ def test_auto_on_the_cpu_and_with_files_of_one_batch(
     with run(config(tmp_path / "b", "cpu", data=data, batch="auto", n=100, n0=10, **fixed)) as store:
         assert store.meta["classifier"]["denoiser"]["batch"] == 24
         assert "batch_choice" not in store.meta
-    with pytest.raises(InputError, match=r"exported for batches of 24, the run asks for 64: --batch 24"):
+    with pytest.raises(InputError, match=r"exported for batches of 24, the run asks for 64: batch 24"):
         run(config(tmp_path / "c", "cpu", data=data, **fixed))
 
 
@@ -451,7 +455,7 @@ def test_two_devices_do_not_mix(device: Any, make_device: Any, pair: Any) -> Non
     denoiser = open_engine(pair["engine"], device=device, **options)
     classifier = open_engine(pair["classifier"], device="cpu", **options)
     with pytest.raises(InputError, match="on two devices"):
-        api.DenoisedSmoothing(denoiser, classifier)
+        DenoisedSmoothing(denoiser, classifier)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:99999", "", "CUDA:0"])

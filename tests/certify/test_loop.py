@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +170,7 @@ def test_resume_refuses_another_configuration(half_space, linear_classifier, ima
     data = images_npz(count=2)
     base = config(half_space, data, tmp_path / "r.sqlite", n=200, resume=True)
     run(base).close()
-    before = contents(base.out)
+    before = contents(base.output.out)
     other = linear_classifier(np.stack([W, W]), np.zeros(2))
     for change, message in (
         ({"alpha": 0.01}, r"config\.alpha \(run: 0\.001, asked: 0\.01\)"),
@@ -183,14 +182,14 @@ def test_resume_refuses_another_configuration(half_space, linear_classifier, ima
         ({"batch": 8}, r"classifier\.classifier\.batch"),
         ({"engine": other}, r"classifier\.classifier\.sha256"),
         ({"key": "ff" * 32}, "key"),
-        ({"resume": False}, "exists: pass --resume"),
+        ({"resume": False}, "exists: pass resume=True"),
     ):
         with pytest.raises(dst.InputError, match=message):
-            run(replace(base, **change))
+            run(base.changed(**change))
     images_npz(count=2, seed=9)  # other pixels in the same file
     with pytest.raises(dst.InputError, match="differs in data"):
         run(base)
-    assert contents(base.out) == before
+    assert contents(base.output.out) == before
 
 
 def test_empty_store_starts_anew_and_keys_are_drawn(half_space, images_npz, tmp_path):
@@ -233,22 +232,22 @@ def test_memory_does_not_grow_with_n_or_images(half_space, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "--n must be"),
-        ({"n0": -1}, "--n0 must be"),
-        ({"alpha": 1.0}, "--alpha must lie between 0 and 1, got 1.0"),
-        ({"alpha": math.nan}, "--alpha"),
+        ({"n": 0}, "n must be"),
+        ({"n0": -1}, "n0 must be"),
+        ({"alpha": 1.0}, "alpha must lie between 0 and 1, got 1.0"),
+        ({"alpha": math.nan}, "alpha"),
         ({"method": "magic"}, "use one of rs, dds, diffsmooth"),
-        ({"sigma": None}, "--sigma is needed"),
+        ({"sigma": None}, "sigma is needed"),
         ({"sigma": 9.0}, "sigma"),
-        ({"method": "dds"}, "--classifier is needed"),
-        ({"classifier": "x.onnx"}, "--classifier is not used"),
-        ({"key": "xyz"}, "--key takes"),
-        ({"key": "0" * 63}, "--key takes 64 hexadecimal digits, got 63"),
-        ({"key": "0" * 65}, "--key takes 64 hexadecimal digits, got 65"),
-        ({"key": "0" * 32}, "--key takes 64 hexadecimal digits, got 32"),
+        ({"method": "dds"}, "classifier is needed"),
+        ({"classifier": "x.onnx"}, "classifier is not used"),
+        ({"key": "xyz"}, "key takes"),
+        ({"key": "0" * 63}, "key takes 64 hexadecimal digits, got 63"),
+        ({"key": "0" * 65}, "key takes 64 hexadecimal digits, got 65"),
+        ({"key": "0" * 32}, "key takes 64 hexadecimal digits, got 32"),
         ({"local_noise": "pink"}, "'fixed' or 'fresh'"),
-        ({"classifier_seed": -1}, "--classifier-seed"),
-        ({"m": 0}, "--m"),
+        ({"classifier_seed": -1}, "classifier_seed"),
+        ({"m": 0}, "m"),
     ],
 )
 def test_bad_options(half_space, images_npz, tmp_path, options, message):
@@ -320,7 +319,7 @@ class Shuffled(dst.Images):
 def test_the_order_of_images_changes_nothing(half_space, images_npz, tmp_path, monkeypatch):
     data = images_npz(count=8)
     run(stopping(half_space, data, tmp_path / "a.sqlite")).close()
-    monkeypatch.setattr("diffsmooth_trt.api.Images", Shuffled)
+    monkeypatch.setattr("diffsmooth_trt.runs.run.Images", Shuffled)
     run(stopping(half_space, data, tmp_path / "b.sqlite")).close()
     assert contents(tmp_path / "a.sqlite") == contents(tmp_path / "b.sqlite")
 
@@ -442,28 +441,28 @@ def test_a_full_batch_has_no_padding_while_images_wait(half_space, images_npz, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"radius": (0.0,)}, "--radius must be above 0, got 0.0"),
-        ({"radius": (0.5, -1.0)}, "--radius must be above 0, got -1.0"),
-        ({"radius": (math.nan,)}, "--radius must be above 0, got nan"),
-        ({"radius": ()}, "--radius must be above 0, got none"),
-        ({"radius": (0.5, 0.25, 0.5)}, "--radius has 0.5 more than once"),
-        ({"radius": ("x",)}, "--radius takes numbers"),
-        ({"radius": (9.0,)}, r"--radius 9.0 is beyond what n = 5000 draws can certify, at most 1\.\d{4}: raise --n"),
-        ({"radius": None, "tolerance": 0.0}, "--tolerance must lie between 0 and 1, got 0.0"),
-        ({"radius": None, "tolerance": 1.0}, "--tolerance must lie between 0 and 1, got 1.0"),
-        ({"radius": None, "tolerance": math.nan}, "--tolerance"),
-        ({"tolerance": 0.1}, "--tolerance and --radius"),
-        ({"n": 29}, "--n must be 30 to 10000000 with --radius, got 29"),
-        ({"n": 10**8}, "--n must be 30 to 10000000 with --radius"),
-        ({"command": "predict"}, "--radius is for certify, got predict"),
-        ({"command": "predict", "radius": None, "family_wise": True}, "--family-wise is for certify"),
+        ({"radius": (0.0,)}, "radius must be above 0, got 0.0"),
+        ({"radius": (0.5, -1.0)}, "radius must be above 0, got -1.0"),
+        ({"radius": (math.nan,)}, "radius must be above 0, got nan"),
+        ({"radius": ()}, "radius must be above 0, got none"),
+        ({"radius": (0.5, 0.25, 0.5)}, "radius has 0.5 more than once"),
+        ({"radius": ("x",)}, "radius takes numbers"),
+        ({"radius": (9.0,)}, r"radius 9.0 is beyond what n = 5000 draws can certify, at most 1\.\d{4}: raise n"),
+        ({"radius": None, "tolerance": 0.0}, "tolerance must lie between 0 and 1, got 0.0"),
+        ({"radius": None, "tolerance": 1.0}, "tolerance must lie between 0 and 1, got 1.0"),
+        ({"radius": None, "tolerance": math.nan}, "tolerance"),
+        ({"tolerance": 0.1}, "tolerance and radius"),
+        ({"n": 29}, "n must be 30 to 10000000 with radius, got 29"),
+        ({"n": 10**8}, "n must be 30 to 10000000 with radius"),
+        ({"command": "predict"}, "radius is for certify, got predict"),
+        ({"command": "predict", "radius": None, "family_wise": True}, "family_wise=True is for certify"),
     ],
 )
 def test_bad_options_for_stopping(half_space, images_npz, tmp_path, options, message):
     with pytest.raises(dst.InputError, match=message) as error:
         settings = {"command": "certify", "n": 5000, "radius": (0.1,), **options}
         command = settings.pop("command")
-        run(replace(stopping(half_space, images_npz(count=1), tmp_path / "r.sqlite"), command=command, **settings))
+        run(stopping(half_space, images_npz(count=1), tmp_path / "r.sqlite").changed(command=command, **settings))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*sqlite*"))
 

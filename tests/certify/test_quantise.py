@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from scipy import stats
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.certify.blocks import Block
-from diffsmooth_trt.certify.rules import CERTIFIED, REFUTED, LipschitzRule, RadiusRule, Rule, Votes
+from diffsmooth_trt.certify.rules import CERTIFIED, REFUTED, Conditions, LipschitzRule, RadiusRule, Rule, Votes
+from diffsmooth_trt.certify.stopping import Stopping
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.runs.config import KEY_DIGITS
+from diffsmooth_trt.noise.counters import KEY_DIGITS
 from diffsmooth_trt.statistics.bounds import less_distance, normal_cdf_lower, prediction, prediction_at
 from diffsmooth_trt.statistics.sequential import looks
 
@@ -90,12 +92,11 @@ def test_other_kinds_of_certificates(options, extra, tmp_path):
 
 def test_a_preset_radius_is_decided_for_itself_and_the_distance():
     """The same votes certify r + D on the grid whenever they certify r at distance D; up to σ/1024 is lost, no more."""
-    config = {"command": "certify", "n0": 1, "n": 1000, "alpha": 0.05, "radius": [0.1]}
-    meta = {"config": config, "total_variation": 0.0, "classifier": {"sigma": SIGMA}, "images": 1}
-    rule, rng, seen = RadiusRule(meta), np.random.default_rng(3), set()
+    asked = Stopping(n0=1, n=1000, alpha=0.05, radius=(0.1,))
+    rule, rng, seen = RadiusRule(asked, Conditions(sigma=SIGMA)), np.random.default_rng(3), set()
     for distance in (1e-9, 0.01234, 0.05):
-        exact = RadiusRule({**meta, "config": {**config, "radius": [0.1 + distance]}})
-        above = RadiusRule({**meta, "config": {**config, "radius": [0.1 + distance + SIGMA / 1024 + 1e-12]}})
+        exact = RadiusRule(replace(asked, radius=(0.1 + distance,)), Conditions(sigma=SIGMA))
+        above = RadiusRule(replace(asked, radius=(0.1 + distance + SIGMA / 1024 + 1e-12,)), Conditions(sigma=SIGMA))
         for p in normal_cdf_lower(1.0 + distance / SIGMA) + np.array([-0.1, -0.03, 0.0, 0.05, 0.1]):
             for _ in range(20):
                 hits = rng.binomial(np.diff([0, *looks(1000)]), min(p, 1)).cumsum().tolist()
@@ -116,8 +117,7 @@ def votes_of(rule: Rule, selection: list[int], estimation: list[int], distance: 
 
 
 def test_the_distance_is_taken_off_rounded_down():
-    config = {"command": "certify", "n0": 10, "n": 1000, "alpha": 0.001}
-    rule = Rule({"config": config, "total_variation": 0.0, "classifier": {"sigma": 0.25}, "images": 1})
+    rule = Rule(Stopping(n0=10, n=1000, alpha=0.001), Conditions(sigma=0.25))
     whole = rule.outcome(votes_of(rule, [10, 0], [900, 100], 0.0))
     for distance in (1e-300, 1e-17, 0.1, whole.radius, math.nextafter(whole.radius, 0), 5.0):
         found = rule.outcome(votes_of(rule, [10, 0], [900, 100], distance))
@@ -128,12 +128,7 @@ def test_the_distance_is_taken_off_rounded_down():
 
 
 def test_a_lipschitz_radius_is_about_the_image_as_given():
-    meta = {
-        "config": {"command": "certify", "certificate": "lipschitz"},
-        "total_variation": 0.0,
-        "classifier": {"sigma": 0.0},
-    }
-    rule = LipschitzRule({**meta, "lipschitz_constant": 2.0})
+    rule = LipschitzRule(Stopping(certificate="lipschitz"), Conditions(sigma=0.0, lipschitz_constant=2.0))
     for distance, radius, predict in ((0.0, 0.125, 1), (0.1, 0.025, 1), (0.125, 0.0, -1), (1.0, 0.0, -1)):
         votes = Votes(rule.plan, 2, distance)
         votes.margin = (1, 1.0)
@@ -143,8 +138,8 @@ def test_a_lipschitz_radius_is_about_the_image_as_given():
 
 def test_a_family_of_moved_images():
     """Each image has thresholds of its own, so none is certified for more than it is alone at the family's last level."""
-    config = {"command": "certify", "n0": 1, "n": 1000, "alpha": 0.05, "radius": [0.1], "family_wise": True}
-    rule = RadiusRule({"config": config, "total_variation": 0.0, "classifier": {"sigma": SIGMA}, "images": 4})
+    asked = Stopping(n0=1, n=1000, alpha=0.05, radius=(0.1,), family_wise=True)
+    rule = RadiusRule(asked, Conditions(sigma=SIGMA, images=4))
     rng, family = np.random.default_rng(1), []
     for distance in (0.0, 0.001, 0.02, 0.2):
         votes = Votes(rule.plan, 2, distance)
@@ -204,7 +199,7 @@ def test_verify_checks_the_distances_against_the_data(options, capsys):
     edit(options["out"], "UPDATE images SET distance = 0.0", "DELETE FROM results")
     with dst.RunStore.open(options["out"], write=True) as store:  # all of it consistent again
         for image in (0, 1):
-            store.add_result(image)
+            store.add_result(image, store.rule.outcome(store.votes(image)))
         store.commit()
         assert len(list(store.results())) == 2
     assert main(["verify", str(options["out"])]) == 1
@@ -240,13 +235,13 @@ def test_older_stores_are_read_and_say_what_they_lack(options, capsys):
         outcome = store.rule.outcome(store.votes(0))
     edit(path, f"UPDATE results SET radius = {outcome.radius!r}, p_lower = {outcome.p_lower!r}")
     with dst.open_run(path) as store:
-        assert store.meta["format"] == 2 and not store.has_distances
+        assert store.meta["format"] == 2 and not store.record.has_distances
         assert next(iter(store.results())).radius > new.radius
     assert main(["report", str(path)]) == 0
     assert "radii are about the rounded images, the distance was not recorded" in capsys.readouterr().out
     assert main(["verify", str(path)]) == 0
     assert "radii are about the rounded images, the distance was not recorded" in capsys.readouterr().out
-    with pytest.raises(dst.InputError, match="--resume .*did not record how far it moved each image"):
+    with pytest.raises(dst.InputError, match="resume=True .*did not record how far it moved each image"):
         dst.certify(**options, quantise=True, resume=True)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from diffsmooth_trt.certify.audit_rows import Held, Row, Seat
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.places import MOVED, SLACK, least_share, most_moved
-from diffsmooth_trt.certify.rules import PredictRule, Rule, Votes
+from diffsmooth_trt.certify.rules import Conditions, PredictRule, Rule, Votes
 from diffsmooth_trt.certify.self_audit import LEAST, SHARE, SPARE, STRANGE, SelfAudit
+from diffsmooth_trt.certify.stopping import Stopping
 from diffsmooth_trt.errors import AuditError, InputError
 from diffsmooth_trt.noise import ESTIMATION, PREDICTION
 from diffsmooth_trt.runs.config import RunConfig
@@ -320,7 +322,7 @@ def test_damaged_audits(linear_classifier: Any, images_npz: Any, tmp_path: Path,
 def test_share_where_places_matter() -> None:
     assert least_share(SHARE, 40_000) == MOVED / 0.75 / 40_000 and least_share(SHARE, 16_000) == 1
     assert least_share(SHARE, 10**7) == SHARE
-    with pytest.raises(InputError, match="100 draws are too few .* raise --n or --max, or use --device cpu"):
+    with pytest.raises(InputError, match="100 draws are too few .* raise n or max, or use device cpu"):
         least_share(SHARE, 100)
 
 
@@ -350,23 +352,19 @@ def test_votes_that_may_move(votes: int, risk: float) -> None:
 
 def test_slack_is_taken_off_every_bound() -> None:
     """A certificate's bound falls by it; a prediction bears that many votes moved."""
-    meta = {
-        "config": {"command": "certify", "n0": 10, "n": 1000, "alpha": 0.001},
-        "classifier": {"sigma": 0.5},
-        "total_variation": 1e-12,
-    }
+    sure = Conditions(sigma=0.5, total_variation=1e-12)
+    unsure = replace(sure, slack=SLACK)
     bounds = []
-    for slack in ({}, {"slack": SLACK}):
-        rule = Rule({**meta, **slack})
+    for conditions in (sure, unsure):
+        rule = Rule(Stopping(n0=10, n=1000, alpha=0.001), conditions)
         votes = Votes(rule.plan, 2)
         for block in rule.plan.blocks(0):
             votes.add(block, [block.stop - block.start, 0])
         bounds.append(rule.outcome(votes).p_lower)
     assert bounds[0] is not None and bounds[1] is not None
     assert SLACK * (1 - 1e-9) <= bounds[0] - bounds[1] <= SLACK * (1 + 1e-9)
-    config = {"command": "predict", "n": 1000, "alpha": 0.05}
-    slow = PredictRule({**meta, "config": config, "slack": SLACK})
-    plain = PredictRule({**meta, "config": config})
+    asked = Stopping(command="predict", n=1000, alpha=0.05)
+    slow, plain = PredictRule(asked, unsure), PredictRule(asked, sure)
     moved = int(stats.binom.isf(0.025, 1000, SLACK))
     for first in range(500, 600):
         answers = []

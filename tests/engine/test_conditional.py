@@ -108,7 +108,7 @@ def test_arguments_that_do_not_fit(conditional_denoiser, linear_classifier):
 def test_files_of_other_roles(conditional_denoiser, shrinking_denoiser, linear_classifier):
     conditional, classifier = conditional_denoiser(MEANS, SD), linear_classifier(np.ones((2, 48)), np.zeros(2))
     cases = [
-        (conditional, "denoiser", "is a conditional denoiser, expected a denoiser: export it with --sigma instead of"),
+        (conditional, "denoiser", "is a conditional denoiser, expected a denoiser: export it with sigma instead of"),
         (conditional, "classifier", "is a conditional denoiser, expected a classifier: swap"),
         (shrinking_denoiser(), "conditional", "is a denoiser, expected a conditional denoiser: make one with .*--cond"),
         (classifier, "conditional", "is a classifier, expected a conditional denoiser: make one with"),

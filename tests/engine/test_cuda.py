@@ -192,9 +192,9 @@ def test_what_tensorrt_refuses(machine: Any, plans: Any, refuses: str, error: An
     [
         ({"compute_capability": "8.0"}, {}, "built for compute capability 8.0"),
         ({"tensorrt": "10.9"}, {}, r"built by TensorRT 10.9, this machine has 11\.4"),
-        ({}, {"batch": 8}, "built for batches of 4, the run asks for 8: --batch 4"),
+        ({}, {"batch": 8}, "built for batches of 4, the run asks for 8: batch 4"),
         ({}, {"role": "classifier"}, "expected a classifier"),
-        ({}, {"device": "cpu"}, "a .plan runs on a GPU: --device cuda:0"),
+        ({}, {"device": "cpu"}, "a .plan runs on a GPU: device cuda:0"),
     ],
 )
 def test_plans_that_do_not_fit(plans: Any, changed: Any, options: Any, message: str) -> None:
@@ -257,7 +257,7 @@ def test_two_devices_at_work_and_other_threads_keep_to_their_streams(machine: An
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"driver": 0}, "no NVIDIA driver is loaded; install one, or use --device cpu"),
+        ({"driver": 0}, "no NVIDIA driver is loaded; install one, or use device cpu"),
         ({"driver": 12080}, r"driver is for CUDA 12\.8, CuPy for CUDA 13\.0: install a newer driver"),
         ({"gpus": 0}, r"is not available \(cudaErrorNoDevice.*\): see `diffsmooth-trt doctor`"),
         ({"total": 4}, "0 of 0 MiB free, too little to begin: stop the process that holds the rest"),
@@ -268,7 +268,7 @@ def test_no_usable_gpu(machine: Any, pair: Any, tmp_path: Path, change: dict[str
         setattr(machine, name, value)
     with pytest.raises(InputError, match=message) as raised:
         run(config(tmp_path / "r.sqlite", data=zoo.IMAGES, **pair))
-    assert one_line(raised).startswith("--device cuda:0")
+    assert one_line(raised).startswith("device cuda:0")
     assert not (tmp_path / "r.sqlite").exists()
 
 

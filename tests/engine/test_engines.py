@@ -125,7 +125,7 @@ def test_bad_files(tmp_path, linear_classifier, shrinking_denoiser):
         (classifier, {"role": "denoiser"}, "is a classifier, expected a denoiser"),
         (denoiser, {"role": "classifier"}, "is a denoiser, expected a classifier"),
         (denoiser, {"role": "denoiser", "sigma": 0.5}, "exported for sigma 0.25, the run asks for 0.5"),
-        (identity, {"role": "denoiser"}, "pass --sigma"),
+        (identity, {"role": "denoiser"}, "pass sigma"),
         (identity, {}, "carries no facts"),
         (double, {"role": "denoiser", "sigma": 0.5}, "float32"),
         (linear_classifier(W, B, batch=4), {}, "exported for batches of 4"),

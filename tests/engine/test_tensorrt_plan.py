@@ -122,7 +122,7 @@ def test_host_code_runs_only_when_told(tmp_path: Path) -> None:
     plan = read_plan(write(tmp_path, version_compatible=True), role="denoiser", sigma=0.25)
     assert plan.holds_host_code
     here = {"tensorrt": "11.5.0.1", "compute_capability": "9.0"}
-    with pytest.raises(InputError, match=r"holds executable host code, which is not loaded: pass --allow-host-code"):
+    with pytest.raises(InputError, match=r"holds executable host code, which is not loaded: pass allow_host_code=True"):
         check_runs_here(plan, **here)
     check_runs_here(plan, **here, allow_host_code=True)
     with pytest.raises(InputError, match="this machine has 11.3"):

@@ -189,11 +189,11 @@ def test_inputs_of_the_check_cover_levels_and_labels() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma": 0.25}, "--conditional takes every noise level, got --sigma 0.25: leave one of them out"),
-        ({"conditional": False}, "--sigma is missing: give the noise level in .* or --conditional"),
+        ({"sigma": 0.25}, "conditional takes every noise level, got sigma 0.25: leave one of them out"),
+        ({"conditional": False}, "sigma is missing: give the noise level in .* or conditional"),
         (
             {"config": {**SMALL, "class_cond": False}},
-            "--conditional needs a network trained with labels, this one has none: set class_cond true .* --sigma",
+            "conditional needs a network trained with labels, this one has none: set class_cond true .* sigma",
         ),
         ({"config": {**SMALL, "num_classes": 5, "null_class": 0}}, "null_class 0 stands between the classes"),
         ({"config": {**SMALL, "num_classes": 2, "null_class": 1}}, "needs at least two classes, this network has 1"),

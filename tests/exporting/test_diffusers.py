@@ -143,7 +143,7 @@ def broken(folder: Path, name: str, changes: dict[str, Any]) -> None:
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "holds a UNet2DConditionModel: expected a UNet2D"),
         ("unet/config.json", {"in_channels": 4}, "in_channels is 4 in .*: expected 3"),
         ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type is 'fourier'"),
-        ("unet/config.json", {"sample_size": None}, "image size 0 does not fit this network: .* give --image-size"),
+        ("unet/config.json", {"sample_size": None}, "image size 0 does not fit this network: .* give image_size"),
         ("unet/config.json", {"block_out_channels": 5}, "block_out_channels is 5 .* expected a list of widths"),
         ("unet/config.json", {"num_class_embeds": "ten"}, "num_class_embeds 'ten'"),
         ("unet/config.json", {"block_out_channels": [32, 96]}, "safetensors does not fit its config.json or is damaged"),
@@ -172,7 +172,7 @@ def test_incomplete_folders(folder: Path, tmp_path: Path) -> None:
                 "diffusers", path, {"null_class": 3} if config is None else config, 0.25, tmp_path / "d.onnx"
             )
 
-    refused("is no folder: --family diffusers takes the folder", folder / "unet" / "config.json")
+    refused("is no folder: family diffusers takes the folder", folder / "unet" / "config.json")
     refused("has no network configuration: expected one of unet/config.json, config.json", tmp_path)
     refused("has no scheduler configuration", folder / "unet")
     refused("null_class must be one of the network's labels, got 4", folder, {"null_class": 4})

@@ -53,4 +53,4 @@ def test_refusals(checkpoint: Path, tmp_path: Path) -> None:
     refused("parameters 2 unexpected .map_label.weight, map_label.bias.: check the configuration", OPTIONS)
     refused("trained with labels, this one has none: set label_dim in its", OPTIONS, sigma=None, conditional=True)
     refused("image size 17 does not fit this network: it must be a multiple of 2", image_size=17)
-    refused("--fractional-timestep is for schedules: EDM networks take every noise level", fractional_timestep=True)
+    refused("fractional_timestep is for schedules: EDM networks take every noise level", fractional_timestep=True)

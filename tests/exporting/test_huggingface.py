@@ -199,11 +199,11 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "more layers": (lambda f: edit(f / "config.json", num_hidden_layers=3), r"missing \(vit\S*, vit\S*, vit\S*, …\)"),
     "no preprocessor": (
         lambda f: (f / "preprocessor_config.json").unlink(),
-        "has no preprocessor_config.json: give --input-size, --mean and --std",
+        "has no preprocessor_config.json: give input_size, mean and std",
     ),
     "not square": (
         lambda f: edit(f / "preprocessor_config.json", size={"height": 32, "width": 48}),
-        "size .* is not square: give --input-size",
+        "size .* is not square: give input_size",
     ),
     "nearest": (lambda f: edit(f / "preprocessor_config.json", resample=4), "resample 4 is unknown"),
     "preprocessor is no JSON": (
@@ -212,7 +212,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "rules of its own": (
         lambda f: edit(f / "preprocessor_config.json", rescale_factor=1 / 127.5),
-        "does more than resize, crop and normalise: give --input-size",
+        "does more than resize, crop and normalise: give input_size",
     ),
 }
 
@@ -258,9 +258,9 @@ def test_weights_outside_the_folder(copy: Path) -> None:
 
 
 def test_other_sizes_are_the_networks_to_take(vit: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="takes no images of 40×40 .*: give another --input-size"):
+    with pytest.raises(InputError, match="takes no images of 40×40 .*: give another input_size"):
         export_classifier("hf", vit, tmp_path / "c.onnx", input_size=40)
-    with pytest.raises(InputError, match="is no folder: --arch hf takes one"):
+    with pytest.raises(InputError, match="is no folder: arch hf takes one"):
         export_classifier("hf", vit / "config.json", tmp_path / "c.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -216,7 +216,7 @@ def test_only_what_was_recorded_is_loaded(package: tuple[Path, Any], tmp_path: P
     good = record.to_json()
     text = json.loads(good)
     for content, changes, message in (
-        (good, {"batch": 8}, "exported for batches of 4, the run asks for 8: --batch 4"),
+        (good, {"batch": 8}, "exported for batches of 4, the run asks for 8: batch 4"),
         (good, {"role": "classifier", "sigma": None}, "is a denoiser, expected a classifier"),
         (good, {"sigma": 0.5}, "exported for sigma 0.25, the run asks for 0.5"),
         (good, {"device": "tpu"}, "'tpu' is unknown"),
@@ -296,11 +296,11 @@ def test_what_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": None}, "--batch is missing: a .pt2 package is compiled for one batch size"),
-        ({"precision": "int8"}, "--precision 'int8' is not available for .pt2 exports: use one of fp32, fp16, bf16"),
+        ({"batch": None}, "batch is missing: a .pt2 package is compiled for one batch size"),
+        ({"precision": "int8"}, "precision 'int8' is not available for .pt2 exports: use one of fp32, fp16, bf16"),
         ({"device": "tpu"}, "'tpu' is unknown"),
-        ({"store_fp16": True}, "--fp16-weights is for .onnx files"),
-        ({"out": "d.onnx", "device": "cuda:0"}, "--device cuda:0 is for .pt2 packages"),
+        ({"store_fp16": True}, "fp16_weights is for .onnx files"),
+        ({"out": "d.onnx", "device": "cuda:0"}, "device cuda:0 is for .pt2 packages"),
         ({"out": "absent/d.pt2"}, "the folder absent does not exist"),
     ],
 )
@@ -382,16 +382,16 @@ def test_a_program_of_the_users_own(programs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trusted": False}, "was not opened: torch runs code that such a file holds; pass --trust-program"),
+        ({"trusted": False}, "was not opened: torch runs code that such a file holds; pass trust_program"),
         ({"program": "absent.pt2"}, "no such file"),
         ({"program": "text.pt2"}, "is no program that torch.export.save wrote, or is damaged"),
-        ({"program": "two.pt2"}, "was exported for batches of 2: pass --batch 2"),
+        ({"program": "two.pt2"}, "was exported for batches of 2: pass batch 2"),
         ({"program": "double.pt2"}, r"expected one batch float32 \[B, 3, H, W\]"),
         ({"role": "denoiser", "sigma": 0.25}, "that is no denoiser"),
-        ({"role": "denoiser"}, "--sigma is None for a denoiser"),
-        ({"sigma": 0.25}, "--sigma is 0.25 for a classifier"),
+        ({"role": "denoiser"}, "sigma is None for a denoiser"),
+        ({"sigma": 0.25}, "sigma is 0.25 for a classifier"),
         ({"role": "conditional"}, "is not one of denoiser, classifier"),
-        ({"batch": 0}, "--batch must be at least 1"),
+        ({"batch": 0}, "batch must be at least 1"),
         ({"out": "c.plan"}, "does not end in .pt2"),
     ],
 )

@@ -260,8 +260,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "empty": (lambda p: user_file(p, nodes=[], out=("N", 3)), {}, r"has no nodes \(empty graph\)"),
     "weights lost": (lost, {}, "needs its weights file weights.bin beside it"),
     "an engine": (lambda p: user_file(p, props={"diffsmooth_trt": "{}"}), {}, "is an engine file already"),
-    "other size": (user_file, {"input_size": 16}, "takes 12×12 images, got --input-size 16: leave it out"),
-    "no size": (lambda p: user_file(p, shape=("N", 3, "H", "W")), {}, "does not say its input size: give --input-size"),
+    "other size": (user_file, {"input_size": 16}, "takes 12×12 images, got input_size 16: leave it out"),
+    "no size": (lambda p: user_file(p, shape=("N", 3, "H", "W")), {}, "does not say its input size: give input_size"),
     "other batch": (lambda p: user_file(p, shape=(4, 3, 12, 12), out=(4, 5)), {"batch": 2}, "takes batches of 4"),
     "infinite": (
         infinite,
@@ -293,10 +293,10 @@ def test_weights_of_a_constant_in_a_file_of_their_own_are_hashed_and_taken_along
 def test_the_users_file_is_never_overwritten(tmp_path: Path) -> None:
     path = user_file(tmp_path / "user.onnx")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="is also --onnx, which it would destroy"):
+    with pytest.raises(InputError, match="is also onnx, which it would destroy"):
         export_onnx_classifier(path, path)
     assert path.read_bytes() == before
-    with pytest.raises(InputError, match="--onnx makes an .onnx file, got --out"):
+    with pytest.raises(InputError, match="onnx makes an .onnx file, got out"):
         export_onnx_classifier(path, tmp_path / "c.pt2", batch=2)
 
 

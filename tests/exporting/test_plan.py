@@ -55,7 +55,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, capsys: pyte
         (["--optimization-level", "6"], "--optimization-level must be 0 to 5, got 6"),
         (["--workspace", "0"], "--workspace must be 1 to"),
         (["--weight-stripped", "--version-compatible"], "exclude each other"),
-        (["--batch", "0"], "--batch must be at least 1"),
+        (["--batch", "0"], "batch must be at least 1"),
         (["--out", "d.engine"], "does not end in .plan"),
         (["--onnx", "absent.onnx"], "--onnx absent.onnx does not exist"),
         (["--out", "absent/d.plan"], "the folder absent does not exist"),
@@ -81,12 +81,12 @@ def test_refusals(
 
 
 def test_batch_sizes(tmp_path: Path, linear_classifier: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="takes any batch size and a plan one: pass --batch"):
+    with pytest.raises(InputError, match="takes any batch size and a plan one: pass batch"):
         export_plan(zoo.DENOISER, tmp_path / "d.plan")
-    with pytest.raises(InputError, match="carries no facts that say what it is: pass --role"):
+    with pytest.raises(InputError, match="carries no facts that say what it is: pass role"):
         export_plan(linear_classifier(W, np.zeros(4), facts=False), tmp_path / "c.plan", batch=4)
     fixed = linear_classifier(W, np.zeros(4), batch=8)
-    with pytest.raises(InputError, match="was exported for batches of 8, got --batch 4: leave it out"):
+    with pytest.raises(InputError, match="was exported for batches of 8, got batch 4: leave it out"):
         export_plan(fixed, tmp_path / "d.plan", batch=4)
 
 

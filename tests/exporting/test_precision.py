@@ -165,9 +165,7 @@ def test_rows_stay_independent_and_the_precision_is_read_back(made: Any, precisi
 
 @pytest.mark.skipif(missing("bf16"), reason="bf16 is made by the tools of the extra `quantize`")
 def test_bf16_graphs_are_refused_where_there_are_no_kernels(made: Any) -> None:
-    with pytest.raises(
-        InputError, match="bf16 graph, which ONNX Runtime has no CPU kernels for: use --backend openvino"
-    ):
+    with pytest.raises(InputError, match="bf16 graph, which ONNX Runtime has no CPU kernels for: use backend openvino"):
         open_engine(made("bf16").path, batch=4, backend="onnxruntime")
 
 
@@ -255,16 +253,16 @@ def test_a_broken_graph_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "int8"}, "--calibration-data is missing: --precision int8 needs images"),
+        ({"precision": "int8"}, "calibration_data is missing: precision int8 needs images"),
         (
             {"precision": "fp32", "calibration_data": zoo.IMAGES},
-            "--calibration-data is for int8 and fp8, got --precision fp32",
+            "calibration_data is for int8 and fp8, got precision fp32",
         ),
-        ({"precision": "int8", "store_fp16": True}, "--fp16-weights goes with --precision fp32, got int8"),
+        ({"precision": "int8", "store_fp16": True}, "fp16_weights goes with precision fp32, got int8"),
         ({"precision": "dynamic-int8"}, "dynamic quantisation couples the rows of a batch: use int8"),
-        ({"precision": "int8", "calibration_data": "absent"}, "--calibration-data absent does not exist"),
-        ({"verify_data": "absent.npz"}, "--verify-data absent.npz does not exist"),
-        ({"verify_samples": 0}, "--verify-samples must be at least 1, got 0"),
+        ({"precision": "int8", "calibration_data": "absent"}, "calibration_data absent does not exist"),
+        ({"verify_data": "absent.npz"}, "verify_data absent.npz does not exist"),
+        ({"verify_samples": 0}, "verify_samples must be at least 1, got 0"),
         ({"verify_classifier": zoo.DENOISER}, "is a denoiser, expected a classifier"),
     ],
 )

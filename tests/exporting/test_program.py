@@ -103,10 +103,10 @@ def test_refusals(tmp_path: Path) -> None:
     refused("own.pt2 is no program that torch.export.save wrote, or is damaged")
     save(path, False)
     refused(
-        "own.pt2 was not opened: torch runs code that .* pass --trust-program where you trust it", trust_program=False
+        "own.pt2 was not opened: torch runs code that .* pass trust_program where you trust it", trust_program=False
     )
-    refused("was exported for batches of 3, got --batch 4", batch=4)
-    refused("needs --sigma", sigma=None, conditional=True)
-    refused("--image-size does not apply to --family program", image_size=16)
+    refused("was exported for batches of 3, got batch 4", batch=4)
+    refused("needs sigma", sigma=None, conditional=True)
+    refused("image_size does not apply to family program", image_size=16)
     save(path, False, torch.rand(3, 8, 8))
     refused(r"takes 1 inputs, the first \[3, 8, 8\], and returns 1: expected one batch float32 \[B, 3, H, W\]")

@@ -38,14 +38,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             {"family": "sde"},
-            "--family 'sde' is unknown: use one of improved-diffusion, guided-diffusion, edm, diffusers, program",
+            "family 'sde' is unknown: use one of improved-diffusion, guided-diffusion, edm, diffusers, program",
         ),
         (
             {"config": "cifar10"},
-            "--config cifar10 cannot be read .*: give a JSON file or one of cifar10_uncond_50M_500K",
+            "config cifar10 cannot be read .*: give a JSON file or one of cifar10_uncond_50M_500K",
         ),
-        ({"config": None}, "--config is missing: give a JSON file of guided-diffusion options or one of"),
-        ({"config": "cifar10_uncond_50M_500K"}, "belongs to --family improved-diffusion, got guided-diffusion"),
+        ({"config": None}, "config is missing: give a JSON file of guided-diffusion options or one of"),
+        ({"config": "cifar10_uncond_50M_500K"}, "belongs to family improved-diffusion, got guided-diffusion"),
         ({"config": {**OPTIONS, "chanels": 3}}, "option 'chanels' is unknown"),
         (
             {"config": {**OPTIONS, "class_cond": True, "null_class": 5}},
@@ -64,12 +64,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"sigma": 1000.0}, "sigma must lie in"),
         ({"sigma": -0.5}, "sigma must lie in"),
         ({"image_size": 17}, "image size 17 does not fit this network: it must be a multiple of 2"),
-        ({"precision": "int4"}, "--precision 'int4' is not available for exports: use one of fp32"),
-        ({"batch": 0}, "--batch must be at least 1"),
+        ({"precision": "int4"}, "precision 'int4' is not available for exports: use one of fp32"),
+        ({"batch": 0}, "batch must be at least 1"),
         ({"checkpoint": "absent.pt"}, "checkpoint absent.pt: no such file"),
-        ({"out": "absent/d.onnx"}, "--out absent/d.onnx: the folder absent does not exist; make it first"),
-        ({"out": "."}, "--out . is a folder: give a file name in it"),
-        ({"out": "d.engine", "checkpoint": "absent.pt"}, "--out d.engine ends neither in .onnx nor in .pt2"),
+        ({"out": "absent/d.onnx"}, "out absent/d.onnx: the folder absent does not exist; make it first"),
+        ({"out": "."}, "out . is a folder: give a file name in it"),
+        ({"out": "d.engine", "checkpoint": "absent.pt"}, "out d.engine ends neither in .onnx nor in .pt2"),
     ],
 )
 def test_denoiser_refusals(
@@ -119,14 +119,14 @@ def test_checkpoints_are_never_overwritten(tmp_path: Path, name: str, kind: str)
         else:
             export_detector(checkpoint, out, batch=1)
 
-    with pytest.raises(InputError, match="is also --checkpoint, which it would destroy|interval bounds read"):
+    with pytest.raises(InputError, match="is also checkpoint, which it would destroy|interval bounds read"):
         export(path, path)
     if kind != "detector":
-        with pytest.raises(InputError, match="is also --verify-data, which it would destroy"):
+        with pytest.raises(InputError, match="is also verify_data, which it would destroy"):
             export(tmp_path / "absent.pt", path, verify_data=path)
     if path.suffix == ".pt2" and kind != "detector":
         (tmp_path / "net.pt2.json").write_bytes(b"precious")
-        with pytest.raises(InputError, match="the record of --out .* is also --checkpoint"):
+        with pytest.raises(InputError, match="the record of out .* is also checkpoint"):
             export(tmp_path / "net.pt2.json", path)
     assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"precious"}
 
@@ -145,19 +145,19 @@ def test_half_precision_overflow(tmp_path: Path) -> None:
         ({"arch": "vit"}, "classifier architecture 'vit' is unknown: use one of resnet20, "),
         (
             {"arch": "resnet20"},
-            r"does not fit the network: parameters 2 missing \(linear.weight, linear.bias\); .*: it fits --arch cifar_resnet20",
+            r"does not fit the network: parameters 2 missing \(linear.weight, linear.bias\); .*: it fits arch cifar_resnet20",
         ),
-        ({"arch": "wrn-28-10"}, r"of another shape .*: it fits --arch cifar_resnet20"),
-        ({"arch": "hf"}, "c.pt is no folder: --arch hf takes one with config.json"),
-        ({"arch": "timm/no such model"}, "--arch timm/"),
-        ({"resize_mode": "area"}, "--resize-mode 'area' is unknown: use one of bicubic, bilinear"),
-        ({"resize_to": 24}, "--resize-to 24 is smaller than the 32 pixels that are cropped"),
-        ({"mean": (125.3, 123.0, 113.9)}, r"--mean must be in \[0, 1\] image units, got .*: divide by 255"),
-        ({"mean": (0.5, 0.5, 0.5), "std": (63.0, 62.1, 66.7)}, r"--std must be in \[0, 1\] image units"),
-        ({"mean": (0.5, 0.5)}, "--mean must be three numbers"),
-        ({"std": (0.5, 0.5, 0.0)}, "--std must be three positive numbers"),
-        ({"input_size": 2}, "--input-size must lie between"),
-        ({"precision": "int4"}, "--precision 'int4' is not available"),
+        ({"arch": "wrn-28-10"}, r"of another shape .*: it fits arch cifar_resnet20"),
+        ({"arch": "hf"}, "c.pt is no folder: arch hf takes one with config.json"),
+        ({"arch": "timm/no such model"}, "arch timm/"),
+        ({"resize_mode": "area"}, "resize_mode 'area' is unknown: use one of bicubic, bilinear"),
+        ({"resize_to": 24}, "resize_to 24 is smaller than the 32 pixels that are cropped"),
+        ({"mean": (125.3, 123.0, 113.9)}, r"mean must be in \[0, 1\] image units, got .*: divide by 255"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (63.0, 62.1, 66.7)}, r"std must be in \[0, 1\] image units"),
+        ({"mean": (0.5, 0.5)}, "mean must be three numbers"),
+        ({"std": (0.5, 0.5, 0.0)}, "std must be three positive numbers"),
+        ({"input_size": 2}, "input_size must lie between"),
+        ({"precision": "int4"}, "precision 'int4' is not available"),
     ],
 )
 def test_classifier_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -57,7 +57,7 @@ def test_crop_is_cut_out_of_the_resized_image() -> None:
 
 
 def test_unknown_modes() -> None:
-    with pytest.raises(InputError, match="--resize-mode 'nearest' is unknown: use one of bicubic, bilinear"):
+    with pytest.raises(InputError, match="resize_mode 'nearest' is unknown: use one of bicubic, bilinear"):
         resize_matrix(4, 8, "nearest")
 
 
@@ -93,10 +93,10 @@ def test_flags_go_over_the_models_own(given: dict[str, object], want: tuple[obje
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"resize_to": 100}, "--resize-to 100 is smaller than the 224 pixels that are cropped"),
-        ({"resize_mode": "lanczos"}, "--resize-mode 'lanczos' is unknown"),
-        ({"image_size": 3}, "--image-size must lie between 4 and 4096 pixels, got 3"),
-        ({"mean": (0.1, float("nan"), 0.2)}, "--mean must be three numbers"),
+        ({"resize_to": 100}, "resize_to 100 is smaller than the 224 pixels that are cropped"),
+        ({"resize_mode": "lanczos"}, "resize_mode 'lanczos' is unknown"),
+        ({"image_size": 3}, "image_size must lie between 4 and 4096 pixels, got 3"),
+        ({"mean": (0.1, float("nan"), 0.2)}, "mean must be three numbers"),
     ],
 )
 def test_flags_that_cannot_be(given: dict[str, object], message: str) -> None:

@@ -91,17 +91,17 @@ def test_local_noise_has_the_classifiers_size(pair: tuple[Path, Path], linear_cl
 def test_sizes_that_do_not_meet(pair: tuple[Path, Path], linear_classifier: Any) -> None:
     path = linear_classifier(np.ones((2, 3 * 8 * 8)), np.zeros(2), shape=(3, 8, 8))
     with engine(pair[1]) as denoiser, engine(path) as classifier:
-        with pytest.raises(InputError, match=r"--image-size 14, or the denoiser with --resize-to 8"):
+        with pytest.raises(InputError, match=r"image_size 14, or the denoiser with resize_to 8"):
             DiffSmooth(denoiser, classifier, local_sigma=0.25, copies=1, seed=0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize_to": 20, "crop": 24}, "--crop 24 is larger than the image of 20 pixels"),
-        ({"crop": 9}, "--crop 9 is larger than the image of 8 pixels"),
-        ({"resize_to": 20, "resize_mode": "nearest"}, "--resize-mode 'nearest' is unknown"),
-        ({"resize_to": 5000}, "--resize-to must lie between 4 and 4096 pixels"),
+        ({"resize_to": 20, "crop": 24}, "crop 24 is larger than the image of 20 pixels"),
+        ({"crop": 9}, "crop 9 is larger than the image of 8 pixels"),
+        ({"resize_to": 20, "resize_mode": "nearest"}, "resize_mode 'nearest' is unknown"),
+        ({"resize_to": 5000}, "resize_to must lie between 4 and 4096 pixels"),
     ],
 )
 def test_refused_sizes(checkpoint: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
-from diffsmooth_trt import api
 from diffsmooth_trt.api import run
 from diffsmooth_trt.certify.self_audit import SelfAudit
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.device import CPU
 from diffsmooth_trt.engine import BACKENDS
 from diffsmooth_trt.engine.backends.onnxruntime import OnnxRuntimeEngine
 from diffsmooth_trt.errors import AuditError, InputError
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.run import run as ood_run
 from diffsmooth_trt.ood.store import OodStore
+from diffsmooth_trt.runs import engines
 from diffsmooth_trt.runs.config import RunConfig
 
 KEY = "0123456789abcdef" * 4
@@ -263,7 +264,7 @@ def test_every_reader_refuses_the_store(
 def late(make_device: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Twist], Any]:
     """`install(twist)`: --device cuda:0 opens a device that works late, whose engines compute `twist`, probe included."""
     device = make_device()
-    monkeypatch.setattr(api, "open_device", lambda name: device if name == "cuda:0" else api.CPU)
+    monkeypatch.setattr(engines, "open_device", lambda name: device if name == "cuda:0" else CPU)
 
     def install(twist: Twist, *, after_probe: bool = False) -> Any:
         class Twisted(device.module.LateEngine):

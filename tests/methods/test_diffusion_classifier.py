@@ -12,8 +12,8 @@ from scipy import stats
 import diffsmooth_trt as dst
 from diffsmooth_trt.engine import open_engine
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.methods import DiffusionClassifier, Rows, diffusion_classifier
-from diffsmooth_trt.methods.diffusion_classifier import Settings, default_drop
+from diffsmooth_trt.methods import METHODS, DiffusionClassifier, Rows, diffusion_classifier
+from diffsmooth_trt.methods.diffusion_terms import default_drop
 from diffsmooth_trt.noise import grid_law, seed_key
 from diffsmooth_trt.noise.reference import grid_noise
 from diffsmooth_trt.report.tables import summarise, text_table
@@ -82,7 +82,7 @@ def opened(conditional_denoiser):
     def make(name="apndc", *, batch=6, null=True, sigma=SIGMA, means=MEANS, backend="onnxruntime", **options):
         path = conditional_denoiser(means, SD, null=null)
         engines.append(open_engine(path, batch=batch, role="conditional", backend=backend))
-        return DiffusionClassifier(name, engines[-1], sigma, Settings(**{"steps": 9, **options}))
+        return METHODS[name].of({"engine": engines[-1]}, sigma, METHODS[name].Options(**{"steps": 9, **options}))
 
     yield make
     for engine in engines:
@@ -233,11 +233,11 @@ def test_a_subset_of_the_classes(opened):
     ("name", "options", "message"),
     [
         ("apndc", {"null": False}, "has no null class"),
-        ("apndc", {"s_max": 0.5}, r"--s-max is 0\.5, expected above 2·sigma = 0\.5"),
-        ("epndc", {"steps": 2}, "--drop-steps is 1 of --steps 2"),
-        ("epndc", {"drop_steps": 8}, "--drop-steps is 8 of --steps 9"),
-        ("dc", {"sigma": 0.0, "s_max": 1e-4}, "--s-max is 0.0001, expected above the lowest level"),
-        ("dc", {"classes": (1, 5)}, "--classes has 5, .* knows 0 to 4"),
+        ("apndc", {"s_max": 0.5}, r"s_max is 0\.5, expected above 2·sigma = 0\.5"),
+        ("epndc", {"steps": 2}, "drop_steps is 1 of steps 2"),
+        ("epndc", {"drop_steps": 8}, "drop_steps is 8 of steps 9"),
+        ("dc", {"sigma": 0.0, "s_max": 1e-4}, "s_max is 0.0001, expected above the lowest level"),
+        ("dc", {"classes": (1, 5)}, "classes has 5, .* knows 0 to 4"),
     ],
 )
 def test_what_does_not_fit(opened, name, options, message):
@@ -327,22 +327,22 @@ def test_an_interrupted_run_keeps_its_notes(conditional_denoiser, images_npz, tm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1}, "--steps must be 2 to 100000, got 1"),
-        ({"steps": 6.5}, "--steps takes integers, got 6.5"),
-        ({"drop_steps": 1.5}, "--drop-steps takes integers"),
-        ({"classes": (0, 1.5)}, "--classes takes integers"),
-        ({"s_max": 0.4}, r"--s-max must be above 2·sigma = 0\.5, got 0\.4"),
-        ({"s_max": math.nan}, "--s-max must be above"),
-        ({"weights": "none"}, "--weights is 'none': use one of paper, published"),
-        ({"sift": "x"}, "--sift is 'x'"),
-        ({"sift_margin": 0.0}, "--sift-margin must be above 0"),
-        ({"classes": (1,)}, "--classes needs two or more"),
-        ({"classes": (1, 1)}, "--classes needs two or more"),
-        ({"classes": (-1, 1)}, "--classes needs two or more"),
-        ({"classes": (1, 9)}, "--classes has 9"),
-        ({"classifier": "c.onnx"}, "--classifier is not used by --method apndc"),
-        ({"sigma": None}, "--sigma is needed by --method apndc"),
-        ({"drop_steps": 0}, "--drop-steps must be at least 1"),
+        ({"steps": 1}, "steps must be 2 to 100000, got 1"),
+        ({"steps": 6.5}, "steps takes integers, got 6.5"),
+        ({"drop_steps": 1.5}, "drop_steps takes integers"),
+        ({"classes": (0, 1.5)}, "classes takes integers"),
+        ({"s_max": 0.4}, r"s_max must be above 2·sigma = 0\.5, got 0\.4"),
+        ({"s_max": math.nan}, "s_max must be above"),
+        ({"weights": "none"}, "weights is 'none': use one of paper, published"),
+        ({"sift": "x"}, "sift is 'x'"),
+        ({"sift_margin": 0.0}, "sift_margin must be above 0"),
+        ({"classes": (1,)}, "classes needs two or more"),
+        ({"classes": (1, 1)}, "classes needs two or more"),
+        ({"classes": (-1, 1)}, "classes needs two or more"),
+        ({"classes": (1, 9)}, "classes has 9"),
+        ({"classifier": "c.onnx"}, "classifier is not used by method apndc"),
+        ({"sigma": None}, "sigma is needed by method apndc"),
+        ({"drop_steps": 0}, "drop_steps must be at least 1"),
     ],
 )
 def test_bad_options(conditional_denoiser, images_npz, tmp_path, options, message):
@@ -450,15 +450,15 @@ def test_lipschitz_certificates_are_shown_as_conditional_resumed_and_verified(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "apndc"}, "is for certify --method dc"),
-        ({"sift": "spread"}, "is for certify --method dc without --sift"),
-        ({"sigma": 0.25}, "draws no noise: leave out --sigma"),
+        ({"method": "apndc"}, "is for certify method dc"),
+        ({"sift": "spread"}, "is for certify method dc without sift"),
+        ({"sigma": 0.25}, "draws no noise: leave out sigma"),
         ({"radius": 0.25}, "draws no noise"),
         ({"family_wise": True}, "draws no noise"),
-        ({"lipschitz": 0.0}, "--lipschitz must be above 0, got 0.0"),
-        ({"lipschitz": math.inf}, "--lipschitz must be above 0"),
-        ({"certificate": "magic"}, "--certificate is 'magic': use one of smoothing, lipschitz"),
-        ({"certificate": "smoothing", "sigma": 0.25, "lipschitz": 1.0}, "--lipschitz is for --certificate lipschitz"),
+        ({"lipschitz": 0.0}, "lipschitz must be above 0, got 0.0"),
+        ({"lipschitz": math.inf}, "lipschitz must be above 0"),
+        ({"certificate": "magic"}, "certificate is 'magic': use one of smoothing, lipschitz"),
+        ({"certificate": "smoothing", "sigma": 0.25, "lipschitz": 1.0}, "lipschitz is for certificate lipschitz"),
     ],
 )
 def test_bad_options_of_lipschitz_certificates(conditional_denoiser, images_npz, tmp_path, options, message):

@@ -13,8 +13,8 @@ pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
 from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
-from diffsmooth_trt.methods import DiffusionClassifier, Rows  # noqa: E402
-from diffsmooth_trt.methods.diffusion_classifier import Settings, default_drop, level_weights  # noqa: E402
+from diffsmooth_trt.methods import METHODS, Rows  # noqa: E402
+from diffsmooth_trt.methods.diffusion_terms import default_drop, level_weights  # noqa: E402
 from diffsmooth_trt.noise import grid_law, seed_key  # noqa: E402
 from diffsmooth_trt.noise.reference import grid_noise  # noqa: E402
 
@@ -93,10 +93,10 @@ def restated(name, denoise, x_tau, y, fresh):
 def test_losses_on_random_networks(network, name, fresh):
     path, denoise = network
     x = np.random.default_rng(1).uniform(0, 1, (1, 3, SIZE, SIZE)).astype(np.float32)
-    settings = Settings(steps=STEPS, local_noise="fresh" if fresh else "fixed")
+    settings = METHODS[name].Options(steps=STEPS, local_noise="fresh" if fresh else "fixed")
     rows = Rows(*(np.array([value], np.uint64) for value in (1, 4, 9)), 6)
     with open_engine(path, batch=1, role="conditional", backend="onnxruntime") as engine:
-        found = DiffusionClassifier(name, engine, SIGMA, settings).losses(x, rows)[0]
+        found = METHODS[name].of({"engine": engine}, SIGMA, settings).losses(x, rows)[0]
     x_tau = 2 * x.reshape(-1).astype(np.float64) - 1
     expected = [restated(name, denoise, x_tau, y, fresh) for y in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -99,7 +99,7 @@ def test_fresh_words_of_the_last_draw_stay_below_the_next_phase():
 
 def test_bad_options(engines, linear_classifier, shrinking_denoiser):
     denoiser, classifier = engines
-    with pytest.raises(InputError, match="--m"):
+    with pytest.raises(InputError, match="m must lie in"):
         DiffSmooth(denoiser, classifier, local_sigma=0.12, copies=0, seed=0)
     with pytest.raises(InputError, match="sigma"):
         DiffSmooth(denoiser, classifier, local_sigma=-1, copies=1, seed=0)

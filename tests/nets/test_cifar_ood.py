@@ -89,7 +89,7 @@ def test_other_checkpoints_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no C1, C2, C3, L4, L5"):
         export_detector(tmp_path / "c.pt", tmp_path / "d.onnx")
     joint_checkpoint(tmp_path / "joint.pt")
-    with pytest.raises(InputError, match="of another shape .*: check --image-size"):
+    with pytest.raises(InputError, match="of another shape .*: check image_size"):
         export_detector(tmp_path / "joint.pt", tmp_path / "d.onnx", image_size=64)
     with pytest.raises(InputError, match="multiple of 4"):
         export_detector(tmp_path / "joint.pt", tmp_path / "d.onnx", image_size=30)

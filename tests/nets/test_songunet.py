@@ -101,5 +101,5 @@ def test_refusals(options, message):
 
 
 def test_every_noise_level_is_its_own_timestep():
-    with pytest.raises(InputError, match="--fractional-timestep is for schedules"):
+    with pytest.raises(InputError, match="fractional_timestep is for schedules"):
         Edm(parse_options({})).level(0.25, True)

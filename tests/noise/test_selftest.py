@@ -369,7 +369,7 @@ def test_both_laws_of_diffsmooth_are_tested(
     monkeypatch: pytest.MonkeyPatch, linear_classifier: Any, shrinking_denoiser: Any, images_npz: Any, tmp_path: Path
 ) -> None:
     tested: list[float] = []
-    monkeypatch.setattr("diffsmooth_trt.api.check_device_noise", lambda law, _: tested.append(law.sigma))
+    monkeypatch.setattr("diffsmooth_trt.runs.run.check_device_noise", lambda law, _: tested.append(law.sigma))
     classifier = linear_classifier(np.eye(2, 48), np.zeros(2))
     options = {"method": "diffsmooth", "classifier": classifier, "local_sigma": 0.12, "m": 2}
     run(config(shrinking_denoiser(0.25), images_npz(count=1), tmp_path / "r.sqlite", **options)).close()

@@ -61,7 +61,7 @@ def test_bounds_cover_the_smoothed_confidence(known, image_set, tmp_path, tolera
             records = store.of_set(number)
             assert [record["row"] for record in records] == list(range(200))
             true = np.array([smoothed(image[0, 0, 0]) for image in pixels])
-            bounds = np.array([bound_of(record, store.meta) for record in records])
+            bounds = np.array([bound_of(record, store.record) for record in records])
             wrong = (bounds < true).sum() if number else (bounds > true).sum()
             assert wrong <= stats.binom.isf(1e-6, 200, 0.05)
             assert np.abs(np.array([estimate_of(record) for record in records]) - true).max() < 0.2
@@ -76,7 +76,7 @@ def test_bounds_hold_for_everything_within_the_radius(known, image_set, tmp_path
         for number, path in enumerate((inside, outside)):
             pixels = np.load(path)["images"]
             for record in store.of_set(number):
-                bound, level = bound_of(record, store.meta), float(pixels[record["row"]][0, 0, 0])
+                bound, level = bound_of(record, store.record), float(pixels[record["row"]][0, 0, 0])
                 for radius in (0.0, 0.1, 0.25, 0.5):
                     reached = [smoothed(level, step * radius) for step in np.linspace(-1, 1, 41)]
                     if number:
@@ -120,7 +120,7 @@ def test_an_attack_stays_below_the_bound(linear_classifier, small_detector, imag
                     before, found = (float(mean(point, 4000, np.random.default_rng(2))) for point in (start, x))
                 assert float((x - start).norm()) <= radius * (1 + 1e-5)
                 slack = math.sqrt(math.log(1e6) / (2 * 4000))
-                assert found - slack <= shifted_upper(bound_of(record, store.meta), radius * (1 + 1e-5), SIGMA)
+                assert found - slack <= shifted_upper(bound_of(record, store.record), radius * (1 + 1e-5), SIGMA)
                 rises.append(found - before)
     assert min(rises[1::2]) > 0.02  # the attack works
 
@@ -161,7 +161,7 @@ def test_the_gate_only_loosens_bounds(known, small_detector, image_set, tmp_path
     for gate in (0.0, 0.05):
         made = config(known, inside, outside, tmp_path / f"{gate}.jsonl", detector=detector, gate=gate, tolerance=0.0)
         with run(made) as store:
-            found[gate] = [[(bound_of(r, store.meta), estimate_of(r)) for r in store.of_set(i)] for i in (0, 1)]
+            found[gate] = [[(bound_of(r, store.record), estimate_of(r)) for r in store.of_set(i)] for i in (0, 1)]
     assert found[0.0] != found[0.05]  # the gate was used
     for (sure, mean), (gated, gated_mean) in zip(found[0.0][0], found[0.05][0], strict=True):
         assert gated <= sure and gated_mean >= mean - 0.06
@@ -175,7 +175,7 @@ def test_distro_score_counts_votes_of_both_phases(known, image_set, tmp_path):
     with run(made) as store:
         for record in store.of_set(0) + store.of_set(1):
             assert sum(record["votes"][0]) == 20 and sum(record["votes"][1]) == 100 == record["n"]
-            assert 0 <= radius_of(record, store.meta) <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
+            assert 0 <= radius_of(record, store.record) <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
 
 
 def test_distro_score_is_the_published_one(known, image_set, tmp_path):
@@ -184,7 +184,7 @@ def test_distro_score_is_the_published_one(known, image_set, tmp_path):
     with run(config(known, inside, outside, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=1000)) as store:
         (version,) = versions_of(store, (0.0,))
         for number, path, scores in ((0, inside, version.inside), (1, outside, version.outside["outside.npz"])):
-            radii = np.array([radius_of(record, store.meta) for record in store.of_set(number)])
+            radii = np.array([radius_of(record, store.record) for record in store.of_set(number)])
             highest = [(1 + smoothed(image[0, 0, 0])) / 2 for image in np.load(path)["images"]]
             assert scores == pytest.approx(highest + math.sqrt(2 / math.pi) * radii, abs=0.05)
 
@@ -223,5 +223,5 @@ def test_family_wise_is_bonferroni(known, image_set, tmp_path):
     for family_wise in (False, True):
         made = config(known, inside, outside, tmp_path / f"{family_wise}.jsonl", family_wise=family_wise, tolerance=0.0)
         with run(made) as store:
-            bounds.append([bound_of(record, store.meta) for record in store.of_set(1)])
+            bounds.append([bound_of(record, store.record) for record in store.of_set(1)])
     assert all(loose > tight for tight, loose in zip(*bounds, strict=True))

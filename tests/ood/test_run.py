@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.api import Silent
+from diffsmooth_trt.certify.progress import Silent
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import EngineError, InputError

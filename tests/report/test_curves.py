@@ -91,9 +91,9 @@ def test_interval_is_the_exact_one_rounded_outward(alpha: float) -> None:
         (lambda: certified_accuracy([0], [0], [None], 0.0), "radii"),  # type: ignore[arg-type]
         (lambda: certified_accuracy([0], [0], [math.nan], 0.0), "radii"),
         (lambda: certified_accuracy([0], [0], ["far"], 0.0), "radii"),
-        (lambda: certified_accuracy([0], [0], [0.0], -1.0), r"^radii to report \(--radii\) hold -1\.0"),
-        (lambda: certified_accuracy([0], [0], [0.0], [0.5, math.nan]), r"^radii to report \(--radii\) hold nan"),
-        (lambda: certified_accuracy([0], [0], [0.0], math.inf), r"^radii to report \(--radii\) hold inf"),
+        (lambda: certified_accuracy([0], [0], [0.0], -1.0), r"^radii to report \(radii\) hold -1\.0"),
+        (lambda: certified_accuracy([0], [0], [0.0], [0.5, math.nan]), r"^radii to report \(radii\) hold nan"),
+        (lambda: certified_accuracy([0], [0], [0.0], math.inf), r"^radii to report \(radii\) hold inf"),
         (lambda: certified_accuracy_interval([0], [0], [0.0], 0.0, 0.0), "alpha"),
         (lambda: certified_accuracy_interval([0], [0], [0.0], 0.0, 1.5), "alpha"),
         (lambda: average_certified_radius([0], [0], [-1.0]), "radii"),

@@ -25,6 +25,7 @@ from diffsmooth_trt.report.html import page
 from diffsmooth_trt.report.progress import ProgressBar
 from diffsmooth_trt.report.tables import Summary, envelope, percent, summarise, text_table
 from diffsmooth_trt.report.tsv import HEADER, tsv_line, write_tsv
+from diffsmooth_trt.runs.record import RunRecord
 from diffsmooth_trt.runs.store import Result
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper
 
@@ -39,16 +40,14 @@ class Run:
     """What reports read of a run store: a real one has only the outcomes that follow from its votes."""
 
     path: Path
-    meta: dict[str, Any]
+    record: RunRecord
     rows: Sequence[Row]
     decisions: Sequence[tuple[str, ...]] = ()
-    has_distances: bool = True
     pixels: str = "pixels of image"
     moved: float = 0.0
 
-    @property
-    def asked(self) -> range:
-        return range(self.meta["images"])
+    def void_votes(self) -> int:
+        return 0
 
     def known_images(self) -> dict[int, tuple[int, str, float]]:
         return {image: (label, f"{self.pixels} {image}", self.moved) for image, label, _, _ in self.rows}
@@ -87,8 +86,9 @@ def make_run(tmp_path: Path) -> RunMaker:
         part = {"id": "feedfacefeedface", "method": "dds", "sigma": 0.25, "denoiser": ENGINE, "classifier": ENGINE}
         facts = {"config": config, "classifier": part | (identity or {}), "key": "0" * 64, "key_source": key_source}
         config |= settings or {}
-        facts |= {"data": {"rows": "all"}, "images": len(rows)}
-        return Run(tmp_path / f"{name}.sqlite", facts | meta, rows, decisions)
+        facts |= {"data": "0" * 64, "images": max(len(rows), 1), "classes": 3, "law": "", "total_variation": 0.0}
+        facts |= {"versions": {}, "format": 3}
+        return Run(tmp_path / f"{name}.sqlite", RunRecord.from_meta(facts | meta), rows, decisions)
 
     return make
 
@@ -244,7 +244,7 @@ def test_the_envelope_takes_the_best_right_radius_and_adds_up_alpha(make_run: Ru
     best = envelope([a, b])
     assert best.radii.tolist() == [0.5, 0.0, 0.0]
     assert best.predicted.tolist() == [1, 1, -1]
-    assert 0.003 <= best.meta["config"]["alpha"] < 0.003001
+    assert 0.003 <= best.alpha < 0.003001
     text = text_table([a, b], [0.0, 0.5], enveloped=True)
     assert "right together with probability 1 − 0.003" in text
     assert {row["run"]: row["acc@0.5"] for row in table(text)} == {"a": "0.0%", "b": "33.3%", "envelope": "33.3%"}
@@ -257,10 +257,10 @@ def test_an_envelope_is_of_certify_runs_on_the_same_images(make_run: RunMaker) -
         summary_of(replace(make_run(name="c"), pixels="others")),
         summary_of(make_run([(0, 1, 1, None)], name="d", command="predict")),
         summary_of(make_run(name="e", settings={"family_wise": True})),
-        replace(summary_of(make_run(name="f")), name="f", meta={**run.meta, "lipschitz_constant": 1.0}),
+        replace(summary_of(make_run(name="f")), name="f", record=replace(run.record, lipschitz_constant=1.0)),
     )
     for other in others:
-        with pytest.raises(InputError, match="--envelope") as error:
+        with pytest.raises(InputError, match="envelope=True") as error:
             envelope([run, other])
         assert other.name in str(error.value)
 
@@ -302,7 +302,7 @@ def test_an_unfinished_run_by_holms_procedure_may_end_with_all_certified(make_ru
 
 
 def test_the_tsv_of_an_unfinished_run_is_refused(make_run: RunMaker, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--tsv: .*run.sqlite has 6 of 10 images, .*--resume"):
+    with pytest.raises(InputError, match=r"tsv: .*run.sqlite has 6 of 10 images, .*resume=True"):
         write_tsv(tmp_path / "run.tsv", make_run(images=10))  # type: ignore[arg-type]
     assert names(tmp_path) == set()
 
@@ -313,8 +313,8 @@ def test_radii_on_a_condition_say_so_in_every_row(make_run: RunMaker, tmp_path: 
         "only if the logits are 21.5-Lipschitz in [-1, 1] units (derived for ideal denoisers)": make_run(
             settings={"lipschitz": None}, lipschitz_constant=21.5
         ),
-        "about the rounded image, its distance from the given one was not recorded": replace(
-            make_run(), has_distances=False
+        "about the rounded image, its distance from the given one was not recorded": make_run(
+            settings={"quantise": True}, format=2
         ),
     }
     for condition, run in runs.items():
@@ -342,7 +342,7 @@ def test_the_title_says_where_distances_are_measured(make_run: RunMaker) -> None
 def test_rounded_images_are_said(make_run: RunMaker) -> None:
     text = text_table([summary_of(replace(make_run(settings={"quantise": True}), moved=0.01234))])
     assert "rounded: 6 images, by up to 0.0123 (ℓ2); every radius is about the image as given" in text
-    text = text_table([summary_of(replace(make_run(settings={"quantise": True}), has_distances=False))])
+    text = text_table([summary_of(make_run(settings={"quantise": True}, format=2))])
     assert "radii are about the rounded images, the distance was not recorded" in text
     assert "rounded" not in text_table([summary_of(make_run(settings={"quantise": True}))])
 
@@ -502,7 +502,7 @@ def test_a_figure_is_of_the_kind_its_suffix_says(make_run: RunMaker, tmp_path: P
 def test_a_figure_of_another_kind_or_of_predictions_is_refused(make_run: RunMaker, tmp_path: Path) -> None:
     certified, predicted = make_run(), make_run([(0, 1, 1, None)], name="p", command="predict")
     for name in ("c.bmp", "c", "c.png.gz"):
-        with pytest.raises(InputError, match="--figure"):
+        with pytest.raises(InputError, match="figure"):
             write_figure(tmp_path / name, [summary_of(certified)])
     with pytest.raises(InputError, match="predict runs have no radii"):
         write_figure(tmp_path / "c.png", [summary_of(predicted)])

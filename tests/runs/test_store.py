@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
-from diffsmooth_trt.api import open_store
 from diffsmooth_trt.errors import InputError, StoreError
 from diffsmooth_trt.runs.config import RunConfig
+from diffsmooth_trt.runs.resume import open_store
 from diffsmooth_trt.runs.store import RunStore
 
 
@@ -144,23 +143,24 @@ def test_readers_see_a_live_run(finished):
 
 
 def test_create_never_replaces(finished):
-    meta = {"config": {}}
+    with dst.open_run(finished["out"]) as store:
+        record = store.record
     before = finished["out"].read_bytes()
-    with pytest.raises(InputError, match="exists: pass --resume"):
-        RunStore.create(finished["out"], meta)
+    with pytest.raises(InputError, match="exists: pass resume=True"):
+        RunStore.create(finished["out"], record)
     assert finished["out"].read_bytes() == before
     with pytest.raises(StoreError, match="cannot be written"):
-        RunStore.create(finished["out"].parent / "no" / "run.sqlite", meta)
+        RunStore.create(finished["out"].parent / "no" / "run.sqlite", record)
 
 
 def test_a_run_that_appeared_meanwhile_is_not_taken_over(finished):
     """Engines take long to open: without --resume, a store that another run finished in that time is still refused."""
     config = RunConfig(command="certify", **finished)
     with dst.open_run(finished["out"]) as store:
-        described = {name: store.meta[name] for name in ("config", "classifier", "classes", "law", "data", "images")}
-    with pytest.raises(InputError, match="exists: pass --resume"):
-        open_store(config, described)
-    open_store(replace(config, resume=True), described).close()
+        record = store.record
+    with pytest.raises(InputError, match="exists: pass resume=True"):
+        open_store(config.output, record)
+    open_store(config.changed(resume=True).output, record).close()
 
 
 def test_other_data_is_refused_even_where_nothing_was_drawn(finished, images_npz):
@@ -190,6 +190,6 @@ def test_outputs_never_destroy_inputs(finished, tmp_path):
         {"tsv": tmp_path, "resume": True},
         {"tsv": tmp_path / "no" / "a.tsv", "resume": True},
     ):
-        with pytest.raises(InputError, match="--(tsv|out)"):
+        with pytest.raises(InputError, match="^(tsv|out) "):
             dst.certify(**{**finished, **change})
     assert {path: path.read_bytes() for path in before} == before

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
-from diffsmooth_trt import api
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import base
+from diffsmooth_trt.methods import METHODS, Plain
+from diffsmooth_trt.runs import engines, identity
 
 RNG = np.random.default_rng(3)
 W, B = RNG.normal(size=(3, 48)), np.zeros(3)
@@ -303,11 +304,11 @@ def test_files_are_looked_for_beside_the_run(run, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert dst.verify(folder / "run.sqlite").agrees
     (folder / "sub" / "c.onnx").unlink()
-    with pytest.raises(dst.InputError, match="--engine sub/c.onnx, .* is not here: pass --engine"):
+    with pytest.raises(dst.InputError, match="engine sub/c.onnx, .* is not here: pass engine"):
         dst.verify(folder / "run.sqlite")
     assert dst.verify(folder / "run.sqlite", engine=files["rs"]["engine"]).agrees
     edit(folder / "run.sqlite", "DELETE FROM meta WHERE name = 'files'")
-    with pytest.raises(dst.InputError, match="does not record the path of its --engine: pass --engine"):
+    with pytest.raises(dst.InputError, match="does not record the path of its engine: pass engine"):
         dst.verify(folder / "run.sqlite")
     assert dst.verify(folder / "run.sqlite", engine=files["rs"]["engine"], data=files["data"]).agrees
 
@@ -315,7 +316,7 @@ def test_files_are_looked_for_beside_the_run(run, files, tmp_path, monkeypatch):
 def test_another_instruction_set_is_noted_and_harmless(run, monkeypatch):
     path = run()
     monkeypatch.setattr(base, "instruction_set", lambda: "other")
-    monkeypatch.setattr(api.platform, "python_version", lambda: "3.99")
+    monkeypatch.setattr(identity.platform, "python_version", lambda: "3.99")
     done = dst.verify(path, fraction=1)
     assert done.agrees
     assert "the classifier id differs in classifier.instruction_set (recorded: " in done.notes[0]
@@ -340,8 +341,8 @@ def test_another_instruction_set_is_noted_and_harmless(run, monkeypatch):
 )
 def test_another_machine_is_explained(run, monkeypatch, here, part, agree):
     path = run(n=20_000, max=1)
-    open_engine = api.open_engine
-    monkeypatch.setattr(api, "open_engine", lambda file, **options: open_engine(file, **{**options, **here}))
+    open_engine = engines.open_engine
+    monkeypatch.setattr(engines, "open_engine", lambda file, **options: open_engine(file, **{**options, **here}))
     done = dst.verify(path, fraction=1)
     assert part in done.notes[0] and "votes may differ by that alone" in done.notes[0]
     assert all("replayed" in line for line in done.mismatches)
@@ -352,11 +353,11 @@ def test_votes_of_another_arithmetic_are_not_reproduced(run, monkeypatch, capsys
     """A classifier whose answer hangs on the last digits: exit 1, and the id says why."""
     path = run(n=3000, max=1)
 
-    class Coarse(api.Plain):
+    class Coarse(Plain):
         def labels(self, noisy, rows):
             return super().labels(np.round(noisy, 1), rows)
 
-    monkeypatch.setattr(api, "Plain", Coarse)
+    monkeypatch.setitem(METHODS, "rs", Coarse)
     monkeypatch.setattr(base, "instruction_set", lambda: "other")
     assert main(["verify", str(path), "--fraction", "1"]) == 1
     *mismatches, note, verdict = capsys.readouterr().out.splitlines()

@@ -23,11 +23,13 @@ from diffsmooth_trt.certify.rules import (
     CERTIFIED,
     REFUTED,
     UNDECIDED,
+    Conditions,
     RadiusRule,
     SequentialRule,
     ToleranceRule,
     Votes,
 )
+from diffsmooth_trt.certify.stopping import Stopping
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.noise import ESTIMATION, SELECTION
 from diffsmooth_trt.statistics.bounds import ABSTAIN, binomial_lower, normal_cdf_lower, normal_cdf_upper
@@ -54,9 +56,11 @@ def allowed(runs: int, alpha: float) -> int:
     return int(stats.binom.isf(FALSE_ALARM, runs, alpha))
 
 
-def rule_meta(n: int, alpha: float, *, images: int = 1, distance: float = 0.0, **stopping: Any) -> dict[str, Any]:
-    config = {"command": "certify", "n0": 10, "n": n, "alpha": alpha, "family_wise": images > 1, **stopping}
-    return {"config": config, "total_variation": distance, "classifier": {"sigma": SIGMA}, "images": images}
+def asked_for(
+    n: int, alpha: float, *, images: int = 1, distance: float = 0.0, **stopping: Any
+) -> tuple[Stopping, Conditions]:
+    stopping = {"n0": 10, "n": n, "alpha": alpha, "family_wise": images > 1, **stopping}
+    return Stopping(**stopping), Conditions(sigma=SIGMA, total_variation=distance, images=images)
 
 
 def paths(p: float | NDArray[np.float64], n: int, runs: int, seed: int) -> Hits:
@@ -223,7 +227,7 @@ def test_a_radius_beyond_reach_is_refused_and_the_largest_is_accepted(n: int, al
         assert largest > 0
         certify, _ = thresholds(largest, SIGMA, distance, alpha, n)
         assert certify[-1] <= looks(n)[-1]
-        with pytest.raises(InputError, match=rf"beyond what n = {n} .* at most {largest:.4f}: raise --n"):
+        with pytest.raises(InputError, match=rf"beyond what n = {n} .* at most {largest:.4f}: raise n"):
             thresholds(1.0005 * largest + 0.0002, SIGMA, distance, alpha, n)
     assert largest_radius(SIGMA, 0.5, alpha, n) == 0.0
     assert largest_radius(SIGMA, 0.0, alpha, 29) == 0.0
@@ -304,7 +308,7 @@ def test_the_bound_is_the_largest_of_the_looks() -> None:
 
 
 def test_decisions_are_gated_and_what_is_reached_first_stays() -> None:
-    rule = RadiusRule(rule_meta(400, 0.05, radius=[0.1, 0.2, 0.3]))
+    rule = RadiusRule(*asked_for(400, 0.05, radius=[0.1, 0.2, 0.3]))
     (yes_1, no_1), (yes_2, no_2), _ = rule.steps[0]
     top, bottom = list(looks(400)), [0] * len(looks(400))
     assert rule.decide(top) == (CERTIFIED,) * 3 and rule.decide(bottom) == (REFUTED,) * 3
@@ -321,7 +325,7 @@ def test_decisions_are_gated_and_what_is_reached_first_stays() -> None:
         seen.add(said[-1])
     assert len(seen) >= 3
     # a middle radius that is certified before the smaller is decided does not count, nor does a refuted smaller one
-    one = RadiusRule(rule_meta(400, 0.05, radius=[0.1, 0.2]))
+    one = RadiusRule(*asked_for(400, 0.05, radius=[0.1, 0.2]))
     one.steps = [[(yes_1 + 999, no_1 - 999), (yes_2, no_2)]]
     assert one.decide(top) == (UNDECIDED, UNDECIDED) and one.decide(bottom) == (UNDECIDED, REFUTED)
     one.steps = [[(yes_1 + 999, no_1), (yes_2, no_2 - 999)]]
@@ -336,7 +340,7 @@ def test_decisions_are_gated_and_what_is_reached_first_stays() -> None:
 def test_anything_said_of_an_image_is_wrong_at_most_at_alpha_exactly(radii: list[float], side: int) -> None:
     # what can be wrong is the bound, and the answers on the radii next to the truth; here all of them, ungated
     n, alpha, draws = 300, 0.05, looks(300)
-    rule = RadiusRule(rule_meta(n, alpha, radius=radii))
+    rule = RadiusRule(*asked_for(n, alpha, radius=radii))
     for radius in radii:
         over = math.floor(1024 * normal_cdf_lower(radius / SIGMA)) + side
         least, most = np.array(bound_exceeds(over / 1024, alpha / BOUND_SHARE, n)), np.full(len(draws), -1)
@@ -351,7 +355,7 @@ def test_anything_said_of_an_image_is_wrong_at_most_at_alpha_exactly(radii: list
 
 def test_outcomes_of_stopped_images_are_right_as_often_as_stated() -> None:
     runs, alpha, radii = 150, 0.05, [0.1, 0.2, 0.3]
-    rule = RadiusRule(rule_meta(1000, alpha, radius=radii))
+    rule = RadiusRule(*asked_for(1000, alpha, radius=radii))
     true = 0.2 - 1e-9
     wrong = 0
     for hits in paths(normal_cdf_lower(true / SIGMA), 1000, runs, 6):
@@ -371,7 +375,7 @@ def test_giving_up_costs_few_decisions_and_never_comes_earlier_with_larger_n() -
     n, threshold = 10_000, normal_cdf_lower(0.8)
     given_up = decided = 0
     for number, p in enumerate((threshold - 0.01, threshold, threshold + 0.003, threshold + 0.01)):
-        short, long = (RadiusRule(rule_meta(size, 0.001, radius=[0.8 * SIGMA])) for size in (n, 10 * n))
+        short, long = (RadiusRule(*asked_for(size, 0.001, radius=[0.8 * SIGMA])) for size in (n, 10 * n))
         for hits in paths(p, n, 60, number):
             stops = [
                 [rule.stops(votes_of(rule, hits[:look], whole=True)) for look in range(1, len(hits))]
@@ -404,7 +408,7 @@ def holm(rule: RadiusRule, hits: Hits) -> tuple[Mask, Mask, int]:
 
 
 def test_greater_levels_of_holm_certify_more() -> None:
-    rule = RadiusRule(rule_meta(10**4, 0.001, images=50, radius=[0.1, 0.3]))
+    rule = RadiusRule(*asked_for(10**4, 0.001, images=50, radius=[0.1, 0.3]))
     assert len(rule.steps) == math.floor(4 * math.log2(50)) + 1
     for lesser, greater in pairwise(rule.steps):
         for (more, refute), (less, same) in zip(lesser, greater, strict=True):
@@ -420,7 +424,7 @@ def test_greater_levels_of_holm_certify_more() -> None:
 def test_holm_certifies_nothing_wrong_at_its_level(worst: int) -> None:
     # 20 images, some easily certified, the others just below the threshold: these are what a wrong share would favour
     runs, images, n, alpha = 1000, 20, 10**5, 0.05
-    rule = RadiusRule(rule_meta(n, alpha, images=images, radius=[0.2]))
+    rule = RadiusRule(*asked_for(n, alpha, images=images, radius=[0.2]))
     p = np.full(images, 0.9)
     p[:worst] = normal_cdf_lower(0.2 / SIGMA)
     hits = paths(np.tile(p, runs), n, runs * images, 7).reshape(runs, images, -1)
@@ -445,7 +449,7 @@ def test_a_family_refutes_nothing_wrong_at_its_level() -> None:
     # all images a little above the threshold: nearly all are certified, but what they leave must not serve to refute the others
     # (it did at first, and about 0.7 of these families had a wrong refutation)
     runs, images, n, alpha = 15, 4000, 10**4, 0.05
-    rule = RadiusRule(rule_meta(n, alpha, images=images, radius=[0.25]))
+    rule = RadiusRule(*asked_for(n, alpha, images=images, radius=[0.25]))
     p = normal_cdf_lower(1.0) + 0.024
     hits = paths(p, n, runs * images, 8).reshape(runs, images, -1)
     found = [holm(rule, family) for family in hits]
@@ -454,7 +458,7 @@ def test_a_family_refutes_nothing_wrong_at_its_level() -> None:
 
 
 def test_an_image_that_dips_and_is_certified_stays_so_in_its_family() -> None:
-    rule = RadiusRule(rule_meta(10**4, 0.05, images=2, radius=[0.25]))
+    rule = RadiusRule(*asked_for(10**4, 0.05, images=2, radius=[0.25]))
     refute = rule.steps[0][0][1]
     greater = thresholds(0.25, SIGMA, 0.0, 0.05 * 15 / 16, 10**4)[1]
     dip = int(np.flatnonzero(greater > refute)[0])  # there, level alpha would refute and alpha/2 does not
@@ -474,7 +478,7 @@ def test_an_image_that_dips_and_is_certified_stays_so_in_its_family() -> None:
 def test_a_stopped_radius_is_rarely_raised_by_more_than_the_tolerance() -> None:
     # measured: 11 % of 1000 images, at radii uniform between 0.02 and 0.6 (benchmarks/bench_error_rate.py)
     images, n, tolerance = 50, 10**4, 0.05
-    rule = ToleranceRule(rule_meta(n, 0.001, tolerance=tolerance))
+    rule = ToleranceRule(*asked_for(n, 0.001, tolerance=tolerance))
     radii = np.random.default_rng(9).uniform(0.02, 0.6, images)
     p = np.array([normal_cdf_lower(radius / SIGMA) for radius in radii])
     raised = stopped = wrong = 0
@@ -493,7 +497,7 @@ def test_a_stopped_radius_is_rarely_raised_by_more_than_the_tolerance() -> None:
 def test_a_longer_run_never_stops_earlier() -> None:
     lengths = (300, 1000, 10**4, 10**6)
     for tolerance, distance in ((0.05, 0.0), (0.2, 1e-3)):
-        rules = [ToleranceRule(rule_meta(n, 0.001, tolerance=tolerance, distance=distance)) for n in lengths]
+        rules = [ToleranceRule(*asked_for(n, 0.001, tolerance=tolerance, distance=distance)) for n in lengths]
         p = np.array([0.3, 0.52, 0.6, 0.8, 0.95, 0.999, 1.0])
         for hits in paths(p, lengths[-1], len(p), 11):
             votes = votes_of(rules[-1], hits[:40], whole=True)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ... import zoo
 from ...engine import Engine, EngineFacts, open_engine
-from ...errors import EngineError, InputError
+from ...errors import EngineError, InputError, message_of
 from ..writers.onnx_half import INLINE_BYTES, Request
 from .compare import Expected, Floats, compare
 from .inputs import ConditionalCheck, ImageCheck, Inputs
@@ -171,10 +171,10 @@ class Verification:
                     with opened(len(expected[0].inputs[0])) as engine:
                         trials.append(self._trial(engine, expected))
                 except (Unfit, EngineError) as error:
-                    said = str(error).split(":")[0]
+                    said = message_of(error).split(":")[0]
                     raise InputError(f"{said}: nothing was written; use another --precision") from None
                 except InputError as error:
-                    failed[backend] = str(error)
+                    failed[backend] = error.message
         if not trials:
             raise InputError(f"no backend here runs the exported graph: {'; '.join(failed.values())}"[:400])
         if failed:

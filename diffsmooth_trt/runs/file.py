@@ -1,0 +1,405 @@
+"""The file of a run: one SQLite database (WAL, full sync) with configuration, votes per block, and results; or memory.
+
+Tables: `meta` (name, JSON value: record.py), `images` (index, label, SHA-256 of the 8-bit pixels, ℓ2 distance that rounding to
+them moved the image, 0.0 unless the run has `quantise`), `blocks` (image, phase, start, stop,
+JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
+`results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `audit` (rows that the
+run will evaluate again, empty when it ends; stores from before the audit lack it), `timing` (seconds an image; besides it, two
+runs of the same configuration and key differ in `meta` alone: notes, evaluations, audit, paths). A store whose audit failed is not
+opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from ..certify.audit_rows import Row
+from ..certify.blocks import Block
+from ..certify.rules import Margin, Outcome
+from ..errors import InputError, StoreError
+from .audit import refuse_void
+from .config import MEMORY
+from .record import FORMAT, READABLE, REQUIRED, RunRecord, usable
+
+UNRECORDED = "radii are about the rounded images, the distance was not recorded (an older version made the run)"
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (
+    image INTEGER PRIMARY KEY, label INTEGER NOT NULL, sha256 TEXT NOT NULL, distance REAL NOT NULL
+);
+CREATE TABLE blocks (
+    image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
+) WITHOUT ROWID;
+CREATE TABLE results (
+    image INTEGER PRIMARY KEY REFERENCES images, predict INTEGER NOT NULL, radius REAL, p_lower REAL,
+    hits INTEGER NOT NULL, trials INTEGER NOT NULL
+);
+CREATE TABLE decisions (
+    image INTEGER NOT NULL REFERENCES results, radius REAL NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (image, radius)
+) WITHOUT ROWID;
+CREATE TABLE margins (image INTEGER PRIMARY KEY REFERENCES images, predict INTEGER NOT NULL, margin REAL NOT NULL);
+CREATE TABLE partial (
+    image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    counts TEXT NOT NULL, PRIMARY KEY (image, phase, start)
+) WITHOUT ROWID;
+CREATE TABLE timing (image INTEGER PRIMARY KEY REFERENCES images, seconds REAL NOT NULL);
+"""
+AUDIT_SCHEMA = """
+CREATE TABLE IF NOT EXISTS audit (
+    image INTEGER NOT NULL REFERENCES images, phase INTEGER NOT NULL, sample INTEGER NOT NULL, place INTEGER NOT NULL,
+    label INTEGER NOT NULL, lot REAL NOT NULL, PRIMARY KEY (image, phase, sample)
+) WITHOUT ROWID
+"""
+
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn what damaged values and SQLite raise into a StoreError that names the run."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise StoreError(f"run store {path} holds damaged values ({error}): restore it from a copy") from None
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"run store {path}: {error}; what was committed before is kept, free space or restore it"
+        ) from None
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds the file's write lock; closing it (after SQLite's own) or dying gives the lock back."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"--out {path} is being written by another process: let it finish, or stop it") from None
+    return descriptor
+
+
+def _meta_rows(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value, sort_keys=True)) for name, value in values.items()]
+
+
+class RunFile:
+    """A run's rows; `create` makes the file whole or not at all, `open` takes an existing one. It is the loop's `Ledger`.
+
+    `record` is the table `meta` typed, `meta` its JSON values.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+        self.path = path
+        self.connection = connection
+        self.lock = lock
+        with guarded(path):
+            rows = connection.execute("SELECT name, value FROM meta").fetchall()
+            self.meta: dict[str, Any] = {name: json.loads(value) for name, value in rows}
+        missing = [name for name in REQUIRED if name not in self.meta]
+        if missing:
+            raise InputError(f"{path} lacks {', '.join(missing)} in its table meta: restore it from a copy")
+        refuse_void(path, self.meta.get("audit", {}))
+        self.record = self._recorded()
+
+    def _recorded(self) -> RunRecord:
+        with usable(f"{self.path} holds values in its table meta"):
+            return RunRecord.from_meta(self.meta)
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return str(self.path)
+
+    @property
+    def files(self) -> Mapping[str, str | None]:
+        """The paths of engines and data that the run records, by option."""
+        return self.record.files
+
+    @property
+    def audit(self) -> Mapping[str, Any] | None:
+        """What the run's audit found so far."""
+        return self.record.audit
+
+    @classmethod
+    def create(cls, path: Path | None, record: RunRecord) -> Self:
+        """A new store of `record`; the file appears complete. In memory where `path` is None. InputError where it exists."""
+        meta = _meta_rows(record.to_meta())
+        if path is None:
+            connection = sqlite3.connect(MEMORY)
+            _fill(connection, meta)
+            return cls(Path(MEMORY), connection, None)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with contextlib.closing(sqlite3.connect(draft)) as connection:
+                _fill(connection, meta)
+            if is_empty(path):
+                path.unlink()
+            os.link(draft, path)  # unlike a rename, it never replaces a run that appeared meanwhile
+        except FileExistsError:
+            raise InputError(f"--out {path} exists: pass --resume to go on with it, or another name") from None
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"--out {path} cannot be written ({error}): choose another place or free space") from None
+        finally:
+            draft.unlink(missing_ok=True)
+        return cls.open(path, write=True)
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Self:
+        """An existing store, read-only unless `write`. Raises InputError for anything that is not one."""
+        if not path.is_file():
+            raise InputError(f"run store {path} does not exist: make one with `diffsmooth-trt certify --out {path}`")
+        lock = _lock(path) if write else None
+        connection: sqlite3.Connection | None = None
+        try:
+            mode = "rw" if write else "ro"
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
+            found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            version = json.loads(found[0]) if found else None
+            if version not in READABLE:
+                raise InputError(
+                    f"{path} is of store format {version}, this version reads up to {FORMAT}: use the one that wrote it"
+                )
+            if write:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            return cls(path, connection, lock)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if lock is not None:
+                os.close(lock)
+            if isinstance(error, sqlite3.DatabaseError):
+                hint = "give the --out of certify or predict"
+                if path.with_name(f"{path.name}-wal").exists():
+                    hint = "it was interrupted; --resume it, or copy it with its -wal file to a folder you can write"
+                raise InputError(f"{path} is not a run store that can be read ({error}): {hint}") from None
+            if isinstance(error, ValueError) and not isinstance(error, InputError):
+                raise InputError(f"{path} is damaged in its table meta ({error}): restore it from a copy") from None
+            raise
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Whatever is read within is of one moment, though another process may write; damage is a StoreError."""
+        with guarded(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            finally:
+                self.connection.rollback()
+
+    def images_with_results(self) -> list[int]:
+        """The images that have a result, ascending."""
+        with guarded(self.path):
+            return [image for (image,) in self.connection.execute("SELECT image FROM results ORDER BY image")]
+
+    def held(self, block: Block) -> list[int] | None:
+        """The votes of a block, if it is here."""
+        with guarded(self.path):
+            row = self._row("blocks", block)
+            if row is None:
+                return None
+            if row[0] != block.stop:
+                raise ValueError(f"image {block.image} does not have the blocks that its run asks for")
+            return self._votes(block.image, block.start, *row)
+
+    def _row(self, table: str, block: Block) -> tuple[int, str] | None:
+        """Where the votes in `table` that begin with `block` end, and their text."""
+        key = (block.image, block.phase, block.start)
+        query = f"SELECT stop, counts FROM {table} WHERE image = ? AND phase = ? AND start = ?"
+        found: tuple[int, str] | None = self.connection.execute(query, key).fetchone()
+        return found
+
+    def has_result(self, image: int) -> bool:
+        """Whether an image has a result."""
+        with guarded(self.path):
+            return self.connection.execute("SELECT 1 FROM results WHERE image = ?", (image,)).fetchone() is not None
+
+    def finished(self) -> int:
+        """How many images have a result."""
+        with guarded(self.path):
+            return int(self.connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])
+
+    def drawn(self) -> int:
+        """Samples in the blocks held."""
+        with guarded(self.path):
+            total = 0
+            for table in ("blocks", "partial"):
+                (held,) = self.connection.execute(f"SELECT COALESCE(SUM(stop - start), 0) FROM {table}").fetchone()
+                total += int(held)
+            return total
+
+    def partial(self, block: Block) -> list[int] | None:
+        """Votes of the first samples of a block that was in work; their number is how many those were."""
+        with guarded(self.path):
+            row = self._row("partial", block)
+            if row is None:
+                return None
+            if not block.start < row[0] < block.stop:
+                raise ValueError(f"image {block.image} has a part of a block that ends at sample {row[0]}")
+            return self._votes(block.image, block.start, *row)
+
+    def _votes(self, image: int, start: int, stop: int, text: str) -> list[int]:
+        """The votes in a row, or ValueError where they cannot be those of its samples."""
+        votes: list[int] = json.loads(text)
+        wrong = any(type(count) is not int or count < 0 for count in votes)
+        if wrong or len(votes) != self.record.classes or sum(votes) != stop - start:
+            raise ValueError(f"image {image} has impossible votes in the block of sample {start}")
+        return votes
+
+    def known_images(self) -> dict[int, tuple[int, str, float]]:
+        """Label, pixel hash and distance of every image that is here."""
+        with guarded(self.path):
+            rows = self.connection.execute(f"SELECT image, {self._facts} FROM images").fetchall()
+            return {image: self._known(image, *facts) for image, *facts in rows}
+
+    def known(self, image: int) -> tuple[int, str, float] | None:
+        """Label, pixel hash and distance of an image, if it is here."""
+        with guarded(self.path):
+            row = self.connection.execute(f"SELECT {self._facts} FROM images WHERE image = ?", (image,)).fetchone()
+            return None if row is None else self._known(image, *row)
+
+    @property
+    def _facts(self) -> str:
+        return f"label, sha256, {'distance' if self.meta['format'] > 2 else '0.0'}"
+
+    def _known(self, image: int, label: int, sha256: str, distance: float) -> tuple[int, str, float]:
+        """A row of `images`, or ValueError where rounding cannot have moved the image so far."""
+        if type(distance) is not float or not 0 <= distance < math.inf:
+            raise ValueError(f"image {image} has distance {distance}")
+        if distance and not self.record.choice.quantise:
+            raise ValueError(f"image {image} has distance {distance} in a run that rounds none")
+        return int(label), str(sha256), distance
+
+    def add_margin(self, image: int, margin: Margin) -> None:
+        """Record what an image's certificate follows from where it has no votes."""
+        with guarded(self.path):
+            self.connection.execute("INSERT OR REPLACE INTO margins VALUES (?, ?, ?)", (image, *margin))
+
+    def void_votes(self) -> int:
+        """How many of the votes held are abstentions."""
+        void = self.record.void
+        if void is None:
+            return 0
+        with guarded(self.path):
+            return sum(int(json.loads(text)[void]) for (text,) in self.connection.execute("SELECT counts FROM blocks"))
+
+    def add_image(self, image: int, label: int, sha256: str, distance: float = 0.0) -> None:
+        """Record an image before its first block."""
+        row = (image, label, sha256, distance)[: 4 if self.record.format > 2 else 3]
+        with guarded(self.path):
+            self.connection.execute(f"INSERT INTO images VALUES ({', '.join('?' * len(row))})", row)
+
+    def add_block(self, block: Block, counts: Sequence[int]) -> None:
+        """Record a block's votes; they are on disk after the next `commit`."""
+        with guarded(self.path):
+            row = (block.image, block.phase, block.start, block.stop, json.dumps(list(counts)))
+            self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+            self.connection.execute("DELETE FROM partial WHERE image = ? AND phase = ? AND start = ?", row[:3])
+
+    def add_partial(self, block: Block, counts: Sequence[int]) -> None:
+        """Record the votes so far of a block in work, so that even a slow engine's run loses little when it is killed."""
+        with guarded(self.path):
+            row = (block.image, block.phase, block.start, block.start + sum(counts), json.dumps(list(counts)))
+            self.connection.execute("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?, ?)", row)
+
+    def add_seconds(self, image: int, seconds: float) -> None:
+        """Add to an image's time."""
+        with guarded(self.path):
+            self.connection.execute(
+                "INSERT INTO timing VALUES (?, ?) ON CONFLICT (image) DO UPDATE SET seconds = seconds + excluded.seconds",
+                (image, seconds),
+            )
+
+    def add_result(self, image: int, outcome: Outcome) -> None:
+        """Record what follows from an image's votes, all of which are here."""
+        with guarded(self.path):
+            row = (image, outcome.predict, outcome.radius, outcome.p_lower, outcome.hits, outcome.trials)
+            self.connection.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)", row)
+            self.connection.execute("DELETE FROM partial WHERE image = ?", (image,))
+            said = zip(self.record.stopping.preset, outcome.decisions, strict=True)
+            rows = [(image, radius, decision) for radius, decision in said]
+            self.connection.executemany("INSERT INTO decisions VALUES (?, ?, ?)", rows)
+
+    def add_notes(self, notes: Sequence[str]) -> None:
+        """Keep what a reader has to know about the votes, once each; reports show it. Drops what was not committed."""
+        known = self.record.notes
+        new = [note for note in dict.fromkeys(notes) if note not in known]
+        if new:
+            with guarded(self.path):
+                self.connection.rollback()
+            self._put(notes=[*known, *new])
+
+    def add_evaluations(self, votes: int, evaluations: int) -> None:
+        """Keep how many evaluations of a network some more votes took. Committed at once."""
+        before = self.record.evaluations
+        self._put(evaluations=[before[0] + votes, before[1] + evaluations])
+
+    def audit_rows(self) -> list[Row]:
+        """The rows that wait to be evaluated again; from here on the store has a place for them."""
+        with guarded(self.path):
+            self.connection.execute(AUDIT_SCHEMA)
+            rows = self.connection.execute("SELECT image, phase, sample, place, label, lot FROM audit").fetchall()
+        return [Row(*row) for row in rows]
+
+    def change_audit(self, added: Iterable[Row], gone: Iterable[Row]) -> None:
+        """Put down rows that wait now, and drop those that no longer do; on disk with what `add_audit` commits."""
+        with guarded(self.path):
+            places = [row[:3] for row in gone]
+            self.connection.executemany("DELETE FROM audit WHERE image = ? AND phase = ? AND sample = ?", places)
+            self.connection.executemany("INSERT OR REPLACE INTO audit VALUES (?, ?, ?, ?, ?, ?)", list(added))
+
+    def add_audit(self, audit: Mapping[str, Any]) -> None:
+        """Keep what the run's audit found so far. Committed at once, with all that was added before."""
+        self._put(audit=dict(audit))
+
+    def _put(self, **changed: object) -> None:
+        """Change `meta`, and commit that with what was added before."""
+        with guarded(self.path):
+            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", _meta_rows(changed))
+        self.commit()
+        self.meta |= changed
+        self.record = self._recorded()
+
+    def commit(self) -> None:
+        """Make everything added so far survive a crash."""
+        with guarded(self.path):
+            self.connection.commit()
+
+    def close(self) -> None:
+        """Drop what was not committed and close; the last writer leaves a single file without its log."""
+        if self.lock is not None:
+            with contextlib.suppress(sqlite3.DatabaseError):  # a reader, or a full disk: the log stays, and is valid
+                self.connection.rollback()
+                self.connection.execute("PRAGMA journal_mode = DELETE")
+        self.connection.close()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fill(connection: sqlite3.Connection, meta: list[tuple[str, str]]) -> None:
+    """Make the tables, and put `meta` into theirs."""
+    with connection:
+        connection.executescript(SCHEMA)
+        connection.execute(AUDIT_SCHEMA)
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether `path` is a regular file of no bytes."""
+    return path.is_file() and not path.stat().st_size
