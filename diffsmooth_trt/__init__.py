@@ -11,11 +11,13 @@ from .images import Image, Images, open_images
 from .runs.config import RunConfig
 from .runs.store import Result, RunStore, open_run
 from .runs.verify import Verification
+from .smoothed import Certificates, SmoothedClassifier
 
 __version__ = _version("diffsmooth-trt")
 
 __all__ = [
     "AuditError",
+    "Certificates",
     "DiffsmoothError",
     "Engine",
     "EngineError",
@@ -26,6 +28,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "RunStore",
+    "SmoothedClassifier",
     "StoreError",
     "Verification",
     "__version__",

@@ -47,8 +47,10 @@ def checked_pixels(x: Any) -> Pixels:
             f"x is {x.dtype}, expected uint8 of 0 to 255: certificates are about 8-bit images; for floats in [0, 1] "
             "give np.rint(255 * x).astype(np.uint8), or write them to an .npz and certify that with quantise=True"
         )
-    if x.ndim != 4 or 0 in x.shape:
-        raise InputError(f"x has shape {x.shape}, expected [N, H, W, C] with an image at least: one image is x[None]")
+    if x.ndim != 4:
+        raise InputError(f"x has shape {x.shape}, expected [N, H, W, C]: a single image [H, W, C] is x[None]")
+    if 0 in x.shape:
+        raise InputError(f"x has shape {x.shape}, expected [N, H, W, C] with one image at least: give images")
     if x.shape[3] not in CHANNELS and x.shape[1] in CHANNELS:
         raise InputError(f"x has shape {x.shape}, expected [N, H, W, C]: give x.transpose(0, 2, 3, 1)")
     if x.shape[3] not in CHANNELS:

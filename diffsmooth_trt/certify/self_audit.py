@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AuditError
-from ..runs.audit import REMEDY
 from .audit_rows import Held, Pixels, Pool, Row, Seat
 from .batch import Span
 from .blocks import Block
 from .places import SLACK, STAYING, rare
 
+REMEDY = "run again with another --backend, --precision or --batch and a new --out"
 SHARE, LEAST, FLOOR = 0.0101, 256, 100  # chosen: this share, so many rows, and one row in so many, whichever is most
 SPARE = 64  # rows kept in reserve beyond those that would be missing now
 SHORT = 16  # rows chosen of a batch that was padded: what depends on how many rows there are shows there

@@ -56,6 +56,9 @@ class Engine(ABC):
     capturable = True  # whether a run can be part of a CUDA graph
     place_dependent = False  # whether last bits of a row depend on its place in the batch; never on the CPU
     rows = "assumed"  # "proved" where the graph, or that which it was compiled from, was proved to keep rows apart (engine/rows)
+    uncoupled = (
+        "export it without that, or try another --backend, --precision or --batch"  # what helps where rows are coupled
+    )
     warning = ""  # of a classifier whose outputs are not logits; for methods that use more of them than their order
 
     def __init__(
@@ -67,7 +70,7 @@ class Engine(ABC):
         self.batch = batch
         self.device = device
         self.identity: dict[str, Any] = {
-            "sha256": sha256 or file_sha256(path),
+            "sha256": file_sha256(path) if sha256 is None else sha256,
             "backend": self.backend,
             **(device.identity or {"instruction_set": instruction_set()}),
             "batch": batch,
@@ -82,6 +85,11 @@ class Engine(ABC):
     def name(self) -> str:
         """What errors call it."""
         return self.path.name
+
+    @property
+    def may_depend_on_place(self) -> bool:
+        """Whether last bits of a row may depend on its place: then the bounds allow for it (place.py)."""
+        return not self.device.synchronous
 
     @cached_property
     def input(self) -> Array:
@@ -218,13 +226,13 @@ class Engine(ABC):
             found = self._probed(tuple(given))
             if np.array_equal(found, expected, equal_nan=True):
                 continue
-            self.place_dependent = not self.device.synchronous and only_place_matters(
+            self.place_dependent = self.may_depend_on_place and only_place_matters(
                 lambda *some: self._probed(some), given, found, expected
             )
             if not self.place_dependent:
                 raise InputError(
                     f"{self.name} gives a row other values at another place of the batch ({self.backend}): its rows are "
-                    "coupled or it is random; export it without that, or try another --backend, --precision or --batch"
+                    f"coupled or it is random; {self.uncoupled}"
                 )
         if self.facts.role == "classifier" and (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=0.01):
             self.warning = f"{self.name} gives probabilities, of which softmax is taken again: cut its last Softmax off"

@@ -57,8 +57,10 @@ def _inductor_cuda() -> Callable[..., Engine]:
     return CudaInductorEngine
 
 
-# In the order of the rule: the first installed one runs .onnx files on the CPU.
+# In the order of the rule: the first installed one runs .onnx files on the CPU. A new one is a class in a file of its own, whose
+# constructor takes what `OnnxRuntimeEngine`'s does, and a line here; where it needs a library, another in LIBRARIES.
 BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 # On a GPU: by the file, and for .onnx the first one unless another is asked for.
 CUDA_BACKENDS: dict[str, dict[str, Callable[[], Callable[..., Engine]]]] = {
     ".onnx": {"onnxruntime": _onnxruntime_cuda, "onnxruntime-tensorrt": _onnxruntime_tensorrt},
@@ -76,7 +78,7 @@ def choose_backend(backend: str | None) -> str:
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"--backend {backend!r} is unknown: use one of {', '.join(BACKENDS)}")
     for name in BACKENDS if backend is None else (backend,):
-        if _installed(name):
+        if name not in LIBRARIES or _installed(LIBRARIES[name]):
             return name
     raise InputError(f"backend {backend or 'for .onnx files'} is not installed: pip install 'diffsmooth-trt[cpu]'")
 

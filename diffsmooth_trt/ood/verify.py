@@ -120,7 +120,7 @@ def verify(
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, here, store.records, None)
             _check_finished(held, unfinished, done)
-            _verify_records(held, model, config, sets, fraction, done, progress or Silent())
+            _verify_records(held, model, config, sets, done, fraction=fraction, progress=progress or Silent())
         finally:
             model.close()
         check_identity(recorded.classifier, here.classifier, done)
@@ -188,8 +188,9 @@ def _verify_records(
     model: Model,
     config: OodConfig,
     sets: Sequence[DataSet],
-    fraction: float,
     done: Verification,
+    *,
+    fraction: float,
     progress: Progress,
 ) -> None:
     """Look at every record, score the chosen ones again and compare."""

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..certify.places import SLACK
+from ..certify.self_audit import REMEDY
 from ..errors import InputError
-
-REMEDY = "run again with another --backend, --precision or --batch and a new --out"
 
 
 def refuse_void(path: Path, audit: object) -> None:

@@ -16,7 +16,7 @@ import pytest
 import diffsmooth_trt as dst
 from diffsmooth_trt.noise import grid_law
 
-AUDIT = Path(__file__).resolve().parents[2] / "benchmarks" / "audit.py"
+AUDIT = Path(__file__).resolve().parents[2] / "examples" / "audit.py"
 RUN = f"import runpy; sys.argv[0] = {str(AUDIT)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
 W = np.random.default_rng(3).normal(size=(3, 48))
 

@@ -1,6 +1,6 @@
 """Audit a run of rs or dds without this package: all that it says made again from docs/recomputing.md alone.
 
-    python benchmarks/audit.py run.sqlite images.npz engine.onnx [classifier.onnx] [--blocks 20]
+    python examples/audit.py run.sqlite images.npz engine.onnx [classifier.onnx] [--blocks 20]
 
 Needs NumPy, ONNX Runtime and PyCryptodome, whose XChaCha20 draws the noise. `images` in the .npz is uint8 [N, H, W, C], row i
 being row i of the data set after resize and crop; a parquet file's rows become that by np.stack([np.asarray(Image.open(io.BytesIO(

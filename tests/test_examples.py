@@ -1,0 +1,44 @@
+"""The examples run as a user runs them, and say what they should."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def ran(name: str, folder: Path) -> str:
+    """What `python examples/NAME` prints in `folder`."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_method_of_ones_own(tmp_path: Path) -> None:
+    """Certified, verified, and known to the command line with its own flag."""
+    said = ran("own_method.py", tmp_path)
+    assert "mirrored.sqlite: verified" in said
+    assert "again: certify mirrored, sigma=0.25, n0=20, n=200" in said
+
+
+def test_a_backend_of_ones_own(tmp_path: Path) -> None:
+    assert "reference.sqlite: verified" in ran("own_backend.py", tmp_path)
+
+
+def test_arrays(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    said = ran("arrays.py", tmp_path)
+    assert "Certificates of 3 images: 3 answered" in said and "[0 1 1]" in said
+    assert not list(tmp_path.iterdir())
