@@ -13,7 +13,8 @@ import diffsmooth_trt as dst
 
 def brightness(noisy: np.ndarray) -> np.ndarray:
     """Class 1 for bright images, 0 for dark ones: float32 [B, C, H, W] → labels [B]."""
-    return (noisy.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64)
+    bright: np.ndarray = noisy.mean(axis=(1, 2, 3)) > 0.5
+    return bright.astype(np.int64)
 
 
 if __name__ == "__main__":

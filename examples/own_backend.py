@@ -7,6 +7,8 @@ It certifies an image of the zoo by `certify --backend reference`, and draws the
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -44,13 +46,13 @@ class ReferenceEngine(Engine):
         rows = (
             dict(zip(self.names, (part[row : row + 1] for part in inputs), strict=True)) for row in range(self.batch)
         )
-        return np.concatenate([self.evaluator.run(None, row)[0] for row in rows]).astype(np.float32)
+        return np.concatenate([next(iter(self.evaluator.run(None, row))) for row in rows]).astype(np.float32)
 
 
 BACKENDS["reference"] = lambda: ReferenceEngine
 
 if __name__ == "__main__":
-    asked = {
+    asked: dict[str, Any] = {
         "method": "rs",
         "sigma": 0.12,
         "max": 1,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Mirrored(Denoised):
 METHODS["mirrored"] = Mirrored
 
 if __name__ == "__main__":
-    files = {"engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS, "data": zoo.IMAGES}
+    files: dict[str, Any] = {"engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS, "data": zoo.IMAGES}
     with dst.certify(**files, method="mirrored", mirror_weight=0.3, max=2, n0=20, n=200, out="mirrored.sqlite") as run:
         for result in run.results():
             print(result.image, result.predict, f"{result.radius:.4f}")
