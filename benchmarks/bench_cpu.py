@@ -27,7 +27,7 @@ from bench_self_audit import Unaudited
 from torch import Tensor, nn
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.certify.progress import Silent
+from diffsmooth_trt.certify.progress import NoProgress
 from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
@@ -91,7 +91,7 @@ def runner_for(config: RunConfig, method: Method, images: Images, shares: dict[s
         if out is not None:
             out.unlink(missing_ok=True)
         with RunStore.create(out, record) as store:
-            runner = Unaudited(method, store, store.rule, record.key, Silent())
+            runner = Unaudited(method, store, store.rule, record.key, NoProgress())
             start = time.perf_counter()
             runner.run(images)
             seconds = time.perf_counter() - start

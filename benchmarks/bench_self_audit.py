@@ -25,7 +25,7 @@ from bench_noise import cpu_model
 from diffsmooth_trt import zoo
 from diffsmooth_trt.certify.audit_rows import Seat
 from diffsmooth_trt.certify.loop import Runner
-from diffsmooth_trt.certify.progress import Silent
+from diffsmooth_trt.certify.progress import NoProgress
 from diffsmooth_trt.certify.self_audit import SelfAudit
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
@@ -71,7 +71,7 @@ class Measured(Runner):
 def timed(kind: type[Runner], config: RunConfig, method: Method, images: Images) -> tuple[float, float, dict[str, Any]]:
     """(processor seconds, those of them for the audit, what it found) of one run."""
     with RunStore.create(None, describe(method, images, config.choice, config.stopping)) as store:
-        runner = kind(method, store, store.rule, store.record.key, Silent())
+        runner = kind(method, store, store.rule, store.record.key, NoProgress())
         start = time.process_time()
         runner.run(images)
         return time.process_time() - start, getattr(runner, "spent", 0.0), dict(store.meta["audit"])

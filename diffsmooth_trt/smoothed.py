@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import ArrayImages, checked_pixels
-from .certify.progress import Progress, Silent
+from .certify.progress import NoProgress, Progress
 from .certify.stopping import Stopping
 from .device import open_device
 from .engine import Engine, open_engine
@@ -216,7 +216,7 @@ class SmoothedClassifier:
         with ExitStack() as failed:
             failed.callback(store.close)
             with ExitStack() as shown:
-                bar: Progress = Silent() if isinstance(progress, bool) else progress
+                bar: Progress = NoProgress() if isinstance(progress, bool) else progress
                 if progress is True:
                     bar = shown.enter_context(ProgressBar(stopping.command))
                 draw(method, store, images, bar)

@@ -16,8 +16,9 @@ from onnx.reference import ReferenceEvaluator
 import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.device import CPU, Device
+from diffsmooth_trt.dtypes import Floats32
 from diffsmooth_trt.engine import BACKENDS, Engine
-from diffsmooth_trt.engine.base import Floats, Inputs
+from diffsmooth_trt.engine.base import Inputs
 from diffsmooth_trt.engine.graph import GraphFile
 from diffsmooth_trt.errors import InputError
 
@@ -41,7 +42,7 @@ class ReferenceEngine(Engine):
     def graph_rows(cls, batch: int) -> set[int]:
         return {1}
 
-    def _run(self, inputs: Inputs) -> Floats:
+    def _run(self, inputs: Inputs) -> Floats32:
         """Row by row: NumPy's matrix products round a row by its place in the batch, which the probe at opening finds."""
         rows = (
             dict(zip(self.names, (part[row : row + 1] for part in inputs), strict=True)) for row in range(self.batch)

@@ -16,10 +16,10 @@ import numpy as np
 import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.dtypes import Floats32, Labels
 from diffsmooth_trt.engine import Engine
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.methods import METHODS, Denoised, MethodOptions, Rows, option
-from diffsmooth_trt.methods.base import Floats, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Mirrored(Denoised):
     def of(cls, engines: Mapping[str, Engine], sigma: float | None, options: MirroredOptions) -> Self:
         return cls(engines["engine"], engines["classifier"], options.mirror_weight)
 
-    def labels(self, noisy: Floats, rows: Rows) -> Labels:
+    def labels(self, noisy: Floats32, rows: Rows) -> Labels:
         denoised = self.denoiser.run(noisy)
         mixed = np.zeros((self.batch, self.classes), np.float32)
         for image, weight in ((denoised, 1 - self.weight), (denoised[:, :, :, ::-1], self.weight)):

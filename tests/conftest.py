@@ -226,6 +226,9 @@ def assert_folded() -> Callable[[Path], None]:
     return check
 
 
+SUPPORT = Path(__file__).with_name("support")
+
+
 def load_module(path: Path) -> Any:
     """A Python file beside the tests, as a module."""
     name = f"tests_{path.stem}"
@@ -240,7 +243,7 @@ def load_module(path: Path) -> Any:
 @pytest.fixture(scope="session")
 def host_library(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The GPU's kernels compiled for the processor."""
-    module = load_module(Path(__file__).with_name("host_kernels.py"))
+    module = load_module(SUPPORT / "host_kernels.py")
     if module.compiler() is None:
         pytest.skip("no C++ compiler to compile the kernels with")
     return module.compile_kernels(tmp_path_factory.mktemp("kernels"))
@@ -249,14 +252,14 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def host_kernels(host_library: Any) -> Callable[..., Any]:
     """`make(grid=None)`: the GPU's kernels on the processor, in a grid of (blocks, threads) where given."""
-    module = load_module(Path(__file__).with_name("host_kernels.py"))
+    module = load_module(SUPPORT / "host_kernels.py")
     return lambda grid=None: module.HostKernels(host_library, grid)
 
 
 @pytest.fixture
 def make_device(host_library: Any) -> Callable[..., Any]:
-    """`make(total=…, foreign=…)`: a device as a GPU is one, on the processor; `module` is tests/host_device.py."""
-    module = load_module(Path(__file__).with_name("host_device.py"))
+    """`make(total=…, foreign=…)`: a device as a GPU is one, on the processor; `module` is tests/support/host_device.py."""
+    module = load_module(SUPPORT / "host_device.py")
 
     def make(**options: Any) -> Any:
         device = module.HostDevice(host_library, **options)
@@ -268,5 +271,5 @@ def make_device(host_library: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def load_beside() -> Callable[[str], Any]:
-    """`load(name)`: a Python file of this folder as a module."""
-    return lambda name: load_module(Path(__file__).with_name(name))
+    """`load(name)`: a Python file of tests/support as a module."""
+    return lambda name: load_module(SUPPORT / name)

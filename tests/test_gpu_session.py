@@ -49,7 +49,7 @@ LIST = f"import sys, json; sys.path.insert(0, {str(KIT)!r}); import stages; prin
 
 
 def test_a_session_goes_on_whatever_a_stage_does(tmp_path: Path) -> None:
-    script = ROOT / "tests" / "data" / "session_stages.py"
+    script = ROOT / "tests" / "support" / "session_stages.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )

@@ -112,7 +112,7 @@ def rehearsal_device() -> Device:
     """The device of the tests: the kernels on the processor, ONNX Runtime's engines on it."""
     from diffsmooth_trt.engine import BACKENDS
 
-    spec = importlib.util.spec_from_file_location("host_device", ROOT / "tests" / "host_device.py")
+    spec = importlib.util.spec_from_file_location("host_device", ROOT / "tests" / "support" / "host_device.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

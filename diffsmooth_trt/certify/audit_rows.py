@@ -63,7 +63,7 @@ class Pool:
         return taken
 
 
-class Held:
+class WaitingRows:
     """The rows that a run holds, and how they differ from what its store was told last."""
 
     def __init__(self, rows: Iterable[Row]) -> None:

@@ -30,7 +30,7 @@ Build = Callable[[int], Method]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class SizedMethod:
     """A method that runs; `choice` is how its batch was found, JSON values, None where it is simply the one asked for."""
 
     method: Method
@@ -67,7 +67,7 @@ def throughput(method: Method, seconds: float = SECONDS) -> float:
     return done * method.batch / (time.perf_counter() - start)
 
 
-def fit(build: Build, batch: int) -> Fitted:
+def fit(build: Build, batch: int) -> SizedMethod:
     """The method at `batch` rows, or at the first half, quarter, … that the device has memory for; OutOfMemory at 1."""
     asked = batch
     while True:
@@ -79,7 +79,7 @@ def fit(build: Build, batch: int) -> Fitted:
                 raise
         batch //= 2  # out here nothing of the failed attempt is held any more
     choice = {"asked": asked, "chosen": batch, "reason": "out of memory"} if batch != asked else None
-    return Fitted(method, choice)
+    return SizedMethod(method, choice)
 
 
 def _warmed(build: Build, batch: int) -> Method:
@@ -102,7 +102,7 @@ def _warmed(build: Build, batch: int) -> Method:
     raise OutOfMemory(failure)
 
 
-def search(build: Build, device: Device, clock: Callable[[Method], float] = throughput) -> Fitted:
+def search(build: Build, device: Device, clock: Callable[[Method], float] = throughput) -> SizedMethod:
     """The method, which `build` makes on `device`, at the fastest batch size of 16, 32, 64, …, the smallest within 3 % of it.
 
     Stops where a size is no faster, where the next one would not fit into the free memory by what this one took, or at the
@@ -127,12 +127,12 @@ def search(build: Build, device: Device, clock: Callable[[Method], float] = thro
     ran = [each for each in tried if each["samples_per_second"]]
     if not ran:
         fitted = fit(build, SMALLEST)
-        return Fitted(fitted.method, {"asked": "auto", "chosen": fitted.method.batch, "tried": tried})
+        return SizedMethod(fitted.method, {"asked": "auto", "chosen": fitted.method.batch, "tried": tried})
     best = max(each["samples_per_second"] for each in ran)
     chosen = next(each["batch"] for each in ran if each["samples_per_second"] * GAIN >= best)
     found = {"asked": "auto", "tried": tried}
     fitted = fit(build, chosen)  # memory may have gone to another process meanwhile
-    return Fitted(fitted.method, {**found, "chosen": fitted.method.batch})
+    return SizedMethod(fitted.method, {**found, "chosen": fitted.method.batch})
 
 
 def _measured(build: Build, device: Device, size: int, clock: Callable[[Method], float]) -> tuple[float, str]:

@@ -22,19 +22,19 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrawPlan:
     """How many samples each phase takes at most, and whether the last phase's blocks end at looks that may stop it."""
 
     phases: tuple[tuple[int, int], ...]
     sequential: bool = False
 
     @classmethod
-    def certify(cls, n0: int, n: int, *, sequential: bool = False) -> Plan:
+    def certify(cls, n0: int, n: int, *, sequential: bool = False) -> DrawPlan:
         """Selection and estimation draws, which never mix (Cohen et al. 2019, CERTIFY); up to n of them if `sequential`."""
         return cls(((SELECTION, n0), (ESTIMATION, looks(n)[-1] if sequential else n)), sequential)
 
     @classmethod
-    def predict(cls, n: int) -> Plan:
+    def predict(cls, n: int) -> DrawPlan:
         """Prediction draws (Cohen et al. 2019, PREDICT)."""
         return cls(((PREDICTION, n),))
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import Counts
 from ..errors import AuditError, InputError
 from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
@@ -30,7 +31,7 @@ from .places import least_share
 from .progress import Progress
 from .rules import Rule, Votes
 from .self_audit import SHARE, SelfAudit
-from .step import Collected, Counts, Step
+from .step import Collected, Step
 
 COMMIT_SECONDS = 1.0
 
@@ -215,7 +216,7 @@ class Runner:
                 self.ledger.add_block(opened.block, opened.counts.tolist())
             task.votes.add(opened.block, opened.counts)
             last = self.plan.ends(opened.block)
-            task.done = last or (task.votes.looked and self.rule.stops(task.votes))
+            task.done = last or (task.votes.at_look and self.rule.stops(task.votes))
         if not task.done:
             return 0
         del self.active[task.image.index]

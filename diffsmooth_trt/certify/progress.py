@@ -18,7 +18,7 @@ class Progress(Protocol):
         """`samples` more samples were drawn, `images` more images finished."""
 
 
-class Silent:
+class NoProgress:
     """Progress that nobody looks at."""
 
     def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:

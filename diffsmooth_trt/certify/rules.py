@@ -31,7 +31,7 @@ from ..statistics.sequential import (
     projected_lower,
     refuting,
 )
-from .blocks import Block, Plan
+from .blocks import Block, DrawPlan
 from .places import SLACK, most_moved
 from .stopping import Stopping
 
@@ -100,7 +100,7 @@ Margin = tuple[int, float]  # the class with the least loss (−1 where one is n
 class Votes:
     """One image's votes by phase, added block by block in the plan's order; `distance` is `Image.distance`."""
 
-    def __init__(self, plan: Plan, classes: int, distance: float = 0.0) -> None:
+    def __init__(self, plan: DrawPlan, classes: int, distance: float = 0.0) -> None:
         self.distance = distance
         self.totals = {phase: np.zeros(classes, dtype=np.int64) for phase, _ in plan.phases}
         self.sequential = plan.sequential
@@ -114,7 +114,7 @@ class Votes:
             self.hits.append(int(self.totals[ESTIMATION][self.selected]))
 
     @property
-    def looked(self) -> bool:
+    def at_look(self) -> bool:
         """Whether the last block ended at a look."""
         return bool(self.hits)
 
@@ -235,7 +235,9 @@ class SequentialRule(Rule):
         self.n = self.plan.phases[-1][1]
         self.draws = np.array(looks(self.n), dtype=np.int64)
 
-    def stated(self, votes: Votes, bound: float, certified: float = 0.0, decisions: tuple[str, ...] = ()) -> Outcome:
+    def with_bound(
+        self, votes: Votes, bound: float, certified: float = 0.0, decisions: tuple[str, ...] = ()
+    ) -> Outcome:
         """The outcome with the larger of two radii: `certified`, and what `bound` on the probability as drawn leaves."""
         with localcontext(context(rounding=ROUND_FLOOR)):
             p_lower = max(0.0, down(Decimal(bound) - Decimal(self.total_variation)))
@@ -269,7 +271,7 @@ class ToleranceRule(SequentialRule):
         return self._radius(later, least) <= (1 + self.tolerance) * self._radius(now, least)
 
     def outcome(self, votes: Votes) -> Outcome:
-        return self.stated(votes, anytime_lower(np.array(votes.hits), self.alpha))
+        return self.with_bound(votes, anytime_lower(np.array(votes.hits), self.alpha))
 
     def _radius(self, p: float, distance: float = 0.0) -> float:
         return max(0.0, self.sigma * float(special.ndtri(p - self.total_variation)) - distance) if p > 0.5 else 0.0
@@ -350,7 +352,7 @@ class RadiusRule(SequentialRule):
         decisions = self.decide(votes.hits, step, votes.distance)
         certified = max((r for r, said in zip(self.radii, decisions, strict=True) if said == CERTIFIED), default=0.0)
         bound = anytime_lower(np.array(votes.hits), self.alpha / BOUND_SHARE)
-        return self.stated(votes, bound, certified, decisions)
+        return self.with_bound(votes, bound, certified, decisions)
 
     def decide(self, hits: Sequence[int], step: int = 0, distance: float = 0.0) -> tuple[str, ...]:
         """The decision on each radius after the looks at which there were `hits`."""

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AuditError
-from .audit_rows import Held, Pixels, Pool, Row, Seat
+from .audit_rows import Pixels, Pool, Row, Seat, WaitingRows
 from .batch import Span
 from .blocks import Block
 from .places import SLACK, STAYING, rare
@@ -77,7 +77,7 @@ class SelfAudit:
         for row in waiting:
             self.lost.setdefault(row.image, []).append(row)
         self.missed = sum(row.lot < share for rows in self.lost.values() for row in rows)  # chosen ones of those
-        self.held = Held(row for rows in self.lost.values() for row in rows)
+        self.held = WaitingRows(row for rows in self.lost.values() for row in rows)
         self._plan_next()
 
     # Rows

@@ -17,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Device, KernelDevice
+from ..dtypes import Counts, Labels
 from ..methods import Method, PackedRows
 from ..noise import GridLaw, Key
 from .batch import Span, lay_out
-
-Counts = NDArray[np.int64]
-Labels = NDArray[np.int64]
 
 
 class Collected(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, Self
 from ..errors import InputError
 from ..ranges import integer
 from ..statistics.sequential import FIRST_LOOK, MAX_DRAWS
-from .blocks import Plan
+from .blocks import DrawPlan
 
 COMMANDS = ("certify", "predict")
 CERTIFICATES = ("smoothing", "lipschitz")
@@ -115,13 +115,13 @@ class Stopping:
         return self.radius or ()
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> DrawPlan:
         """The samples that are drawn, at most."""
         if not self.smoothing:
-            return Plan(())
+            return DrawPlan(())
         if not self.certifies:
-            return Plan.predict(self.n)
-        return Plan.certify(self.n0, self.n, sequential=self.sequential)
+            return DrawPlan.predict(self.n)
+        return DrawPlan.certify(self.n0, self.n, sequential=self.sequential)
 
     def recorded(self) -> dict[str, Any]:
         """What decides the votes and what is said of them, as JSON values."""

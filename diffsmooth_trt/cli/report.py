@@ -73,7 +73,7 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     from ..ood.figures import write_figure
     from ..ood.report import text_report, versions_of
     from ..ood.store import OodStore
-    from ..runs.record import usable
+    from ..runs.record import naming_damage
 
     for option in ("tsv", "html", "envelope"):
         if getattr(arguments, option):
@@ -84,7 +84,7 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     radii = arguments.radii or RADII
     if min(radii) < 0:
         raise InputError(f"--radii must be 0 or more, got {min(radii)}: ℓ2 radii in image units")
-    with OodStore.open(arguments.runs[0]) as store, usable(f"{store.path} holds values"):
+    with OodStore.open(arguments.runs[0]) as store, naming_damage(f"{store.path} holds values"):
         found = versions_of(store, sorted(set(radii)))
         print(text_report(store, found))
         if arguments.figure:

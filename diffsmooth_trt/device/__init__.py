@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .base import Array, Device, Words
+from .base import Array, Device, DeviceWords
 from .cpu import CPU
 from .kernel_device import KernelDevice
 
-__all__ = ["CPU", "Array", "Device", "KernelDevice", "Words", "device_number", "open_device"]
+__all__ = ["CPU", "Array", "Device", "DeviceWords", "KernelDevice", "device_number", "open_device"]
 
 from ..errors import InputError
 

@@ -14,7 +14,7 @@ from ..noise import GridLaw, Key
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Host = NDArray[Any]
-Words = Any  # uint64 [3, rows]: phases, images, samples
+DeviceWords = Any  # uint64 [3, rows]: phases, images, samples
 Size = tuple[int, int, int]  # (C, H, W)
 
 
@@ -105,7 +105,16 @@ class Device(ABC):
 
     @abstractmethod
     def noisy_images(
-        self, law: GridLaw, key: Key, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
+        self,
+        law: GridLaw,
+        key: Key,
+        words: DeviceWords,
+        pixels: Array,
+        source: Array,
+        out: Array,
+        *,
+        size: Size,
+        nhwc: bool,
     ) -> None:
         """out[r] = (pixels[source[r]] + noise of row r) / 255; pixels uint8 [N, d], source int64 [rows]."""
 
@@ -125,7 +134,7 @@ class Device(ABC):
         law: GridLaw,
         key: Key,
         phase: int,
-        words: Words,
+        words: DeviceWords,
         values: Array,
         out: Array | None,
         *,

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from ..errors import EngineError
 from ..noise import GridLaw, Key, sampler
 from ..noise.counters import fresh_words
-from .base import Array, Device, Host, Size, Words
+from .base import Array, Device, DeviceWords, Host, Size
 
 
 def _nothing() -> None:
@@ -71,7 +71,16 @@ class Cpu(Device):
         array[...] = 0
 
     def noisy_images(
-        self, law: GridLaw, key: Key, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
+        self,
+        law: GridLaw,
+        key: Key,
+        words: DeviceWords,
+        pixels: Array,
+        source: Array,
+        out: Array,
+        *,
+        size: Size,
+        nhwc: bool,
     ) -> None:
         flat = out.reshape(len(out), -1)
         sampler.noisy_images(law, key, words[0], pixels, words[1], words[2], flat, rows=source)
@@ -89,7 +98,7 @@ class Cpu(Device):
         law: GridLaw,
         key: Key,
         phase: int,
-        words: Words,
+        words: DeviceWords,
         values: Array,
         out: Array | None,
         *,

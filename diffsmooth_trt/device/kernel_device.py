@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import EngineError
 from ..noise import GridLaw, Key
-from .base import Array, Device, Size, Words
+from .base import Array, Device, DeviceWords, Size
 from .launch import Kernels
 
 READY = "start"
@@ -79,7 +79,16 @@ class KernelDevice(Device):
     # Work
 
     def noisy_images(
-        self, law: GridLaw, key: Key, words: Words, pixels: Array, source: Array, out: Array, *, size: Size, nhwc: bool
+        self,
+        law: GridLaw,
+        key: Key,
+        words: DeviceWords,
+        pixels: Array,
+        source: Array,
+        out: Array,
+        *,
+        size: Size,
+        nhwc: bool,
     ) -> None:
         self.kernels.noisy_images(law, key, words, pixels, source, out, size=_planes(size), nhwc=nhwc)
 
@@ -98,7 +107,7 @@ class KernelDevice(Device):
         law: GridLaw,
         key: Key,
         phase: int,
-        words: Words,
+        words: DeviceWords,
         values: Array,
         out: Array | None,
         *,

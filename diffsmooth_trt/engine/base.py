@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import CPU, Array, Device
+from ..dtypes import Floats32
 from ..errors import EngineError, InputError
 from ..files import file_sha256
 from .facts import EngineFacts
 from .place import only_place_matters
 
-Floats = NDArray[np.float32]
 Inputs = tuple[Array, ...]
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "avx_vnni")
 
@@ -130,7 +130,7 @@ class Engine(ABC):
             self.device.check_finite(y, self.name)
         return y
 
-    def denoise(self, x: Floats, s: Floats, labels: NDArray[np.int64]) -> Floats:
+    def denoise(self, x: Floats32, s: Floats32, labels: NDArray[np.int64]) -> Floats32:
         """D(x; s, y) of a conditional denoiser, float32 `[batch, C, H, W]`, not clamped, for one full batch.
 
         `x` float32 `[batch, C, H, W]` are images in [-1, 1] plus noise, `s` float32 `[batch]` the noise levels in the same
@@ -200,7 +200,7 @@ class Engine(ABC):
         labels = rows[::-1] % (int(self.facts.classes or 0) + (self.null_class is not None))
         return noise, scales, labels
 
-    def _probed(self, inputs: Inputs) -> Floats:
+    def _probed(self, inputs: Inputs) -> Floats32:
         """The output of any batch, be it finite or not."""
         with self.device.errors():
             return self.device.asnumpy(self._checked(*(self.device.asarray(given) for given in inputs)))
@@ -213,7 +213,7 @@ class Engine(ABC):
         row would make votes depend on packing: InputError. Where a GPU's last bits depend on a row's place alone
         (place.py), it sets `place_dependent` instead.
         """
-        call: Callable[..., Floats] = self.denoise if self.facts.role == "conditional" else self.run_on_host
+        call: Callable[..., Floats32] = self.denoise if self.facts.role == "conditional" else self.run_on_host
         quiet, loud = self._probe_inputs(), self._loud_inputs()
         y = call(*quiet)
         noisy, back, forth = self._probed(loud), np.arange(self.batch)[::-1], np.roll(np.arange(self.batch), 1)
@@ -238,7 +238,7 @@ class Engine(ABC):
             self.warning = f"{self.name} gives probabilities, of which softmax is taken again: cut its last Softmax off"
         return hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
 
-    def run_on_host(self, x: Floats) -> Floats:
+    def run_on_host(self, x: Floats32) -> Floats32:
         """`run` for NumPy arrays in and out on every device; NaN and infinite values are found at once."""
         with self.device.errors():
             y = self.device.asnumpy(self.run(self.device.asarray(x)))

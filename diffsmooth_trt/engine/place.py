@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import Floats32
+
 # Of a row's largest output, or the usual row's where that is larger: some roundings of bfloat16, which networks compute in, or of
 # sums in float32 and TF32 where they do not. It tells rounding from wrong; which labels may change by it is counted in every run
 # (certify/places.py).
 TOLERANCE = 2.0**-5
 
-Floats = NDArray[np.float32]
-
 
 def only_place_matters(
-    call: Callable[..., Floats], inputs: Sequence[NDArray[Any]], y: Floats, expected: Floats
+    call: Callable[..., Floats32], inputs: Sequence[NDArray[Any]], y: Floats32, expected: Floats32
 ) -> bool:
     """Whether rows keep every bit at their own place among other mates, and all but rounding at others.
 

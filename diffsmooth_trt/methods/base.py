@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Array
+from ..dtypes import Floats32, Words
 from ..engine import Engine
 from ..errors import InputError
 from ..noise import GridLaw, Key
-
-Floats = NDArray[np.float32]
-Words = NDArray[np.uint64]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ class Method(ABC):
         """The laws of the noises that the method draws of its own."""
         return []
 
-    def margins(self, clean: Floats, images: NDArray[np.uint64]) -> list[tuple[int, float]]:
+    def margins(self, clean: Floats32, images: NDArray[np.uint64]) -> list[tuple[int, float]]:
         """Of clean images `[R, C, H, W]` in [0, 1], R ≤ batch, the class and by how much the next one's logit is lower; class −1
         where a logit is no number. `images` are their rows in the data set. For methods with certificate "lipschitz"."""
         raise InputError(f"--method {self.name} has no logits without noise: use --certificate smoothing")

@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Array
+from ..dtypes import Floats32, Floats64, Labels
 from ..engine import Engine
 from ..errors import InputError
 from ..noise import DIFFUSION_CLASSIFIER, FIXED_DIFFUSION_CLASSIFIER, SELECTION, GridLaw, Key, grid_law, seed_key
 from ..noise.counters import fresh_words
 from ..noise.sampler import grid_noise
-from .base import Floats, Labels, Method, Rows, Slot, option
+from .base import Method, Rows, Slot, option
 from .diffusion_terms import (
     PUBLISHED_STEPS,
     S_MIN,
     WEIGHTS,
-    Doubles,
     Terms,
     default_drop,
     exact_terms,
@@ -179,7 +179,7 @@ class DiffusionClassifier(Method):
         """The loss by which the published rule drops classes."""
         return self._terms(PUBLISHED_SIEVE)
 
-    def _reference(self, noisy: Floats) -> Floats:
+    def _reference(self, noisy: Floats32) -> Floats32:
         """What the loss compares denoised images with, [R, d] in model units."""
         return noisy
 
@@ -190,14 +190,14 @@ class DiffusionClassifier(Method):
         rows = Rows(phases, images, samples, rows.key)
         return device.asarray(self._labels(device.asnumpy(noisy), rows))
 
-    def _labels(self, noisy: Floats, rows: Rows) -> Labels:
+    def _labels(self, noisy: Floats32, rows: Rows) -> Labels:
         used = _drawn(rows)  # padding would cost as many evaluations as votes do
         losses = self.losses(noisy[:used], rows.chosen(slice(used)))
         found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
         found[np.isnan(losses).any(axis=1)] = self.classes  # void
         return np.concatenate([found, np.repeat(found[-1:], len(noisy) - used)])
 
-    def losses(self, noisy: Floats, rows: Rows) -> Doubles:
+    def losses(self, noisy: Floats32, rows: Rows) -> Floats64:
         """Losses float64 [R, candidates] of noisy images [R, C, H, W], R ≤ batch, in [0, 1] units.
 
         inf where a class was sifted out, NaN where a loss came out so.
@@ -212,14 +212,14 @@ class DiffusionClassifier(Method):
         work.add(self.terms, np.arange(len(self.terms.levels)))
         return work.total
 
-    def evaluated(self, x: Floats, levels: Floats, labels: Labels) -> Floats:
+    def evaluated(self, x: Floats32, levels: Floats32, labels: Labels) -> Floats32:
         """D(x; s, y) float32 [R, d] of at most an engine batch; its last row is repeated where it is short."""
         fill = np.minimum(np.arange(self.engine.batch), len(x) - 1)
         self.evaluations += len(x)
         answer = self.engine.denoise(x[fill].reshape(len(fill), *self.input_shape), levels[fill], labels[fill])
         return answer.reshape(len(fill), self.size)[: len(x)]
 
-    def noise(self, rows: Rows, number: int) -> Floats:
+    def noise(self, rows: Rows, number: int) -> Floats32:
         """ε of step `number` for each row, float32 [batch, d], or [1, d] where it is fixed; no two samples share a fresh one."""
         if self.settings.fresh:
             samples = fresh_words(rows.words, self.noises, number)
@@ -246,7 +246,7 @@ class Dc(DiffusionClassifier):
     def lipschitz_constant(self) -> float:
         return lipschitz_constant(self.terms)
 
-    def margins(self, clean: Floats, images: NDArray[np.uint64]) -> list[tuple[int, float]]:
+    def margins(self, clean: Floats32, images: NDArray[np.uint64]) -> list[tuple[int, float]]:
         rows = Rows(np.full_like(images, SELECTION), images, np.zeros_like(images), Key(0))  # noise is fixed: no key
         found = []
         for losses in self.losses(clean, rows):
@@ -312,7 +312,7 @@ class Apndc(DiffusionClassifier):
             )
         return plain_terms(self.s_tau, self.settings.s_max, steps, self.settings.weights)
 
-    def _reference(self, noisy: Floats) -> Floats:
+    def _reference(self, noisy: Floats32) -> Floats32:
         level = np.full(len(noisy), self.s_tau, dtype=np.float32)
         labels = np.full(len(noisy), self.engine.null_class, dtype=np.int64)
         return self.evaluated(noisy, level, labels)
@@ -330,11 +330,11 @@ class _Losses:
     A step's terms are added when all of them are there, so that nothing depends on how batches cut them.
     """
 
-    def __init__(self, method: DiffusionClassifier, reference: Floats, rows: Rows) -> None:
+    def __init__(self, method: DiffusionClassifier, reference: Floats32, rows: Rows) -> None:
         self.method, self.reference, self.rows = method, reference, rows
         count = (len(reference), len(method.candidates))
-        self.total: Doubles = np.zeros(count)
-        self.spread: Doubles = np.zeros(len(reference))
+        self.total: Floats64 = np.zeros(count)
+        self.spread: Floats64 = np.zeros(len(reference))
         self.alive = np.ones(count, dtype=bool)
 
     def add(self, terms: Terms, steps: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
@@ -342,7 +342,7 @@ class _Losses:
         batch = self.method.engine.batch
         samples, classes = np.nonzero(self.alive if rows is None else self.alive & rows[:, None])
         waiting: list[tuple[int, int]] = []  # (step, which of the pairs), in order
-        opened: dict[int, tuple[Floats, Floats, Doubles]] = {}
+        opened: dict[int, tuple[Floats32, Floats32, Floats64]] = {}
         for step in steps.tolist():
             noise = self.method.noise(self.rows, step)
             x = (self.reference + np.float32(terms.noise[step]) * noise).astype(np.float32)
@@ -358,7 +358,7 @@ class _Losses:
     def _evaluate(
         self,
         terms: Terms,
-        opened: dict[int, tuple[Floats, Floats, Doubles]],
+        opened: dict[int, tuple[Floats32, Floats32, Floats64]],
         steps: NDArray[np.int64],
         samples: NDArray[np.int64],
         classes: NDArray[np.int64],
@@ -386,7 +386,7 @@ class _Losses:
                     f"{self.rows.images[sample]}, sample {self.rows.samples[sample]}: such votes are abstentions"
                 )
 
-    def _close(self, found: Doubles) -> None:
+    def _close(self, found: Floats64) -> None:
         """Add a step: its terms, and their variance among the classes still in question."""
         self.total += found
         count = self.alive.sum(axis=1)
@@ -401,12 +401,12 @@ class _Losses:
         self.total[dropped] = np.inf
 
 
-def _lead(total: Doubles) -> Doubles:
+def _lead(total: Floats64) -> Floats64:
     """How far each class is behind the best of its sample."""
     return np.asarray(total - np.min(total, axis=1, keepdims=True))
 
 
-def _published(work: _Losses) -> Doubles:
+def _published(work: _Losses) -> Floats64:
     """The published sift-and-refine: 50 levels in ascending order drop classes 5·10⁻⁵ behind, down to 10; then all steps anew."""
     method, kept = work.method, PUBLISHED_KEPT
     sieve = method._sieve()
@@ -435,7 +435,7 @@ def _stages(steps: int) -> Iterator[NDArray[np.int64]]:
         yield np.sort(order[start:stop])
 
 
-def _spread(work: _Losses, margin: float) -> Doubles:
+def _spread(work: _Losses, margin: float) -> Floats64:
     """Drop classes that the steps left are unlikely to bring back, after each group of `_stages`.
 
     What is left moves the difference of two classes by about √(2·V·(S − m)/m) after m of S steps, V being the variance of the

@@ -9,15 +9,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ..dtypes import Floats64
 
 S_MIN = 1e-4
 S_DATA = 0.5
 LOG_MEAN, LOG_STD = -1.2, 1.2
 PUBLISHED_DROP, PUBLISHED_STEPS = 5, 126
 WEIGHTS = ("paper", "published")
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,15 @@ class Terms:
     a = d = 1 and b = 0: the residual is D − reference; for epndc it is that of `exact_terms`.
     """
 
-    levels: Doubles
-    noise: Doubles
-    weights: Doubles
-    a: Doubles
-    b: Doubles
-    d: Doubles
+    levels: Floats64
+    noise: Floats64
+    weights: Floats64
+    a: Floats64
+    b: Floats64
+    d: Floats64
 
 
-def level_weights(s: Doubles, step: float, kind: str) -> Doubles:
+def level_weights(s: Floats64, step: float, kind: str) -> Floats64:
     """(s² + s_d²)/(s·s_d)² · p(s) · Δs, p the log-normal density (mean −1.2, std 1.2 of ln s), s_d = 0.5.
 
     `kind` "published" is the published code's density, which multiplies (ln s − mean)² by std²/2 instead of dividing it by 2·std².

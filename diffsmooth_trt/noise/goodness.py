@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from ..dtypes import Floats64
 from .law import GridLaw
 from .weights import TOTAL_WEIGHT
-
-Floats = NDArray[np.float64]
 
 FALSE_ALARM = 1e-9
 _SIDES = 7  # of mean, variance and tails two each, and the histogram's one
@@ -83,7 +82,7 @@ def draws_fault(law: GridLaw, noise: NDArray[np.int32]) -> str | None:
     return None
 
 
-def mean_limits(values: Floats, p: Floats, draws: int, x: float = _X) -> tuple[float, float]:
+def mean_limits(values: Floats64, p: Floats64, draws: int, x: float = _X) -> tuple[float, float]:
     """Return (low, high): the mean of values[k] over independent draws of k ~ p leaves it on either side with ≤ e^-x.
 
     Chernoff's bound with the moment generating function summed over p: it holds for any slope, so the

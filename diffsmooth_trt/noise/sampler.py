@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..dtypes import Words
 from ..errors import InputError
 from .counters import NOISE_VERSION, check_integer, check_word, key_words
 from .law import GridLaw
@@ -22,7 +23,6 @@ if _core.noise_version != NOISE_VERSION:
         f"diffsmooth_trt._core has noise version {_core.noise_version}, expected {NOISE_VERSION}: rebuild it"
     )
 
-Words = NDArray[np.uint64]
 MAX_THREADS = 4096
 
 

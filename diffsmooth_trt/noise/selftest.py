@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import Words
 from ..errors import NoiseError
 from . import reference, sampler
 from .goodness import draws_fault, law_fault
 from .law import GridLaw, grid_law
-from .sampler import Words
 
 # Of the known answers that the tests share, worked out in Python integers: one stream's first words, the
 # noise they make at σ = 0.01, and the bits of (pixel + k)/255 in float32.

@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import Floats32, Words
 from ..errors import InputError
 from ..images import Images
 from ..noise import OOD, Key
 from .config import OodConfig
 from .linf import scaled
-from .model import Model, Singles, Words
+from .model import Model
 
 LIBRARY = "torchattacks"
 Labels = Any
-Attack = Callable[[Singles, Labels], Singles]
+Attack = Callable[[Floats32, Labels], Floats32]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _tensor(values: Any) -> Any:
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _right(model: Model, x: Singles, labels: Labels, words: Words, key: Key) -> Any:
+def _right(model: Model, x: Floats32, labels: Labels, words: Words, key: Key) -> Any:
     """Whether each image is classified right by the engines, by the mean probabilities over `draws` noises."""
     found = []
     for at in range(0, len(x), model.batch):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..dtypes import Floats32
+
 Objective = Callable[[Tensor], Tensor]  # images `[N, C, H, W]` → what is to grow, `[N]`
-Singles = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def _starts(images: Tensor, epsilon: float, seeds: list[int], budget: Budget) ->
 
 
 def attacked(
-    objective: Objective, images: Singles, epsilon: float, seeds: list[int], budget: Budget
-) -> Iterator[tuple[str, Singles]]:
+    objective: Objective, images: Floats32, epsilon: float, seeds: list[int], budget: Budget
+) -> Iterator[tuple[str, Floats32]]:
     """The name of every run of the budget and the images it found, float32 `[N, C, H, W]`, within `epsilon` and [0, 1].
 
     images: float32 in [0, 1]. seeds: one for each image, in [0, 2^128).

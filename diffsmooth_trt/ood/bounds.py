@@ -22,12 +22,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..dtypes import Counts, Floats64
 from ..errors import InputError
 from ..statistics.bounds import normal_cdf_lower, normal_cdf_upper, normal_quantile_lower, normal_quantile_upper
 from ..statistics.exact import context, down, up
-
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 
 _BITS, _LEAST = 7, -24  # bits of an edge after the first; the first bin ends at 2^-24
 BINS = -_LEAST * 2**_BITS + 1
@@ -36,7 +34,7 @@ SHARES = np.array([0.25, *[0.075] * 10])  # w_k: the highest bet is the best one
 MAX_DRAWS = 10**9
 
 
-def edges() -> Floats:
+def edges() -> Floats64:
     """The upper edge of each bin, ascending float64 `[BINS]`, the last one 1."""
     octaves = 2.0 ** np.arange(_LEAST, 0)[:, None] * (1 + np.arange(1, 2**_BITS + 1) / 2**_BITS)
     return np.concatenate([[2.0**_LEAST], octaves.ravel()])
@@ -61,7 +59,7 @@ def edge_mean(counts: Counts) -> float:
     return float(counts @ EDGES) / int(counts.sum())
 
 
-def _log_capital(m: float, values: Floats, counts: Floats) -> float:
+def _log_capital(m: float, values: Floats64, counts: Floats64) -> float:
     """A lower bound on ln K(m), m > 0.
 
     1 − λx is exact in float64 (x has 8 bits from 2^0 to 2^-31, λ = 2^-k), adding λm rounds once (relative 2^-53), and NumPy's

@@ -30,14 +30,15 @@ from ..certify.batch import Span, fill, packed
 from ..certify.blocks import BLOCK, Block
 from ..certify.progress import Progress
 from ..certify.self_audit import SelfAudit
+from ..dtypes import Floats32, Floats64
 from ..errors import InputError
 from ..images import Image, flat_pixels, pixel_digest
 from ..noise import OOD
 from ..statistics.bounds import certificate
 from ..statistics.sequential import looks
-from .bounds import BINS, MIDDLES, Floats, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
+from .bounds import BINS, MIDDLES, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
-from .model import Model, Singles
+from .model import Model
 from .record import OodRecord
 from .sets import DataSet
 from .store import OodStore, Record
@@ -113,8 +114,8 @@ class Certifier:
         self.gate = config.gate if model.detector is not None and not self.voting else 0.0
         self.noisy = np.empty((model.batch, *model.input_shape), np.float32)
         self.looks = looks(config.n) if config.tolerance else tuple(range(BLOCK, config.n, BLOCK))
-        self.inside: Floats = np.empty(0)  # the in-distribution bounds, ascending
-        self._pending: list[tuple[Span, Singles, float]] = []  # rows that the gate let through, with noisy image and d
+        self.inside: Floats64 = np.empty(0)  # the in-distribution bounds, ascending
+        self._pending: list[tuple[Span, Floats32, float]] = []  # rows that the gate let through, with noisy image and d
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set, the in-distribution one first: its bounds are what the others' are compared with."""
@@ -151,7 +152,7 @@ class Certifier:
             self.store.add_audit(self.audit.found)
         return True
 
-    def _codes(self, values: Floats, logits: Singles | None) -> NDArray[np.int64]:
+    def _codes(self, values: Floats64, logits: Floats32 | None) -> NDArray[np.int64]:
         """What is counted of each row as one number: its bin, and its class where that is counted too."""
         bins = bin_values(values).astype(np.int64)
         return bins + BINS * logits.argmax(axis=1) if self.voting and logits is not None else bins
@@ -200,7 +201,7 @@ class Certifier:
                 start, stop, part = 0, self.config.n0, 0
             work.append((Block(task.image.index, phase_of(number, part), start, stop), task.pixels))
         owners = {block.image: task for (block, _), task in zip(work, active, strict=True)}
-        values: dict[int, list[Floats]] = {block.image: [] for block, _ in work}
+        values: dict[int, list[Floats64]] = {block.image: [] for block, _ in work}
         for spans in packed(work, self.model.batch):
             fill(self.law, self.key, spans, self.noisy)
             for image, found in self._measured(spans, owners, number):
@@ -217,18 +218,18 @@ class Certifier:
             task.selected = True
         return sum(block.stop - block.start for block, _ in work)
 
-    def _sided(self, confidence: Floats, number: int) -> Floats:
+    def _sided(self, confidence: Floats64, number: int) -> Floats64:
         """What is counted: the confidence, or for the in-distribution set 1 minus it, rounded up."""
         return confidence if number else np.minimum(np.nextafter(1 - confidence, 2.0), 1.0)
 
-    def _gated(self, d: Singles, number: int) -> tuple[NDArray[np.bool_], Floats]:
+    def _gated(self, d: Floats32, number: int) -> tuple[NDArray[np.bool_], Floats64]:
         """Which rows the gate settles, and what stands for their confidence."""
         inside = expit(d.astype(np.float64))
         # 1 − u is at most 1 where u ≥ 0 is all that is known; p_in is raised by more than computing u may round.
         counted = np.minimum(inside + 2.0**-40, 1.0) if number else np.zeros(len(d))
         return inside <= self.gate, counted
 
-    def _measured(self, spans: Sequence[Span], owners: dict[int, Task], number: int) -> Iterator[tuple[int, Floats]]:
+    def _measured(self, spans: Sequence[Span], owners: dict[int, Task], number: int) -> Iterator[tuple[int, Floats64]]:
         """The counted values of a filled batch by image; those that the gate lets through may come later."""
         used = spans[-1].high
         padded = used < self.model.batch
@@ -250,8 +251,8 @@ class Certifier:
         yield from self._taken(spans, values, logits[:used], padded=padded)
 
     def _taken(
-        self, spans: Sequence[Span], values: Floats, logits: Singles | None = None, *, padded: bool
-    ) -> Iterator[tuple[int, Floats]]:
+        self, spans: Sequence[Span], values: Floats64, logits: Floats32 | None = None, *, padded: bool
+    ) -> Iterator[tuple[int, Floats64]]:
         """The values by image; the audit chooses among the rows."""
         if not len(values):
             return
@@ -259,7 +260,7 @@ class Certifier:
             self.audit.see(spans, self._codes(values, logits), padded=padded)
         yield from _grouped(np.repeat([s.block.image for s in spans], [s.high - s.low for s in spans]), values)
 
-    def _flush(self, number: int) -> Iterator[tuple[int, Floats]]:
+    def _flush(self, number: int) -> Iterator[tuple[int, Floats64]]:
         """Run up to a batch of the rows that the gate let through."""
         taken, self._pending = self._pending[: self.model.batch], self._pending[self.model.batch :]
         order = np.minimum(np.arange(self.model.batch), len(taken) - 1)
@@ -269,7 +270,7 @@ class Certifier:
         spans = [_alone(span, 0, place) for place, (span, _, _) in enumerate(taken)]
         yield from self._taken(spans, values, padded=len(taken) < self.model.batch)
 
-    def _vote(self, spans: Sequence[Span], owners: dict[int, Task], logits: Singles, d: Singles | None) -> None:
+    def _vote(self, spans: Sequence[Span], owners: dict[int, Task], logits: Floats32, d: Floats32 | None) -> None:
         """Count classes; those of a joint model are its classifier's, whose probabilities it orders alike."""
         labels = logits.argmax(axis=1)
         for span in spans:
@@ -326,7 +327,7 @@ def _alone(span: Span, row: int, place: int) -> Span:
     return Span(span.block, span.pixels, place, place + 1, span.start + row - span.low)
 
 
-def _grouped(images: NDArray[Any], values: Floats) -> Iterator[tuple[int, Floats]]:
+def _grouped(images: NDArray[Any], values: Floats64) -> Iterator[tuple[int, Floats64]]:
     """The values of each image."""
     for image in np.unique(images):
         yield int(image), values[images == image]

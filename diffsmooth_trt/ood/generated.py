@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..dtypes import Floats64
 from ..errors import InputError
 from ..grid import Pixels
 from ..images import Image, Images
@@ -26,7 +27,6 @@ PREFIX = "generated:"
 KINDS = ("uniform", "smooth", "lowfreq", "permuted")
 VERSION = 1  # changes when any pixel does
 WAVES = 24
-Floats = NDArray[np.float64]
 
 
 def _words(kind: str, seed: int, number: int, count: int) -> NDArray[np.uint64]:
@@ -35,12 +35,12 @@ def _words(kind: str, seed: int, number: int, count: int) -> NDArray[np.uint64]:
     return np.random.Philox(counter=counter, key=np.array([seed % 2**64, seed >> 64], np.uint64)).random_raw(count)
 
 
-def _unit(words: NDArray[np.uint64]) -> Floats:
+def _unit(words: NDArray[np.uint64]) -> Floats64:
     """Numbers in [0, 1) from the top 53 bits."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _stretched(values: Floats) -> Pixels:
+def _stretched(values: Floats64) -> Pixels:
     """`values` on 0…255, least to greatest; constant ones become grey."""
     low, high = float(values.min()), float(values.max())
     share = (values - low) / (high - low) if high > low else np.full_like(values, 0.5)
@@ -54,7 +54,7 @@ def _smooth(shape: tuple[int, int, int], words: NDArray[np.uint64]) -> Pixels:
     return _stretched(ndimage.gaussian_filter(noise, (width, width, 0), mode="nearest", truncate=4.0))
 
 
-def _waves(height: int, width: int) -> Floats:
+def _waves(height: int, width: int) -> Floats64:
     """Frequencies (row, column) in cycles an image of the lowest plane waves, one of each pair ±k."""
     found = [(r, c) for r in range(-8, 9) for c in range(9) if (c, r) > (0, 0)]
     found.sort(key=lambda k: (k[0] ** 2 + k[1] ** 2, k))

@@ -19,10 +19,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from ..dtypes import Floats64
 from ..errors import InputError
 from .graph_file import load_graph
 
-Floats = NDArray[np.float64]
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24
 SUPPORTED = ("Conv", "Gemm", "MatMul", "Relu", "AveragePool", "Flatten", "Reshape", "Mul", "Div", "Add", "Sub")
 _SILENT = ("Identity", "Dropout")
@@ -33,16 +33,16 @@ Attributes = dict[str, Any]
 class Box:
     """Bounds float64 `[N, …]`, low ≤ high."""
 
-    low: Floats
-    high: Floats
+    low: Floats64
+    high: Floats64
 
 
-def _widened(low: Floats, high: Floats, size: Floats, terms: int, roundoff: float) -> Box:
+def _widened(low: Floats64, high: Floats64, size: Floats64, terms: int, roundoff: float) -> Box:
     slack = 1.01 * (terms + 8) * roundoff * size + np.finfo(np.float64).tiny
     return Box(low - slack, high + slack)
 
 
-def _patches(x: Floats, kernel: tuple[int, int], strides: list[int], dilations: list[int]) -> Floats:
+def _patches(x: Floats64, kernel: tuple[int, int], strides: list[int], dilations: list[int]) -> Floats64:
     """`[N, H', W', C, kh, kw]` windows of a padded `[N, C, H, W]`."""
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     windows = sliding_window_view(x, reach, axis=(2, 3))
@@ -56,12 +56,12 @@ def _check_pads(name: str, attributes: Attributes) -> list[int]:
     return list(attributes.get("pads", [0, 0, 0, 0]))
 
 
-def _padded(x: Floats, pads: list[int]) -> Floats:
+def _padded(x: Floats64, pads: list[int]) -> Floats64:
     return np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
 
 
 def _signed_products(
-    product: Callable[[Floats, Floats], Floats], box: Box, weight: Floats, bias: Floats, terms: int, u: float
+    product: Callable[[Floats64, Floats64], Floats64], box: Box, weight: Floats64, bias: Floats64, terms: int, u: float
 ) -> Box:
     """Bounds of product(x, weight) + bias: least inputs meet positive weights, greatest ones negative weights."""
     more, less = np.maximum(weight, 0), np.minimum(weight, 0)
@@ -71,7 +71,7 @@ def _signed_products(
     return _widened(low, high, size, 2 * terms, u)
 
 
-def _conv(name: str, box: Box, constants: list[Floats], attributes: Attributes, u: float) -> Box:
+def _conv(name: str, box: Box, constants: list[Floats64], attributes: Attributes, u: float) -> Box:
     weight = constants[0]
     if attributes.get("group", 1) != 1 or weight.ndim != 4:
         raise InputError(f"node {name} (Conv) is grouped or not two-dimensional: interval bounds take plain 2-d ones")
@@ -79,7 +79,7 @@ def _conv(name: str, box: Box, constants: list[Floats], attributes: Attributes, 
     strides, dilations = list(attributes.get("strides", [1, 1])), list(attributes.get("dilations", [1, 1]))
     pads, kernel = _check_pads(name, attributes), (weight.shape[2], weight.shape[3])
 
-    def product(x: Floats, w: Floats) -> Floats:
+    def product(x: Floats64, w: Floats64) -> Floats64:
         windows = _patches(_padded(x, pads), kernel, strides, dilations)
         flat = windows.reshape(*windows.shape[:3], -1) @ w.reshape(len(w), -1).T
         return np.ascontiguousarray(flat.transpose(0, 3, 1, 2))
@@ -87,7 +87,7 @@ def _conv(name: str, box: Box, constants: list[Floats], attributes: Attributes, 
     return _signed_products(product, box, weight, bias[:, None, None], weight[0].size, u)
 
 
-def _linear(box: Box, weight: Floats, bias: Floats, u: float) -> Box:
+def _linear(box: Box, weight: Floats64, bias: Floats64, u: float) -> Box:
     return _signed_products(lambda x, w: np.asarray(x @ w), box, weight, bias, weight.shape[0], u)
 
 
@@ -100,7 +100,7 @@ def _average_pool(name: str, box: Box, attributes: Attributes, u: float) -> Box:
         )
     strides = list(attributes.get("strides", [1, 1]))
 
-    def mean(x: Floats) -> Floats:
+    def mean(x: Floats64) -> Floats64:
         windows = _patches(x, (kernel[0], kernel[1]), strides, list(attributes.get("dilations", [1, 1])))
         return np.asarray(windows.mean(axis=(4, 5)).transpose(0, 3, 1, 2))
 
@@ -108,7 +108,7 @@ def _average_pool(name: str, box: Box, attributes: Attributes, u: float) -> Box:
     return _widened(mean(box.low), mean(box.high), size, kernel[0] * kernel[1], u)
 
 
-def _affine(kind: str, box: Box, constant: Floats, first: bool, u: float) -> Box:
+def _affine(kind: str, box: Box, constant: Floats64, first: bool, u: float) -> Box:
     """`kind` of the box and a constant; `first` says that the box is the first operand."""
     if kind == "Div" and (not first or (constant == 0).any()):
         raise InputError("the graph divides by a computed value or by 0: interval bounds take affine maps only")
@@ -160,7 +160,7 @@ class ReadGraph:
         return True
 
     @property
-    def last_weight(self) -> Floats:
+    def last_weight(self) -> Floats64:
         """The effective weight of the last linear layer, `[inputs, outputs]`; InputError where the graph does not end in one."""
         makers = {name: node for node in self.nodes for name in node.output}
         node = makers.get(self.output)
@@ -175,7 +175,7 @@ class ReadGraph:
             )
         return self._gemm_weight(node)
 
-    def _gemm_weight(self, node: onnx.NodeProto) -> Floats:
+    def _gemm_weight(self, node: onnx.NodeProto) -> Floats64:
         weight = self.constants[node.input[1]].astype(np.float64)
         options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         return (weight.T if options.get("transB", 0) else weight) * float(options.get("alpha", 1.0))
@@ -204,7 +204,7 @@ class IntervalGraph(ReadGraph):
         if unknown:
             raise InputError(f"{self.path.name} uses {unknown[0]}, which it does not define: export it again")
 
-    def bounds(self, low: Floats, high: Floats, roundoff: float = DOUBLE) -> tuple[Floats, Floats]:
+    def bounds(self, low: Floats64, high: Floats64, roundoff: float = DOUBLE) -> tuple[Floats64, Floats64]:
         """(low, high) of the output over every input between `low` and `high`, float64 `[N, …]` each, rounded outward.
 
         Boxes are bounded one by one: the last digits of a matrix product depend on how many rows it has.
@@ -262,7 +262,7 @@ class IntervalGraph(ReadGraph):
         return Box(box.low.reshape(rows, size), box.high.reshape(rows, size))
 
 
-def linf_box(images: NDArray[np.float32], epsilon: float) -> tuple[Floats, Floats]:
+def linf_box(images: NDArray[np.float32], epsilon: float) -> tuple[Floats64, Floats64]:
     """The images in [0, 1] within ℓ∞ distance `epsilon` + 2^-23 of each of `images` float32 `[N, …]` in [0, 1].
 
     That is the ball around the exact k/255 and what float32 makes of it: rounding k/255, epsilon, their sum and the point moves

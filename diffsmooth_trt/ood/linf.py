@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..certify.progress import Progress
+from ..dtypes import Floats32, Floats64, Words
 from ..engine import instruction_set
 from ..errors import EngineError, InputError
 from ..images import Image, pixel_digest
@@ -17,8 +18,8 @@ from ..noise import Key
 from .certified import phase_of
 from .config import OodConfig
 from .interval import DOUBLE, SINGLE, IntervalGraph, linf_box
-from .model import Model, Singles, Words
-from .scores import Floats, upper_from_detector, upper_from_logits
+from .model import Model
+from .scores import upper_from_detector, upper_from_logits
 from .sets import DataSet
 from .store import OodStore, Record
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .attacks import Objective
 
 
-def scaled(images: Sequence[Image]) -> Singles:
+def scaled(images: Sequence[Image]) -> Floats32:
     """Images float32 `[N, C, H, W]` in [0, 1]."""
     pixels = np.stack([image.pixels for image in images]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(255)
@@ -49,8 +50,8 @@ def bounding_graph(model: Model, config: OodConfig) -> IntervalGraph | None:
 
 
 def upper_bounds(
-    model: Model, graph: IntervalGraph, images: Singles, epsilon: float, roundoff: float = SINGLE
-) -> Floats:
+    model: Model, graph: IntervalGraph, images: Floats32, epsilon: float, roundoff: float = SINGLE
+) -> Floats64:
     """The highest score `[N]` within ℓ∞ distance `epsilon` of each image, rounded up, whatever the rest of a joint model does."""
     low, high = graph.bounds(*linf_box(images, epsilon), roundoff=max(roundoff, DOUBLE))
     if model.detector is not None:
@@ -129,8 +130,8 @@ class _Attack:
         self.fast = "avx512_bf16" in instruction_set()  # of gradients it is the sign that counts
 
     def best(
-        self, x: Singles, clean: Floats, key: Key, phase: int, words: Words, digests: list[str]
-    ) -> tuple[Floats, list[str]]:
+        self, x: Floats32, clean: Floats64, key: Key, phase: int, words: Words, digests: list[str]
+    ) -> tuple[Floats64, list[str]]:
         """The highest score found `[N]`, that of the image itself included, and the name of what found it."""
         from .attacks import attacked
 
@@ -142,7 +143,7 @@ class _Attack:
             highest[better], by[better] = scores[better], name
         return highest, [str(name) for name in by]
 
-    def _objective(self, x: Singles, key: Key, phase: int, words: Words) -> Objective:
+    def _objective(self, x: Floats32, key: Key, phase: int, words: Words) -> Objective:
         """What the attacks raise: the logarithm of the score's parts, which has gradients where the score itself is flat."""
         import torch
         from torch import Tensor
@@ -172,7 +173,7 @@ class _Attack:
 
         return objective
 
-    def _noise(self, x: Singles, key: Key, phase: int, words: Words, draw: int) -> Any:
+    def _noise(self, x: Floats32, key: Key, phase: int, words: Words, draw: int) -> Any:
         import torch
 
         return torch.from_numpy(self.model.with_noise(np.zeros_like(x), key, phase, words, draw))

@@ -21,11 +21,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from ..dtypes import Floats64
 from ..errors import InputError
 
-Floats = NDArray[np.float64]
 TPR = 0.95
 
 
@@ -38,7 +38,7 @@ class Metrics:
     fpr: float
 
 
-def check_scores(name: str, scores: ArrayLike) -> Floats:
+def check_scores(name: str, scores: ArrayLike) -> Floats64:
     """`scores` as float64 `[N]`; InputError where there are none, or NaN among them. Infinite ones are compared as such."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or not values.size:
@@ -52,12 +52,12 @@ def check_scores(name: str, scores: ArrayLike) -> Floats:
     return values
 
 
-def curve(inside: ArrayLike, outside: ArrayLike) -> tuple[Floats, Floats, Floats]:
+def curve(inside: ArrayLike, outside: ArrayLike) -> tuple[Floats64, Floats64, Floats64]:
     """Thresholds descending, and the shares of in- and out-of-distribution scores at or above each, `[distinct]` each."""
     first, second = check_scores("the in-distribution set", inside), check_scores("an out-of-distribution set", outside)
     thresholds = np.unique(np.concatenate([first, second]))[::-1]
 
-    def share(values: Floats) -> Floats:
+    def share(values: Floats64) -> Floats64:
         below = np.searchsorted(np.sort(values), thresholds, side="left")
         return (len(values) - below) / len(values)
 

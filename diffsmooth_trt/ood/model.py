@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..device import open_device
+from ..dtypes import Floats32, Floats64, Words
 from ..engine import Engine, open_engine
 from ..errors import InputError
 from ..noise import NOISE_VERSION, GridLaw, Key, grid_law
@@ -21,10 +21,7 @@ from ..runs.identity import named
 from ..runs.record import ClassifierId
 from .config import OodConfig
 from .interval import ReadGraph
-from .scores import Floats, Score
-
-Singles = NDArray[np.float32]
-Words = NDArray[np.uint64]
+from .scores import Score
 
 
 def check_detector(graph: ReadGraph) -> None:
@@ -101,15 +98,15 @@ class Model:
         }
         return named(parts)
 
-    def logits(self, noisy: Singles) -> Singles:
+    def logits(self, noisy: Floats32) -> Floats32:
         """The classifier's logits of a full batch, behind the denoiser where there is one."""
         return self.classifier.run_on_host(noisy if self.denoiser is None else self.denoiser.run_on_host(noisy))
 
-    def distances(self, images: Singles) -> Singles | None:
+    def distances(self, images: Floats32) -> Floats32 | None:
         """The detector's d `[batch]` of a full batch; None without a detector."""
         return None if self.detector is None else self.detector.run_on_host(images)[:, 0]
 
-    def scores(self, images: Singles, key: Key, phase: int, numbers: Words) -> Floats:
+    def scores(self, images: Floats32, key: Key, phase: int, numbers: Words) -> Floats64:
         """Scores `[N]` of images float32 `[N, C, H, W]`, any N: the mean over `draws` noises of each image's own, or of none.
 
         Noise j of an image is that of (key, phase, its number, j), and is in front of the denoiser only.
@@ -120,7 +117,7 @@ class Model:
         ]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _batch_scores(self, images: Singles, key: Key, phase: int, numbers: Words) -> Floats:
+    def _batch_scores(self, images: Floats32, key: Key, phase: int, numbers: Words) -> Floats64:
         count = len(images)
         order = np.minimum(np.arange(self.batch), count - 1)
         full, words = np.ascontiguousarray(images[order]), np.ascontiguousarray(numbers[order])
@@ -134,7 +131,7 @@ class Model:
         # However its sum is rounded, a mean is not above all: an exact bound on each holds for it.
         return np.asarray(np.minimum(total / self.draws, highest)[:count])
 
-    def with_noise(self, images: Singles, key: Key, phase: int, numbers: Words, draw: int) -> Singles:
+    def with_noise(self, images: Floats32, key: Key, phase: int, numbers: Words, draw: int) -> Floats32:
         """`images` with noise `draw` of each image's own."""
         if self.law is None:
             raise InputError("--sigma is missing: noise needs a level in image units")

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import Floats64
 from ..errors import EngineError, InputError
 from ..report.tables import chosen_of, space_of
 from ..runs.audit import audit_line
 from ..runs.identity import rows_note
-from .bounds import Floats, further, shifted_lower, shifted_upper
+from .bounds import further, shifted_lower, shifted_upper
 from .certified import bound_of, estimate_of, radius_of
 from .metrics import Metrics, bounded, metrics
 from .scores import Score
@@ -36,8 +37,8 @@ class Version:
 
     name: str
     radius: float
-    inside: Floats
-    outside: dict[str, Floats]
+    inside: Floats64
+    outside: dict[str, Floats64]
     bounds: bool = False
     missing: Mapping[str, int] = field(default_factory=dict)
 
@@ -51,7 +52,7 @@ class Version:
         rows = np.array([[m.auroc, m.aupr, m.fpr] for m in found.values()])
         return {**found, AVERAGE: Metrics(*(float(value) for value in rows.mean(axis=0)))}
 
-    def _one(self, inside: Floats, outside: Floats) -> Metrics:
+    def _one(self, inside: Floats64, outside: Floats64) -> Metrics:
         return (bounded if self.bounds or any(self.missing.values()) else metrics)(inside, outside)
 
 
@@ -131,7 +132,7 @@ def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
     """The published score at each radius: mean probability + √(2/π)·R where R reaches the radius, else 0, on both sides."""
     run, score = store.record, Score(store.record.asked.score)
 
-    def pairs(rows: list[dict[str, Any]]) -> tuple[Floats, Floats]:
+    def pairs(rows: list[dict[str, Any]]) -> tuple[Floats64, Floats64]:
         radius = np.array([radius_of(record, run) for record in rows])
         mean = score.stretch(np.array([estimate_of(record) for record in rows]), run.classes)
         return radius, mean + math.sqrt(2 / math.pi) * radius

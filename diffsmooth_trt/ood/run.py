@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..certify.progress import Progress, Silent
+from ..certify.progress import NoProgress, Progress
 from ..engine import choose_backend
 from ..errors import InputError
 from ..noise import Key
@@ -111,7 +111,7 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         record = describe(config, model, sets)
         if model.law is not None:
             check_noise(model.law)
-        shown = progress or Silent()
+        shown = progress or NoProgress()
         with _open_store(config, record) as store:
             _check_records(store, sets)
             runner.run(sets, store, shown)

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_expit, log_softmax, logsumexp
 
+from ..dtypes import Floats64
 from ..errors import EngineError, InputError
 
-Floats = NDArray[np.float64]
 KINDS = ("softmax", "energy", "reject", "distro-l2")
 
 
-def joint_log_probabilities(logits: Floats, d: Floats) -> Floats:
+def joint_log_probabilities(logits: Floats64, d: Floats64) -> Floats64:
     """log p(y|x) `[N, K]` of the joint model from logits `[N, K]` and the detector's d `[N]`."""
     classes = logits.shape[1]
     inside = log_expit(d)[:, None] + log_softmax(logits, axis=1)
@@ -44,7 +44,7 @@ class Score:
         if not 0 < self.temperature < np.inf:
             raise InputError(f"--temperature must be above 0, got {self.temperature}: 1 is usual")
 
-    def of(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats:
+    def of(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats64:
         """Scores `[N]` of logits `[N, K]` and, for a joint model, d `[N]`. Raises EngineError for NaN."""
         values = logits.astype(np.float64)
         if d is not None:
@@ -61,7 +61,7 @@ class Score:
             raise EngineError(f"{int(np.isnan(found).sum())} of {len(found)} scores are NaN: run in a wider precision")
         return np.asarray(found)
 
-    def confidence(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats:
+    def confidence(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats64:
         """A number in [0, 1] that grows with the score, `[N]`: what is smoothed, see `Score.stretch`.
 
         Of softmax with K classes it is (K·max p − 1)/(K − 1); of reject 1 − p_reject. Raises InputError for energy.
@@ -76,7 +76,7 @@ class Score:
         classes = logits.shape[1]
         return np.asarray(np.clip((classes * score - 1) / (classes - 1), 0.0, 1.0))
 
-    def stretch(self, confidence: Floats, classes: int) -> Floats:
+    def stretch(self, confidence: Floats64, classes: int) -> Floats64:
         """Smoothed probabilities from smoothed confidences: 1/K + (1 − 1/K)·u for softmax, u itself for reject.
 
         The map is affine, so it may be taken after the expectation; bounds on u that the smoothing theorem gives are never
@@ -85,7 +85,7 @@ class Score:
         return confidence if self.kind == "reject" else 1 / classes + (1 - 1 / classes) * confidence
 
 
-def upper_from_logits(score: Score, low: Floats, high: Floats) -> Floats:
+def upper_from_logits(score: Score, low: Floats64, high: Floats64) -> Floats64:
     """The highest score `[N]` that logits within [low, high] `[N, K]` can give, rounded up."""
     if score.kind == "energy":
         found = score.temperature * logsumexp(high / score.temperature, axis=1)
@@ -100,7 +100,7 @@ def upper_from_logits(score: Score, low: Floats, high: Floats) -> Floats:
     return np.asarray(raised if score.kind in ("energy", "reject") else np.minimum(raised, 1.0))
 
 
-def upper_from_detector(d_high: Floats, classes: int) -> Floats:
+def upper_from_detector(d_high: Floats64, classes: int) -> Floats64:
     """The highest softmax score `[N]` of a joint model with d ≤ d_high `[N]`, whatever its classifier says, rounded up.
 
     p̄_in + (1 − p̄_in)/K (Meinke et al. 2022): p_in·softmax_y + (1 − p_in)/K with softmax_y ≤ 1 grows with p_in.

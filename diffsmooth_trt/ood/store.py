@@ -18,7 +18,7 @@ from ..errors import InputError, StoreError
 from ..files import write_atomically
 from ..noise.counters import KEY_BITS
 from ..runs.audit import refuse_void
-from ..runs.record import usable
+from ..runs.record import naming_damage
 from .record import FORMAT, KIND, OodRecord
 
 SYNC_SECONDS = 1.0
@@ -85,7 +85,7 @@ class OodStore:
             ) from None
         if version != FORMAT:
             raise InputError(f"{path} has format {version}, this version reads {FORMAT}: use the version that made it")
-        with usable(f"{path} holds values"):
+        with naming_damage(f"{path} holds values"):
             made = OodRecord.from_meta(meta)
         if audits:
             refuse_void(path, audits[-1])

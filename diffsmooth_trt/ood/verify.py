@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..certify.progress import Progress, Silent
+from ..certify.progress import NoProgress, Progress
 from ..errors import InputError
 from ..noise.selftest import check_noise
 from ..runs.identity import versions
-from ..runs.record import check_noise_version, usable
-from ..runs.reopen import check_sha256, check_weights, find, locate, placed
+from ..runs.record import check_noise_version, naming_damage
+from ..runs.reopen import check_sha256, check_weights, device_options, find, locate
 from ..runs.verify import (
     Verification,
     check_derived,
@@ -103,7 +103,7 @@ def verify(
         recorded = store.record
         check_noise_version(store.path, recorded.classifier)
         done = OodVerification(store.path, secrets.randbits(64) if blocks_seed is None else blocks_seed)
-        with usable(f"{store.path} holds values in its first line"):
+        with naming_damage(f"{store.path} holds values in its first line"):
             config = _recorded_config(store, given, out_data, threads, device)
         model = Model(config)
         try:
@@ -120,7 +120,7 @@ def verify(
             # From here on with what a new run would say of itself: what the file says otherwise is reported already.
             held = OodStore(store.path, here, store.records, None)
             _check_finished(held, unfinished, done)
-            _verify_records(held, model, config, sets, done, fraction=fraction, progress=progress or Silent())
+            _verify_records(held, model, config, sets, done, fraction=fraction, progress=progress or NoProgress())
         finally:
             model.close()
         check_identity(recorded.classifier, here.classifier, done)
@@ -145,7 +145,7 @@ def _recorded_config(
     for name, role in roles.items():
         check_sha256(name, files[name], classifier[role]["sha256"])
     engines = [classifier[role] for role in roles.values()]
-    options: dict[str, Any] = {**store.record.asked.recorded(), **files, **placed(engines, engines, device)}
+    options: dict[str, Any] = {**store.record.asked.recorded(), **files, **device_options(engines, engines, device)}
     return OodConfig(
         **options,
         out_data=_out_data(store, out_data),

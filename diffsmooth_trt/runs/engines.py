@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..certify.batch_size import Fitted, fit, search
+from ..certify.batch_size import SizedMethod, fit, search
 from ..device import Device, open_device
 from ..engine import Engine, fixed_batch, open_engine
 from ..engine.choice import AUTO, EngineChoice
@@ -58,7 +58,7 @@ def build_method(config: RunConfig, batch: int | None = None, device: Device | N
     )
 
 
-def fitted_method(config: RunConfig, device: Device, recorded: int | None = None) -> Fitted:
+def sized_method(config: RunConfig, device: Device, recorded: int | None = None) -> SizedMethod:
     """The run's method at its batch size: the `recorded` one, that of the files, or the one that fits or is fastest."""
     asked = config.engines.batch
     fixed = next((rows for rows in map(fixed_batch, config.files.values()) if rows), None) if asked == AUTO else None
@@ -67,5 +67,5 @@ def fitted_method(config: RunConfig, device: Device, recorded: int | None = None
         return build_method(config, batch, device)
 
     if recorded or fixed:
-        return Fitted(build(int(recorded or fixed or 0)))
+        return SizedMethod(build(int(recorded or fixed or 0)))
     return search(build, device) if asked == AUTO else fit(build, int(asked))

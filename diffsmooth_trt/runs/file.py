@@ -27,7 +27,7 @@ from ..certify.rules import Margin, Outcome
 from ..errors import InputError, StoreError
 from .audit import refuse_void
 from .config import MEMORY
-from .record import FORMAT, READABLE, REQUIRED, RunRecord, usable
+from .record import FORMAT, READABLE, REQUIRED, RunRecord, naming_damage
 
 UNRECORDED = "radii are about the rounded images, the distance was not recorded (an older version made the run)"
 SCHEMA = """
@@ -111,7 +111,7 @@ class RunFile:
         self.record = self._recorded()
 
     def _recorded(self) -> RunRecord:
-        with usable(f"{self.path} holds values in its table meta"):
+        with naming_damage(f"{self.path} holds values in its table meta"):
             return RunRecord.from_meta(self.meta)
 
     @property

@@ -36,7 +36,7 @@ REQUIRED = (
 
 
 @contextmanager
-def usable(values: str) -> Iterator[None]:
+def naming_damage(values: str) -> Iterator[None]:
     """Turn what odd values raise into an InputError that begins with where they are."""
     try:
         yield

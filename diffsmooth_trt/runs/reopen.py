@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..files import file_sha256
 from ..methods import METHODS
 from .config import RunConfig
-from .record import ClassifierId, usable
+from .record import ClassifierId, naming_damage
 from .store import RunStore
 
 Given = Mapping[str, Path | None]
@@ -34,7 +34,7 @@ def recorded_config(store: RunStore, given: Given, threads: int | None, device: 
     computes alike if it can. Raises InputError for files that are missing or whose SHA-256 is not the recorded one, and for
     values that no run writes.
     """
-    with usable(f"{store.path} holds values in its table meta"):
+    with naming_damage(f"{store.path} holds values in its table meta"):
         return _config(store, given, threads, device)
 
 
@@ -55,7 +55,7 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
     settings |= {name: parts[name] for name in method.Options.names() if name in parts}
     return RunConfig(
         **settings,
-        **placed(engines, chosen, device),
+        **device_options(engines, chosen, device),
         method=method.name,
         sigma=parts["sigma"] or None,
         batch=engines[0]["batch"],
@@ -65,7 +65,7 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
     )
 
 
-def placed(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:
+def device_options(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:
     """Device, and backend and precision of those `chosen`, that compute as the recorded engines did, as far as it can."""
     ran_on = "cuda:0" if any("device" in engine for engine in engines) else "cpu"
     device = device or ran_on

@@ -11,7 +11,7 @@ import numpy as np
 from ..certify.lipschitz import run_margins
 from ..certify.loop import Runner
 from ..certify.places import SLACK
-from ..certify.progress import Progress, Silent
+from ..certify.progress import NoProgress, Progress
 from ..certify.rules import RadiusRule
 from ..certify.stopping import Stopping
 from ..device.selftest import check_device_noise
@@ -21,7 +21,7 @@ from ..images import ImageChoice, Images
 from ..methods import Method
 from ..noise import Key, grid_law
 from .config import RunConfig
-from .engines import device_of, fitted_method
+from .engines import device_of, sized_method
 from .identity import classifier_id, independence, rows_note, versions
 from .record import RunRecord
 from .resume import open_store, recorded_batch, refuse_existing
@@ -36,7 +36,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
         choose_backend(engines.backend)
     images = Images.chosen(config.data, config.choice)
     device = device_of(config)
-    fitted = fitted_method(config, device, recorded_batch(output, engines.batch))
+    fitted = sized_method(config, device, recorded_batch(output, engines.batch))
     method = fitted.method
     try:
         check_labels(images, method)
@@ -106,7 +106,7 @@ def check_noise(method: Method, stopping: Stopping) -> None:
 
 def draw(method: Method, store: RunStore, images: Images, progress: Progress | None = None) -> None:
     """Draw all that the store's run still lacks."""
-    record, shown = store.record, progress or Silent()
+    record, shown = store.record, progress or NoProgress()
     found: Mapping[str, Any] = independence(method.engines)
     if record.rows != found:
         store.add_notes([f"a resumed part of this run: {rows_note(found)}"])

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from ..certify.blocks import Plan
+from ..certify.blocks import DrawPlan
 from ..certify.rules import LipschitzRule, Outcome, RadiusRule, Rule, Votes
 from ..errors import StoreError
 from .file import RunFile, guarded
@@ -44,7 +44,7 @@ class RunStore(RunFile):
         return rule
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> DrawPlan:
         """The samples that the run asks for, at most."""
         return self.rule.plan
 
@@ -87,12 +87,12 @@ class RunStore(RunFile):
             ).fetchall()
             ended = False
             for block, row in zip_longest(self.plan.blocks(image), rows):
-                if row is None and (ended or (any_look and votes.looked)):
+                if row is None and (ended or (any_look and votes.at_look)):
                     break
                 if row is None or (ended and not any_look) or row[:3] != (block.phase, block.start, block.stop):
                     raise ValueError(f"image {image} does not have the blocks that its run asks for")
                 votes.add(block, self._votes(image, *row[1:]))
-                ended = votes.looked and self.rule.stops(votes)
+                ended = votes.at_look and self.rule.stops(votes)
             if isinstance(self.rule, LipschitzRule):
                 query = "SELECT predict, margin FROM margins WHERE image = ?"
                 votes.margin = self.connection.execute(query, (image,)).fetchone()
@@ -114,15 +114,15 @@ class RunStore(RunFile):
             yield from map(self.result, images)
             return
         votes = {image: self.votes(image) for image in images}
-        alone = [self._agreed(image, each) for image, each in votes.items()]
+        alone = [self._checked(image, each) for image, each in votes.items()]
         for result, outcome in zip(alone, rule.family(list(votes.values())), strict=True):
             yield replace(result, **vars(outcome))
 
     def result(self, image: int) -> Result:
         """One image's outcome, derived from its votes alone; StoreError unless it is the recorded one."""
-        return self._agreed(image, self.votes(image))
+        return self._checked(image, self.votes(image))
 
-    def _agreed(self, image: int, votes: Votes) -> Result:
+    def _checked(self, image: int, votes: Votes) -> Result:
         outcome = self.rule.outcome(votes)
         with guarded(self.path):
             row = self.connection.execute(

@@ -24,7 +24,7 @@ from ..certify.batch import packed
 from ..certify.blocks import Block
 from ..certify.lipschitz import margins
 from ..certify.places import most_moved
-from ..certify.progress import Progress, Silent
+from ..certify.progress import NoProgress, Progress
 from ..certify.step import Step
 from ..engine import Engine
 from ..errors import InputError, StoreError
@@ -89,7 +89,7 @@ class Verification:
 
 
 @dataclass
-class _Held:
+class _Chosen:
     """What one look into the store found: label, pixel hash, distance an image; the blocks to draw again with their votes."""
 
     images: dict[int, tuple[int, str, float]]
@@ -162,7 +162,7 @@ def verify(
             check_weights(record.classifier, method.engines)
             here = describe(method, images, config.choice, config.stopping, key=record.key)
             if record.stopping.smoothing:
-                shown = progress or Silent()
+                shown = progress or NoProgress()
                 verify_votes(
                     store, method, images, here, done, fraction=fraction, progress=shown, unfinished=unfinished
                 )
@@ -304,7 +304,7 @@ def note_versions(recorded: Mapping[str, Any], here: Mapping[str, Any], done: Ve
         done.notes.append(f"other versions: {', '.join(elsewhere)}")
 
 
-def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done: Verification) -> _Held:
+def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done: Verification) -> _Chosen:
     """Choose blocks, and check what needs no engine; one transaction, so that a live run is seen at one moment."""
     with store.snapshot() as connection:
         images = store.known_images()
@@ -319,7 +319,7 @@ def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done
         results = {image for (image,) in connection.execute("SELECT image FROM results")}
         mentioned = {image for table in MENTIONS for (image,) in connection.execute(f"SELECT image FROM {table}")}
         check_asked(asked, sorted(results | (mentioned - {*asked})), unfinished, done)
-    return _Held(images, chosen)
+    return _Chosen(images, chosen)
 
 
 def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block, list[int]]]:
@@ -375,7 +375,7 @@ def _name(block: Block) -> str:
 
 
 def _work(
-    images: Images, held: _Held, shape: Sequence[int], done: Verification
+    images: Images, held: _Chosen, shape: Sequence[int], done: Verification
 ) -> Iterator[tuple[Block, NDArray[np.uint8]]]:
     """The chosen blocks with the pixels they start from; images that are not the run's are reported, not drawn."""
     left = dict(held.images)
@@ -397,7 +397,7 @@ def _work(
 
 
 def _replay(
-    record: RunRecord, method: Method, images: Images, held: _Held, done: Verification, progress: Progress
+    record: RunRecord, method: Method, images: Images, held: _Chosen, done: Verification, progress: Progress
 ) -> None:
     """Draw the chosen blocks again, packed into full batches, and compare each with its record."""
     step = Step(method, grid_law(method.sigma), record.key)

@@ -1,6 +1,6 @@
 """Runs on a device that works late, as a GPU does: the run of the CPU, and what happens when memory or the device fails.
 
-The device is tests/host_device.py: the GPU's kernels on NumPy arrays, behind a queue. Where the machine has a CUDA GPU, the
+The device is tests/support/host_device.py: the GPU's kernels on NumPy arrays, behind a queue. Where the machine has a CUDA GPU, the
 last tests compare it with the CPU.
 """
 

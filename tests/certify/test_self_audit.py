@@ -17,7 +17,7 @@ from scipy import stats
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.api import run
-from diffsmooth_trt.certify.audit_rows import Held, Row, Seat
+from diffsmooth_trt.certify.audit_rows import Row, Seat, WaitingRows
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.certify.places import MOVED, SLACK, least_share, most_moved
@@ -113,7 +113,7 @@ def test_batches_mix_images_and_places() -> None:
 def test_what_a_store_is_told() -> None:
     """Each row once when it comes and once when it goes; of one that came and went between, nothing."""
     old, new = (Row(0, 1, sample, 2, 3, 0.5) for sample in (4, 5))
-    held = Held([old])
+    held = WaitingRows([old])
     held.add(old)
     assert held.changes() == ([], [])
     held.add(new)

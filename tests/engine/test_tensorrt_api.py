@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "diffsmooth_trt"
-HERE = Path(__file__).parent
+HERE = ROOT / "tests" / "support"
 # The least that the checker has to see in the package: were it blind, it would find nothing wrong.
 SEEN = {
     "Builder.build_serialized_network",

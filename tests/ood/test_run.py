@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from diffsmooth_trt import zoo
-from diffsmooth_trt.certify.progress import Silent
+from diffsmooth_trt.certify.progress import NoProgress
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import EngineError, InputError
@@ -199,7 +199,7 @@ def test_an_interrupted_run_keeps_its_records(files, tmp_path, monkeypatch):
 def test_long_images_are_recorded_one_by_one(files, tmp_path, score):
     """At a fixed n an image fills batches alone: a kill loses that image's draws, not those of a group."""
 
-    class Stop(Silent):
+    class Stop(NoProgress):
         def update(self, samples: int, images: int) -> None:
             if images:
                 raise KeyboardInterrupt

@@ -16,8 +16,9 @@ import torch
 from torch.cuda import ExternalStream
 
 from ...device.nvidia import find_gpu
+from ...dtypes import Floats32
 from ...errors import EngineError, InputError
-from ..base import Engine, Floats, Inputs, instruction_set
+from ..base import Engine, Inputs, instruction_set
 from ..record import Record, agreed_record, read_checked
 
 AGAIN = "export it again here"
@@ -98,7 +99,7 @@ class InductorEngine(Engine):
         result: torch.Tensor = y if isinstance(y, torch.Tensor) else y[0]
         return result.float().contiguous()
 
-    def _run(self, inputs: Inputs) -> Floats:
+    def _run(self, inputs: Inputs) -> Floats32:
         return np.asarray(self.run_on_device(inputs).cpu().numpy())
 
     def close(self) -> None:

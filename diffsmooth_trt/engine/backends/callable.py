@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ...dtypes import Floats32
 from ...errors import EngineError, InputError
-from ..base import Engine, Floats, Inputs
+from ..base import Engine, Inputs
 from ..facts import EngineFacts
 
 Call = Callable[[Any], Any]
 
 
-def called(call: Call, name: str, x: Floats) -> tuple[Any, bool]:
+def called(call: Call, name: str, x: Floats32) -> tuple[Any, bool]:
     """What `call`, the argument `name`, returns for `x`, and whether it takes torch tensors rather than NumPy arrays.
 
     A torch module takes tensors. Of a function both are tried, arrays first. Raises InputError where it takes neither, and for
@@ -47,7 +48,7 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__} ({(str(error).splitlines() or [''])[0][:120]})"
 
 
-def _with_tensors(call: Any, x: Floats) -> Any:
+def _with_tensors(call: Any, x: Floats32) -> Any:
     """What `call` returns for a tensor on the device of its parameters, where it has any."""
     torch = sys.modules["torch"]
     parameters = next(iter(call.parameters()), None) if isinstance(call, torch.nn.Module) else None
@@ -85,8 +86,8 @@ class CallableEngine(Engine):
         self.labels = _array(found).ndim == 1
         self.identity |= {"version": "", "precision": "its own"}
 
-    def run(self, x: Floats, *, nhwc: bool = False) -> Floats:
-        y: Floats = self._checked(x, nhwc=nhwc)
+    def run(self, x: Floats32, *, nhwc: bool = False) -> Floats32:
+        y: Floats32 = self._checked(x, nhwc=nhwc)
         bad = ~np.isfinite(y).reshape(len(y), -1).all(axis=1)
         if bad.any():
             raise EngineError(
@@ -101,7 +102,7 @@ class CallableEngine(Engine):
             self.warning = ""  # a label is no probability
         return found
 
-    def _run(self, inputs: Inputs) -> Floats:
+    def _run(self, inputs: Inputs) -> Floats32:
         (x,) = inputs
         found = _array(_with_tensors(self.call, x) if self.tensors else self.call(x.copy()))
         if self.facts.role != "classifier":
@@ -110,7 +111,7 @@ class CallableEngine(Engine):
             return self._one_hot(found)
         return self._checked_output(found, self.output_shape, f"logits {self.output_shape} or integer labels")
 
-    def _one_hot(self, labels: np.ndarray[Any, Any]) -> Floats:
+    def _one_hot(self, labels: np.ndarray[Any, Any]) -> Floats32:
         """Logits float32 [batch, classes] of which the label's is the largest."""
         classes = int(self.facts.classes or 0)
         if labels.dtype.kind not in "iu" or labels.shape != (self.batch,):
@@ -124,10 +125,10 @@ class CallableEngine(Engine):
                 f"{self.name} returned label {wrong[0]}, expected 0 to {classes - 1}: give classes={int(wrong.max()) + 1}, "
                 "or return other labels"
             )
-        logits: Floats = np.eye(classes, dtype=np.float32)[labels]
+        logits: Floats32 = np.eye(classes, dtype=np.float32)[labels]
         return logits
 
-    def _checked_output(self, found: np.ndarray[Any, Any], shape: tuple[int, ...], what: str) -> Floats:
+    def _checked_output(self, found: np.ndarray[Any, Any], shape: tuple[int, ...], what: str) -> Floats32:
         if found.dtype.kind != "f" or found.shape != shape:
             raise InputError(
                 f"{self.name} returned {found.dtype} {found.shape} for {self.batch} rows, expected {what} {shape}: "

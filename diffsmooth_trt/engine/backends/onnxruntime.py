@@ -10,8 +10,9 @@ import onnx
 import onnxruntime as ort
 
 from ...device import CPU, Device
+from ...dtypes import Floats32
 from ...errors import EngineError, InputError
-from ..base import Engine, Floats, Inputs
+from ..base import Engine, Inputs
 from ..graph import GraphFile
 
 ort.disable_telemetry_events()
@@ -83,7 +84,7 @@ class OnnxRuntimeEngine(Engine):
         self.names = [value.name for value in self.session.get_inputs()]
         self.identity |= {"version": ort.__version__, "precision": effective}
 
-    def _run(self, inputs: Inputs) -> Floats:
+    def _run(self, inputs: Inputs) -> Floats32:
         try:
             (y,) = self.session.run(None, dict(zip(self.names, inputs, strict=True)))
         except Exception as error:

@@ -9,8 +9,9 @@ import numpy as np
 import openvino as ov
 
 from ...device import CPU, Device
+from ...dtypes import Floats32
 from ...errors import EngineError, InputError
-from ..base import Engine, Floats, Inputs
+from ..base import Engine, Inputs
 from ..graph import GraphFile
 
 CHUNK = 16
@@ -113,7 +114,7 @@ class OpenVinoEngine(Engine):
             ) from None
         self.identity |= {"version": ov.get_version(), "precision": effective_precision(compiled), "chunk": self.chunk}
 
-    def _run(self, inputs: Inputs) -> Floats:
+    def _run(self, inputs: Inputs) -> Floats32:
         if self.front is not None:
             images, levels, labels = inputs
             inputs = (images, labels, *self.front([levels]).values())
@@ -125,7 +126,7 @@ class OpenVinoEngine(Engine):
                 place: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
                 for place, rows in chunks[-1].items()
             }
-        parts: list[Floats] = []
+        parts: list[Floats32] = []
         try:
             for number, chunk in enumerate(chunks):  # `chunks` keeps them alive until their requests are done
                 if number >= len(self.requests):
@@ -137,7 +138,7 @@ class OpenVinoEngine(Engine):
             raise EngineError(f"OpenVINO failed in {self.path.name} ({str(error).splitlines()[0]})") from None
         return np.concatenate(parts)[: self.batch]
 
-    def _finish(self, number: int) -> Floats:
+    def _finish(self, number: int) -> Floats32:
         request = self.requests[number % len(self.requests)]
         request.wait()
         return np.array(request.get_output_tensor(0).data, dtype=np.float32)

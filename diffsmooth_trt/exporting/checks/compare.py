@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ... import zoo
+from ...dtypes import Floats32, Labels
 from ...engine import Engine, EngineFacts
 from ...errors import EngineError, InputError
 from .inputs import HIGHEST, SIGMA, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
 LEAST_BATCHES = 2
 LEAST_AGREEMENT = 0.995  # of labels with the source's
 
@@ -31,7 +29,7 @@ class Expected:
     """
 
     inputs: Inputs
-    want: Floats
+    want: Floats32
     labels: Labels | None = None
 
 
@@ -72,11 +70,11 @@ class Comparison:
 
 def compare(
     expected: Iterable[Expected],
-    run: Callable[..., Floats],
+    run: Callable[..., Floats32],
     *,
     name: str,
     failure: Exception,
-    label: Callable[[Floats], Labels] | None = None,
+    label: Callable[[Floats32], Labels] | None = None,
 ) -> Comparison:
     """What `run` makes of the inputs of every batch, against what the source made of them.
 
@@ -134,7 +132,7 @@ def _not_finite(engine: Engine) -> EngineError:
     return EngineError(f"{engine.path.name} returns NaN or infinity on noisy images: use a wider precision")
 
 
-def _answer(engine: Engine, inputs: Inputs) -> Floats:
+def _answer(engine: Engine, inputs: Inputs) -> Floats32:
     """The engine's output for rows that are as many as its batch or fewer; the rest of the batch repeats them."""
     rows = len(inputs[0])
     inputs = tuple(np.resize(each, (engine.batch, *each.shape[1:])) for each in inputs)
@@ -154,7 +152,7 @@ def compare_engines(
     EngineError for NaN and infinite values, InputError for images that do not fit.
     """
 
-    def label(outputs: Floats) -> Labels:
+    def label(outputs: Floats32) -> Labels:
         logits = outputs if classifier is None else _answer(classifier, (outputs,))
         return np.asarray(logits.argmax(axis=1), np.int64)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...dtypes import Floats32
 from ...errors import InputError
 from ...images import Images
 from ...noise import grid_law, sampler
 from .inputs import Inputs, noise_levels
 
-Floats = NDArray[np.float32]
 # Phases of the noise, apart from those of certification; the key is public: nothing certified rests on these draws.
 CALIBRATION, VERIFICATION = 32, 33
 KEY = 0
@@ -36,7 +36,7 @@ def fitting_pixels(path: str | PathLike[str], shape: tuple[int, int, int], limit
     return np.ascontiguousarray(np.stack(rows))
 
 
-def noised(pixels: NDArray[np.uint8], sigma: float, count: int, rows: int, phase: int) -> Iterator[Floats]:
+def noised(pixels: NDArray[np.uint8], sigma: float, count: int, rows: int, phase: int) -> Iterator[Floats32]:
     """`count` noisy images in [0, 1] units in batches of `rows`, the last one filled with further draws.
 
     `pixels` uint8 `[N, C, H, W]`, used in turn: draw i is image i mod N with noise ⌊i/N⌋. The same in every call.

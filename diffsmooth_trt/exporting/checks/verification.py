@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from ... import zoo
+from ...dtypes import Floats32
 from ...engine import Engine, EngineFacts, open_engine
 from ...errors import EngineError, InputError, message_of
 from ..writers.onnx_half import INLINE_BYTES, Request
-from .compare import Expected, Floats, compare
+from .compare import Expected, compare
 from .inputs import ConditionalCheck, ImageCheck, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
@@ -50,7 +51,7 @@ class Unfit(InputError):
     """The exported graph runs, and what it returns is not what the network returns."""
 
 
-def source_outputs(check: ImageCheck, inputs: Inputs, at_once: int) -> Floats:
+def source_outputs(check: ImageCheck, inputs: Inputs, at_once: int) -> Floats32:
     """What the source makes of `inputs`, float32, `at_once` rows at a time: its feature maps may outweigh its parameters."""
     with torch.no_grad():
         parts = [
@@ -219,7 +220,7 @@ class Verification:
         trial = {"backend": engine.backend, "precision": str(engine.identity["precision"]), **found.differences}
         return trial if found.agreement is None else {**trial, "same_labels": round(found.agreement, 5)}
 
-    def _labels(self, outputs: Floats) -> NDArray[np.int64]:
+    def _labels(self, outputs: Floats32) -> NDArray[np.int64]:
         if self.after is None:
             return np.asarray(outputs.argmax(1), np.int64)
         missing = self.after.batch - len(outputs)

@@ -13,37 +13,36 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...dtypes import Floats64
 from ...errors import InputError
 
-Floats = NDArray[np.float64]
 MODES = ("bicubic", "bilinear")
 CUBIC, CUBIC_PLAIN = -0.5, -0.75
 
 
-def _cubic(x: Floats, a: float) -> Floats:
+def _cubic(x: Floats64, a: float) -> Floats64:
     """Cubic convolution kernel (Keys 1981) at the distances `x`."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
-    weights: Floats = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    weights: Floats64 = np.where(x < 1, near, np.where(x < 2, far, 0.0))
     return weights
 
 
-def _triangle(x: Floats, _: float) -> Floats:
-    weights: Floats = np.maximum(1 - np.abs(x), 0.0)
+def _triangle(x: Floats64, _: float) -> Floats64:
+    weights: Floats64 = np.maximum(1 - np.abs(x), 0.0)
     return weights
 
 
-_KERNELS: dict[str, tuple[Callable[[Floats, float], Floats], int]] = {
+_KERNELS: dict[str, tuple[Callable[[Floats64, float], Floats64], int]] = {
     "bicubic": (_cubic, 2),
     "bilinear": (_triangle, 1),
 }
 
 
-def resize_matrix(source: int, target: int, mode: str = "bicubic", antialias: bool = True) -> Floats:
+def resize_matrix(source: int, target: int, mode: str = "bicubic", antialias: bool = True) -> Floats64:
     """W `[target, source]` with W @ column = the column resized from `source` to `target` pixels (both at least 1).
 
     Raises InputError unless `mode` is one of `MODES`.

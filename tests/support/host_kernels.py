@@ -15,7 +15,7 @@ import numpy as np
 
 from diffsmooth_trt.device.launch import Kernels, kernel_source
 
-SOURCE = Path(__file__).parent / "data" / "host_kernels.cpp"
+SOURCE = Path(__file__).with_name("host_kernels.cpp")
 FLAGS = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC")
 # What a launch has to pass for each type that a kernel's parameter can have.
 TYPES = {

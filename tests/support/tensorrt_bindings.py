@@ -1,6 +1,6 @@
 """Prints as JSON what published TensorRT bindings offer, loaded for real against empty libraries.
 
-    python tests/engine/tensorrt_bindings.py FOLDER SCRATCH
+    python tests/support/tensorrt_bindings.py FOLDER SCRATCH
 
 FOLDER holds the package `tensorrt_bindings`, SCRATCH takes the libraries that it links, compiled here with the functions
 that it needs and nothing in them. Only names, enumerations and docstrings are read; nothing of TensorRT is called.
