@@ -104,6 +104,16 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
     assert set(os.listdir(tmp_path)) == before
 
 
+def test_a_method_with_options(shrinking_denoiser: Any, linear_classifier: Any, tmp_path: Path) -> None:
+    files = {"engine": shrinking_denoiser(SIGMA), "classifier": linear_classifier(W, np.zeros(4))}
+    options = {"method": "diffsmooth", "m": 2, "local_sigma": 0.25, "local_noise": "fresh"}
+    smoothed = dst.SmoothedClassifier(files["engine"], classifier=files["classifier"], backend="onnxruntime", **options)
+    found = smoothed.certify(X, n0=40, n=500, alpha=0.01, key=KEY)
+    assert of_arrays(found) == of_file(tmp_path, **files, n=500, backend="onnxruntime", **options)
+    with pytest.raises(InputError, match="^m must be an integer of 1 to 65535, got 0"):
+        dst.SmoothedClassifier(files["engine"], classifier=files["classifier"], **{**options, "m": 0})
+
+
 def test_functions_as_a_pair(shrinking_denoiser: Any, linear_classifier: Any, tmp_path: Path) -> None:
     """A denoiser that halves the noise's distance from grey, and a classifier behind it."""
     files = {"engine": shrinking_denoiser(SIGMA), "classifier": linear_classifier(W, np.zeros(4))}
