@@ -6,9 +6,11 @@ from importlib.metadata import version as _version
 
 from .api import certify, predict, verify
 from .engine import Engine, EngineFacts, open_engine
-from .errors import AuditError, DiffsmoothError, EngineError, InputError, StoreError
+from .errors import AuditError, DiffsmoothError, EngineError, InputError, Stopped, StoreError
 from .images import Image, Images, open_images
 from .runs.config import RunConfig
+from .runs.merge import merge
+from .runs.status import Status, status
 from .runs.store import Result, RunStore, open_run
 from .runs.verify import Verification
 from .smoothed import Certificates, SmoothedClassifier
@@ -29,13 +31,17 @@ __all__ = [
     "RunConfig",
     "RunStore",
     "SmoothedClassifier",
+    "Status",
+    "Stopped",
     "StoreError",
     "Verification",
     "__version__",
     "certify",
+    "merge",
     "open_engine",
     "open_images",
     "open_run",
     "predict",
+    "status",
     "verify",
 ]

@@ -60,6 +60,9 @@ def certify(
     threads: int | None = None,
     allow_host_code: bool = False,
     key: str | None = None,
+    key_file: File | None = None,
+    shard: str | None = None,
+    stop_after: float | None = None,
     resume: bool = False,
     tsv: File | None = None,
     progress: Progress | None = None,
@@ -71,7 +74,9 @@ def certify(
     choose images. out: the run store to make, None to keep the run in memory. method: a name in `METHODS`; its own options are
     arguments too. sigma: noise level in image units, in [0.01, 4]; None where a denoiser says its own. radius, tolerance,
     family_wise, certificate, lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see
-    `open_engine`. key: 64 hexadecimal digits, None to draw one. tsv: a file for `idx label predict radius correct time`.
+    `open_engine`. key: 64 hexadecimal digits, None to draw one; key_file: a file that holds it, which the first run makes.
+    shard: the part of the images that this machine draws, like "2/3" (see `merge`). stop_after: hours, after which Stopped is
+    raised; resume goes on then. tsv: a file for `idx label predict radius correct time`.
 
     Returns the run store, open for reading. For each image, the radius (ℓ2, image units) is wrong with probability at most alpha
     over the noise. With `quantise` the radius is about the image as given: how far rounding moved it is recorded and taken off.
@@ -104,6 +109,9 @@ def predict(
     threads: int | None = None,
     allow_host_code: bool = False,
     key: str | None = None,
+    key_file: File | None = None,
+    shard: str | None = None,
+    stop_after: float | None = None,
     resume: bool = False,
     tsv: File | None = None,
     progress: Progress | None = None,

@@ -52,6 +52,12 @@ class AuditError(EngineError):
     """Rows that were evaluated again had other labels: none of the run's votes counts."""
 
 
+class Stopped(DiffsmoothError):
+    """A run ended before its end as it was asked to, and keeps what was done (exit status 3)."""
+
+    exit_code = 3
+
+
 class StoreError(DiffsmoothError):
     """A run store could not be read or written (damaged file, full disk)."""
 

@@ -8,6 +8,7 @@ in the data set and never depends on `skip` or `limit`. Whatever cannot be read 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -425,6 +426,12 @@ class Images:
             crop=choice.crop,
             quantise=choice.quantise,
         )
+
+    def of_rows(self, rows: range) -> Self:
+        """Those of the chosen images that lie at `rows` of the data set; `identity` is still the data set's."""
+        part = copy.copy(self)
+        part.rows = rows
+        return part
 
     def __len__(self) -> int:
         return len(self.rows)

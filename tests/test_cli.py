@@ -201,8 +201,8 @@ def test_zoo_fits_the_wheel():
 
 
 def test_interrupts_end_in_one_line(files, tmp_path):
-    """SIGTERM and SIGINT in the middle: exit 1, one line that says how to go on, and a resume that works."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """SIGTERM, SIGUSR1 and SIGINT in the middle: exit 3, one line that says how to go on, and a resume that works."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         out = tmp_path / f"{number.name}.sqlite"
         flags = [
             part
@@ -219,7 +219,7 @@ def test_interrupts_end_in_one_line(files, tmp_path):
             time.sleep(0.3)
             process.send_signal(number)
             _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 1
+        assert process.returncode == 3
         assert len(stderr.splitlines()) == 1
         assert "go on with --resume" in stderr
         with dst.open_run(out) as store:

@@ -12,16 +12,19 @@ from itertools import islice
 
 import numpy as np
 
+from ..errors import Stopped
 from ..images import Image, Images, flat_pixels
 from ..methods import Method
 from .ledger import Ledger
-from .loop import check_image
+from .loop import check_image, stopped
 from .progress import Progress
 from .rules import Margin, Rule, Votes
 
 
-def run_margins(method: Method, ledger: Ledger, rule: Rule, images: Images, progress: Progress) -> None:
-    """Finish every image; what the ledger holds is not computed again."""
+def run_margins(
+    method: Method, ledger: Ledger, rule: Rule, images: Images, progress: Progress, *, stop_at: float | None = None
+) -> None:
+    """Finish every image; what the ledger holds is not computed again. Raises Stopped once it is past `stop_at`."""
     progress.start(len(images), ledger.finished(), None, 0)
 
     def left() -> Iterator[Image]:
@@ -42,6 +45,8 @@ def run_margins(method: Method, ledger: Ledger, rule: Rule, images: Images, prog
         ledger.commit()
         started = time.perf_counter()
         progress.update(0, len(found))
+        if stop_at is not None and time.monotonic() > stop_at:
+            raise Stopped(stopped(ledger))
 
 
 def margins(method: Method, images: Iterable[Image]) -> Iterator[list[tuple[Image, Margin]]]:

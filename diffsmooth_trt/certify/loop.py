@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import Counts
-from ..errors import AuditError, InputError
+from ..errors import AuditError, InputError, Stopped
 from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
 from ..noise import Key, grid_law
@@ -70,6 +70,11 @@ class _Segment(Span):
     open: _OpenBlock
 
 
+def stopped(ledger: Ledger) -> str:
+    """What is said of a run that ended before its end."""
+    return f"stopped in time, {ledger.finished()} images are done; {ledger.name} keeps all votes: go on with --resume"
+
+
 def check_image(method: Method, ledger: Ledger, image: Image) -> None:
     """Record an image, or compare it with its record; InputError unless it is of the engine's shape and the run's."""
     channels, height, width = method.input_shape
@@ -95,6 +100,7 @@ class Runner:
     rule: Rule
     key: Key
     progress: Progress
+    stop_at: float | None = None  # by time.monotonic()
 
     def __post_init__(self) -> None:
         self.step = Step(self.method, grid_law(self.method.sigma), self.key)
@@ -112,7 +118,8 @@ class Runner:
     def run(self, images: Images) -> None:
         """Finish every image; what the ledger already holds is not drawn again.
 
-        Raises AuditError where rows evaluated again have other labels; the ledger is marked void before.
+        Raises AuditError where rows evaluated again have other labels; the ledger is marked void before. Raises Stopped, with
+        all votes kept, once it is past `stop_at`.
         """
         self.audit = self._open_audit(len(images))
         most = None if self.plan.sequential else len(images) * self.plan.samples
@@ -131,6 +138,9 @@ class Runner:
                 self._collect()
             elif not spans:
                 break
+            if self.stop_at is not None and time.monotonic() > self.stop_at:
+                self._commit()
+                raise Stopped(stopped(self.ledger))
         with self._audited():
             self.audit.finish()
         self._commit()

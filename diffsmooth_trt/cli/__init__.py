@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..engine import ENGINE_SUFFIXES
-from ..errors import DiffsmoothError
-from . import doctor, export, ood, report, run
+from ..errors import DiffsmoothError, Stopped
+from . import doctor, export, ood, report, run, shards
 from .options import Commands, Parser
 
 
@@ -25,13 +25,16 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=version("diffsmooth-trt"))
     commands = Commands(parser)
-    for group in (report, run, ood, export, doctor):
+    for group in (report, run, shards, ood, export, doctor):
         group.add(commands)
     return parser
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what schedulers warn with
+
+
 class _Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, ended as orderly as Ctrl-C."""
+    """One of SIGNALS, ended as orderly as Ctrl-C."""
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
@@ -44,12 +47,14 @@ def _fail(message: str, status: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 the run failed, 2 bad arguments or input)."""
+    """Run one command; returns the exit status: 0 done, 1 the run failed, 2 bad arguments or input, 3 it was stopped by a signal
+    or in time and keeps what was done.
+    """
     debug = "--debug" in (argv if argv is not None else sys.argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks σ shows ? for it
-    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, _stop) for number in SIGNALS}
     out: Path | None = None
     try:
         arguments = _parser().parse_args(argv)
@@ -63,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.message, error.exit_code)
     except KeyboardInterrupt:
         kept = out is not None and out.suffix not in ENGINE_SUFFIXES and out.exists()
-        return _fail(f"interrupted; {out} keeps what was done, go on with --resume" if kept else "interrupted", 1)
+        if not kept:
+            return _fail("interrupted", 1)
+        return _fail(f"interrupted; {out} keeps what was done, go on with --resume", Stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it exits
         return 1

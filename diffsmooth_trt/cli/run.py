@@ -146,8 +146,12 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     _add_host_code(parser)
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
+    add("--key-file", type=Path, metavar="FILE", help="… in a file, which the first run makes: for --shard")
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
     add("--resume", action="store_true", help="go on with --out")
+    add("--shard", metavar="I/K", help="draw every K-th image only, from the I-th on; `merge` makes one run of all K")
+    text = "stop in time, with all votes kept and exit status 3: --resume goes on"
+    add("--stop-after", type=float, metavar="HOURS", help=text)
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
 
 

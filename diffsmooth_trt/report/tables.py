@@ -112,6 +112,8 @@ class Summary:
             f"{'ℓ2 in' if self.certified else 'images in'} {self.space}",
             *chosen_of(self.record.choice),
         ]
+        if self.record.shard is not None:
+            parts.append(f"shard {self.record.shard} of {self.record.images} images")
         return "; ".join(
             [*parts, *([f"UNFINISHED: {len(self.images)} of {self.asked} images"] if self.missing else [])]
         )

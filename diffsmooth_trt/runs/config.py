@@ -17,22 +17,39 @@ from ..files import check_outputs
 from ..images import ImageChoice
 from ..methods import METHODS, Method, MethodOptions, owners
 from ..noise import Key, check_noise_level
+from ..ranges import number
+from .shard import Shard, shared_key
 
 MEMORY = ":memory:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where a run's votes go (`out`, None: to memory) and under which key (None: a fresh one) they are drawn."""
+    """Where a run's votes go (`out`, None: to memory), under which key they are drawn (None: that of `key_file`, which the first
+    run makes, or a fresh one), which `shard` of the images this machine draws, and after how many hours it stops.
+    """
 
     out: Path | None = None
     key: Key | None = None
     resume: bool = False
     tsv: Path | None = None
+    key_file: Path | None = None
+    shard: Shard | None = None
+    stop_after: float | None = None
 
     @classmethod
-    def given(cls, *, out: Any = None, key: Any = None, resume: bool = False, tsv: Any = None) -> Self:
-        """The part of arguments as users give them: paths or their names, a key or its 64 hexadecimal digits."""
+    def given(
+        cls,
+        *,
+        out: Any = None,
+        key: Any = None,
+        resume: bool = False,
+        tsv: Any = None,
+        key_file: Any = None,
+        shard: Any = None,
+        stop_after: float | None = None,
+    ) -> Self:
+        """The part of arguments as users give them: paths or their names, a key or its 64 hexadecimal digits, a shard like 2/3."""
         if str(out) == MEMORY:
             raise InputError(
                 f"--out {MEMORY} is no file: give a file like run.sqlite; from Python out=None keeps no file"
@@ -40,7 +57,34 @@ class Output:
         if out is None and (resume or tsv is not None):
             raise InputError(f"--{'resume' if resume else 'tsv'} needs --out: give the run a file")
         made = key if key is None or isinstance(key, Key) else Key.parse(str(key))
-        return cls(out=_path(out), key=made, resume=resume, tsv=_path(tsv))
+        part = shard if shard is None or isinstance(shard, Shard) else Shard.parse(str(shard))
+        if key is not None and key_file is not None:
+            raise InputError("--key and --key-file are two ways to give one key, got both: leave one out")
+        if part is not None and key is None and key_file is None:
+            raise InputError(
+                f"--shard {part} needs the key that all shards draw under: give --key-file key.txt, which the first one makes"
+            )
+        if part is not None and tsv is not None:
+            raise InputError("--tsv is for whole runs, --shard makes a part: merge the shards, then `report --tsv`")
+        if stop_after is not None:
+            number("stop_after", stop_after, 0, 10**6, "give hours, 11.5 for example")
+            if out is None:
+                raise InputError("--stop-after needs --out: a run in memory keeps nothing to go on with")
+        return cls(
+            out=_path(out),
+            key=made,
+            resume=resume,
+            tsv=_path(tsv),
+            key_file=_path(key_file),
+            shard=part,
+            stop_after=stop_after,
+        )
+
+    def run_key(self) -> tuple[Key, bool]:
+        """The key to draw under, and whether it was drawn now by this run rather than given."""
+        if self.key is not None:
+            return self.key, False
+        return (Key.draw(), True) if self.key_file is None else shared_key(self.key_file)
 
 
 def _path(given: Any) -> Path | None:
@@ -142,7 +186,8 @@ class RunConfig:
         draws = max(stopping.n0, stopping.n)
         self.options.check_run(sigma=self.sigma, draws=draws, smoothing=stopping.smoothing)
         inputs = {**{_flag(slot): path for slot, path in self.files.items()}, "--data": self.data}
-        check_outputs({"--out": self.output.out, "--tsv": self.output.tsv}, inputs)
+        outputs = {"--out": self.output.out, "--tsv": self.output.tsv, "--key-file": self.output.key_file}
+        check_outputs(outputs, inputs)
 
     def _check_lipschitz(self) -> None:
         stopping = self.stopping

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,8 +130,13 @@ class RunFile:
         return self.record.audit
 
     @classmethod
-    def create(cls, path: Path | None, record: RunRecord) -> Self:
-        """A new store of `record`; the file appears complete. In memory where `path` is None. InputError where it exists."""
+    def create(
+        cls, path: Path | None, record: RunRecord, fill: Callable[[sqlite3.Connection], None] | None = None
+    ) -> Self:
+        """A new store of `record`, with the rows that `fill` puts into it; the file appears complete.
+
+        It is in memory where `path` is None. Raises InputError where the file exists.
+        """
         meta = _meta_rows(record.to_meta())
         if path is None:
             connection = sqlite3.connect(MEMORY)
@@ -141,6 +146,9 @@ class RunFile:
         try:
             with contextlib.closing(sqlite3.connect(draft)) as connection:
                 _fill(connection, meta)
+                if fill is not None:
+                    with connection:
+                        fill(connection)
             if is_empty(path):
                 path.unlink()
             os.link(draft, path)  # unlike a rename, it never replaces a run that appeared meanwhile

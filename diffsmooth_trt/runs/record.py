@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..images import ImageChoice
 from ..noise import Key
 from ..noise.counters import DRAWN_BY, KEY_BITS, NOISE_VERSION
+from .shard import Shard
 
 FORMAT = 3
 READABLE = (1, 2, FORMAT)  # format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances
@@ -112,8 +113,8 @@ class RunRecord:
 
     And what it keeps besides: `versions` of software and machine, `shape` of the images, whether `rows` of each engine are
     "proved" or "assumed" independent, how the batch was chosen, the name of its `source` and its `files`, `notes` on the votes,
-    network `evaluations` of how many votes, the n that it was `extended_from`, and what its `audit` found. None: an older
-    version made it.
+    network `evaluations` of how many votes, the n that it was `extended_from`, what its `audit` found, and which `shard` of
+    the images it draws (`images` are those of all shards). None: an older version made it.
     """
 
     method: str
@@ -141,6 +142,7 @@ class RunRecord:
     evaluations: tuple[int, int] = (0, 0)
     extended_from: tuple[int, ...] = ()
     audit: Mapping[str, Any] | None = None
+    shard: Shard | None = None
     format: int = FORMAT
 
     @property
@@ -162,8 +164,9 @@ class RunRecord:
 
     @property
     def asked(self) -> range:
-        """The rows of the images that it was asked for: all of the data set, or with `skip` and `max` some."""
-        return range(0, self.images * self.choice.skip, self.choice.skip)
+        """The rows of the images that it was asked for: all of the data set, or with `skip`, `max` and as a shard some."""
+        rows = range(0, self.images * self.choice.skip, self.choice.skip)
+        return rows if self.shard is None else self.shard.rows(rows)
 
     @property
     def has_distances(self) -> bool:
@@ -204,6 +207,7 @@ class RunRecord:
         more["shape"] = None if self.shape is None else list(self.shape)
         more["notes"] = list(self.notes) or None
         more["evaluations"] = list(self.evaluations) if any(self.evaluations) else None
+        more["shard"] = None if self.shard is None else str(self.shard)
         more["extended_from"] = list(self.extended_from) or None
         return found | {name: value for name, value in more.items() if value is not None}
 
@@ -221,6 +225,7 @@ class RunRecord:
             raise ValueError("evaluations")
         try:
             stopping, choice = Stopping.of_record(config), ImageChoice.of_record(config)
+            shard = Shard.parse(str(meta["shard"])) if "shard" in meta else None
         except InputError as error:
             raise ValueError(error.message) from None
         return cls(
@@ -249,6 +254,7 @@ class RunRecord:
             evaluations=(evaluations[0], evaluations[1]),
             extended_from=tuple(map(int, meta.get("extended_from", ()))),
             audit=meta.get("audit"),
+            shard=shard,
             format=int(meta["format"]),
         )
 

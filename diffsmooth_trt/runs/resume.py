@@ -48,7 +48,7 @@ def open_store(output: Output, record: RunRecord) -> RunStore:
         return RunStore.create(out, record)
     store = RunStore.open(out, write=True)
     try:
-        longer = _check_same(out, store.record, record, key_given=output.key is not None)
+        longer = _check_same(out, store.record, record, key_given=output.key is not None or output.key_file is not None)
         if longer:
             store.extend(record.stopping.n)
     except BaseException:
@@ -66,6 +66,8 @@ def _check_same(out: Path, recorded: RunRecord, asked: RunRecord, *, key_given: 
     differing = differences({name: old.get(name) for name in new}, new)
     if key_given and asked.key != recorded.key:
         differing.append("key (another one was given)")
+    if recorded.shard != asked.shard:
+        differing.append(f"shard (run: {recorded.shard}, asked: {asked.shard})")
     if not differing and not recorded.has_distances:
         differing = ["quantise: an older version made it, which did not record how far it moved each image"]
     if not differing and longer and not recorded.stopping.sequential:

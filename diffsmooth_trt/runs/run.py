@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -41,13 +42,15 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     try:
         check_labels(images, method)
         check_noise(method, config.stopping)
-        record = describe(method, images, config.choice, config.stopping, key=output.key)
+        key, drawn = output.run_key()
+        record = describe(method, images, config.choice, config.stopping, key=key)
         named = {**config.files, "classifier": config.files.get("classifier"), "data": config.data}
         files = {name: None if path is None else str(path) for name, path in named.items()}
-        record = replace(record, batch_choice=fitted.choice, source=config.data.name, files=files)
+        record = replace(record, batch_choice=fitted.choice, source=config.data.name, files=files, key_drawn=drawn)
+        record = replace(record, shard=output.shard)
         store = open_store(output, record)
         try:
-            draw(method, store, images, progress)
+            draw(method, store, images.of_rows(record.asked), progress, stop_after=output.stop_after)
         except BaseException:
             store.close()
             raise
@@ -104,17 +107,25 @@ def check_noise(method: Method, stopping: Stopping) -> None:
             check_device_noise(law, method.device)
 
 
-def draw(method: Method, store: RunStore, images: Images, progress: Progress | None = None) -> None:
-    """Draw all that the store's run still lacks."""
+def draw(
+    method: Method,
+    store: RunStore,
+    images: Images,
+    progress: Progress | None = None,
+    *,
+    stop_after: float | None = None,
+) -> None:
+    """Draw all that the store's run still lacks of `images`; Stopped after so many hours, with all votes kept."""
+    stop_at = None if stop_after is None else time.monotonic() + 3600 * stop_after
     record, shown = store.record, progress or NoProgress()
     found: Mapping[str, Any] = independence(method.engines)
     if record.rows != found:
         store.add_notes([f"a resumed part of this run: {rows_note(found)}"])
     try:
         if record.stopping.smoothing:
-            Runner(method, store, store.rule, record.key, shown).run(images)
+            Runner(method, store, store.rule, record.key, shown, stop_at).run(images)
         else:
-            run_margins(method, store, store.rule, images, shown)
+            run_margins(method, store, store.rule, images, shown, stop_at=stop_at)
     finally:
         store.add_notes(method.notes)  # of votes that an interrupted run keeps, too
     if any(method.spent):

@@ -161,6 +161,8 @@ def verify(
         try:
             check_weights(record.classifier, method.engines)
             here = describe(method, images, config.choice, config.stopping, key=record.key)
+            if record.shard is not None:
+                images = images.of_rows(record.shard.rows(images.rows))
             if record.stopping.smoothing:
                 shown = progress or NoProgress()
                 verify_votes(
