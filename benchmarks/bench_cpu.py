@@ -28,13 +28,16 @@ from torch import Tensor, nn
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.certify.progress import NoProgress
+from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.exporting.sources.checkpoints import load_into, load_state
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
 from diffsmooth_trt.nets.classifiers import classifier_from_arch
 from diffsmooth_trt.nets.options import named_options
+from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.runs.config import RunConfig
 from diffsmooth_trt.runs.engines import build_method
+from diffsmooth_trt.runs.identity import facts_of
 from diffsmooth_trt.runs.run import describe
 from diffsmooth_trt.runs.store import RunStore
 
@@ -85,13 +88,15 @@ def eager_loop(model: Eager, pixels: np.ndarray[Any, Any], samples: int, batch: 
 
 def runner_for(config: RunConfig, method: Method, images: Images, shares: dict[str, float]) -> Callable[[], float]:
     """A timed call of the whole runner on `images`, in a fresh run store."""
-    record, out = describe(method, images, config.choice, config.stopping), config.output.out
+    record, out = describe(facts_of(method), images, config.choice, config.stopping), config.output.out
 
     def timed() -> float:
         if out is not None:
             out.unlink(missing_ok=True)
         with RunStore.create(out, record) as store:
-            runner = Unaudited(method, store, store.rule, record.key, NoProgress())
+            runner = Unaudited(
+                method, store, store.rule, Step(method, grid_law(method.sigma), record.key), NoProgress()
+            )
             start = time.perf_counter()
             runner.run(images)
             seconds = time.perf_counter() - start

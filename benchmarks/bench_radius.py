@@ -25,11 +25,13 @@ from bench_noise import cpu_model
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.certify.loop import Runner
+from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
-from diffsmooth_trt.noise import ESTIMATION, SELECTION
+from diffsmooth_trt.noise import ESTIMATION, SELECTION, grid_law
 from diffsmooth_trt.runs.config import RunConfig
 from diffsmooth_trt.runs.engines import build_method
+from diffsmooth_trt.runs.identity import facts_of
 from diffsmooth_trt.runs.run import describe
 from diffsmooth_trt.runs.store import RunStore, open_run
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, normal_cdf_lower
@@ -96,11 +98,11 @@ def contradictions(store: RunStore, radius: float, sigma: float) -> dict[str, in
 def measure(radius: float, images: Images, method: Method, turns: Turns, config: RunConfig) -> dict[str, Any]:
     """One run."""
     start = time.perf_counter()
-    record = describe(method, images, config.choice, config.stopping)
+    record = describe(facts_of(method), images, config.choice, config.stopping)
     thresholds = time.perf_counter() - start
     with RunStore.create(config.output.out, record) as store:
         spent = timed_rule(store)
-        runner = Runner(method, store, store.rule, record.key, turns)
+        runner = Runner(method, store, store.rule, Step(method, grid_law(method.sigma), record.key), turns)
         start = time.perf_counter()
         runner.run(images)
         seconds = time.perf_counter() - start - turns.paused + thresholds

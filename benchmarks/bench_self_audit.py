@@ -27,10 +27,13 @@ from diffsmooth_trt.certify.audit_rows import Seat
 from diffsmooth_trt.certify.loop import Runner
 from diffsmooth_trt.certify.progress import NoProgress
 from diffsmooth_trt.certify.self_audit import SelfAudit
+from diffsmooth_trt.certify.step import Step
 from diffsmooth_trt.images import Images
 from diffsmooth_trt.methods import Method
+from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.runs.config import RunConfig
 from diffsmooth_trt.runs.engines import build_method
+from diffsmooth_trt.runs.identity import facts_of
 from diffsmooth_trt.runs.run import describe
 from diffsmooth_trt.runs.store import RunStore
 
@@ -70,8 +73,8 @@ class Measured(Runner):
 
 def timed(kind: type[Runner], config: RunConfig, method: Method, images: Images) -> tuple[float, float, dict[str, Any]]:
     """(processor seconds, those of them for the audit, what it found) of one run."""
-    with RunStore.create(None, describe(method, images, config.choice, config.stopping)) as store:
-        runner = kind(method, store, store.rule, store.record.key, NoProgress())
+    with RunStore.create(None, describe(facts_of(method), images, config.choice, config.stopping)) as store:
+        runner = kind(method, store, store.rule, Step(method, grid_law(method.sigma), store.record.key), NoProgress())
         start = time.process_time()
         runner.run(images)
         return time.process_time() - start, getattr(runner, "spent", 0.0), dict(store.meta["audit"])

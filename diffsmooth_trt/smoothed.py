@@ -25,7 +25,7 @@ from .noise import Key, check_noise_level
 from .ranges import integer
 from .report.progress import ProgressBar
 from .runs.config import method_options
-from .runs.identity import rows_note
+from .runs.identity import facts_of, rows_note
 from .runs.record import RunRecord
 from .runs.run import check_noise, describe, draw
 from .runs.store import RunStore
@@ -211,7 +211,7 @@ class SmoothedClassifier:
         method = self._method_for(x)
         check_noise(method, stopping)
         given = None if key is None else Key.parse(key)
-        record = describe(method, images, ImageChoice(), stopping, key=given)
+        record = describe(facts_of(method), images, ImageChoice(), stopping, key=given)
         store = RunStore.create(None, record)
         with ExitStack() as failed:
             failed.callback(store.close)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,6 @@ from numpy.typing import NDArray
 from ..dtypes import Counts
 from ..errors import AuditError, InputError, Stopped
 from ..images import Image, Images, flat_pixels, pixel_digest
-from ..methods import Method
-from ..noise import Key, grid_law
 from ..statistics.sequential import looks
 from .audit_rows import Seat
 from .batch import Span
@@ -31,9 +30,29 @@ from .places import least_share
 from .progress import Progress
 from .rules import Rule, Votes
 from .self_audit import SHARE, SelfAudit
-from .step import Collected, Step
+from .step import Collected, Steps
 
 COMMIT_SECONDS = 1.0
+
+
+class Drawn(Protocol):
+    """What the loop has to know of the method that it draws from."""
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+
+    @property
+    def bins(self) -> int:
+        """How many labels votes are counted for."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+
+    @property
+    def place_dependent(self) -> bool:
+        """Whether last bits of a row depend on its place in the batch."""
 
 
 @dataclass
@@ -75,7 +94,7 @@ def stopped(ledger: Ledger) -> str:
     return f"stopped in time, {ledger.finished()} images are done; {ledger.name} keeps all votes: go on with --resume"
 
 
-def check_image(method: Method, ledger: Ledger, image: Image) -> None:
+def check_image(method: Drawn, ledger: Ledger, image: Image) -> None:
     """Record an image, or compare it with its record; InputError unless it is of the engine's shape and the run's."""
     channels, height, width = method.input_shape
     if image.pixels.shape != (height, width, channels):
@@ -93,17 +112,16 @@ def check_image(method: Method, ledger: Ledger, image: Image) -> None:
 
 @dataclass
 class Runner:
-    """Draws under `key` what `rule` asks for each image, and keeps it in `ledger`."""
+    """Draws by `steps` of `method` what `rule` asks for each image, and keeps it in `ledger`."""
 
-    method: Method
+    method: Drawn
     ledger: Ledger
     rule: Rule
-    key: Key
+    step: Steps
     progress: Progress
     stop_at: float | None = None  # by time.monotonic()
 
     def __post_init__(self) -> None:
-        self.step = Step(self.method, grid_law(self.method.sigma), self.key)
         self.plan = self.rule.plan
         self.committed = time.monotonic()
         self.active: dict[int, _Task] = {}
@@ -127,14 +145,15 @@ class Runner:
         waiting = iter(images)
         while True:
             # What is drawn ahead of a look may be drawn for nothing: where only that is left, votes come first.
-            while self.step.flying and (self.step.full or (self.exhausted and self.plan.sequential)):
+            last = self.exhausted and self.plan.sequential and not self.step.idle
+            while self.step.flying and (self.step.full or last):
                 self._collect()
             spans: Sequence[Span] = self.audit.due() or self._pack(waiting)
             if not spans and not self.step.flying:
                 spans = self.audit.rest() or ()
             if spans:
                 self.step.launch(spans)
-            if self.step.flying and (self.step.device.synchronous or not spans):
+            if self.step.flying and (self.step.synchronous or not spans):
                 self._collect()
             elif not spans:
                 break
@@ -194,6 +213,8 @@ class Runner:
                 task = self.active[image.index] = _Task(image, flat_pixels(image), self.plan.blocks(image.index), votes)
                 yield from self._drawable(task)
         self.exhausted = True
+        if self.step.flying and self.step.idle:
+            return
         for task in list(self.active.values()):
             yield from self._drawable(task, ahead=True)
 

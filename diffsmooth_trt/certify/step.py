@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,34 @@ class Collected(NamedTuple):
     counts: Counts
     seconds: float
     labels: Labels
+
+
+class Steps(Protocol):
+    """What the loop asks of whoever does its steps: this process, or workers elsewhere."""
+
+    seconds: dict[str, float]
+
+    @property
+    def flying(self) -> Sized:
+        """The steps under way."""
+
+    @property
+    def full(self) -> bool:
+        """Whether a step has to be collected before another can be launched."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether somebody waits for a step that need not be full."""
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether a step is done once it is launched."""
+
+    def launch(self, spans: Sequence[Span]) -> None:
+        """Begin a step: `spans` are the rows of its batch, in order, at most `batch` of them."""
+
+    def collect(self) -> Collected:
+        """What the oldest step under way gives, once it is done."""
 
 
 @dataclass
@@ -100,10 +128,17 @@ class Step:
         self.work: Callable[[], None] | None = None
         self.collected = 0.0
 
+    idle: ClassVar[bool] = False  # nobody waits for a step that is not full
+
     @property
     def full(self) -> bool:
         """Whether a step has to be collected before another can be launched."""
         return not self.free
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether a step is done once it is launched."""
+        return self.device.synchronous
 
     def launch(self, spans: Sequence[Span]) -> None:
         """Begin a step: `spans` are the rows of its batch, in order, at most `batch` of them."""

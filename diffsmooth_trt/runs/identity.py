@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -54,6 +55,42 @@ def classifier_id(method: Method) -> ClassifierId:
     """Everything that decides a vote besides key and image, with the hash that names it."""
     engines = {part: engine.identity for part, engine in method.engines.items()}
     return named({**method.identity, "noise_version": NOISE_VERSION, "sigma": method.sigma, **engines})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodFacts:
+    """What a run has to know of its method, wherever that runs; names are those of `Method`. `versions` are its machine's."""
+
+    name: str
+    classifier: ClassifierId
+    sigma: float
+    classes: int
+    bins: int
+    void: int | None
+    batch: int
+    input_shape: tuple[int, int, int]
+    place_dependent: bool
+    lipschitz_constant: float | None
+    rows: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+def facts_of(method: Method) -> MethodFacts:
+    """The facts of a method that runs here."""
+    return MethodFacts(
+        name=method.name,
+        classifier=classifier_id(method),
+        sigma=method.sigma,
+        classes=method.classes,
+        bins=method.bins,
+        void=method.void,
+        batch=method.batch,
+        input_shape=method.input_shape,
+        place_dependent=method.place_dependent,
+        lipschitz_constant=method.lipschitz_constant,
+        rows=independence(method.engines),
+        versions=versions(method.device),
+    )
 
 
 def versions(device: Device = CPU) -> dict[str, str]:

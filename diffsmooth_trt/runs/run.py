@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..certify.loop import Runner
 from ..certify.places import SLACK
 from ..certify.progress import NoProgress, Progress
 from ..certify.rules import RadiusRule
+from ..certify.step import Step
 from ..certify.stopping import Stopping
 from ..device.selftest import check_device_noise
 from ..engine import choose_backend
@@ -23,7 +25,7 @@ from ..methods import Method
 from ..noise import Key, grid_law
 from .config import RunConfig
 from .engines import device_of, sized_method
-from .identity import classifier_id, independence, rows_note, versions
+from .identity import MethodFacts, facts_of, independence, rows_note
 from .record import RunRecord
 from .resume import open_store, recorded_batch, refuse_existing
 from .store import RunStore, open_run
@@ -40,62 +42,75 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     fitted = sized_method(config, device, recorded_batch(output, engines.batch))
     method = fitted.method
     try:
-        check_labels(images, method)
         check_noise(method, config.stopping)
-        key, drawn = output.run_key()
-        record = describe(method, images, config.choice, config.stopping, key=key)
-        named = {**config.files, "classifier": config.files.get("classifier"), "data": config.data}
-        files = {name: None if path is None else str(path) for name, path in named.items()}
-        record = replace(record, batch_choice=fitted.choice, source=config.data.name, files=files, key_drawn=drawn)
-        record = replace(record, shard=output.shard)
-        store = open_store(output, record)
-        try:
-            draw(method, store, images.of_rows(record.asked), progress, stop_after=output.stop_after)
-        except BaseException:
-            store.close()
-            raise
+        with opened_store(config, images, facts_of(method), fitted.choice) as store:
+            draw(method, store, images, progress, stop_after=output.stop_after)
     finally:
         method.close()
-    if output.out is None:
+    return finished(store)
+
+
+@contextmanager
+def opened_store(
+    config: RunConfig, images: Images, facts: MethodFacts, batch_choice: Mapping[str, Any] | None = None
+) -> Iterator[RunStore]:
+    """The store that a run of `config` on `images` writes, closed where the run fails; nothing is written before all is checked."""
+    check_labels(images, facts)
+    key, drawn = config.output.run_key()
+    record = describe(facts, images, config.choice, config.stopping, key=key)
+    named = {**config.files, "classifier": config.files.get("classifier"), "data": config.data}
+    files = {name: None if path is None else str(path) for name, path in named.items()}
+    record = replace(record, batch_choice=batch_choice, source=config.data.name, files=files, key_drawn=drawn)
+    store = open_store(config.output, replace(record, shard=config.output.shard))
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        raise
+
+
+def finished(store: RunStore) -> RunStore:
+    """The store of a run that ended, open for reading."""
+    if store.lock is None:
         return store
     store.close()
-    return open_run(output.out)
+    return open_run(store.path)
 
 
 def describe(
-    method: Method, images: Images, choice: ImageChoice, stopping: Stopping, *, key: Key | None = None
+    facts: MethodFacts, images: Images, choice: ImageChoice, stopping: Stopping, *, key: Key | None = None
 ) -> RunRecord:
-    """What a new run of `method` on `images` says of itself; its key is drawn unless one is given."""
-    law = grid_law(method.sigma) if stopping.smoothing else None
+    """What a new run of a method on `images` says of itself; its key is drawn unless one is given."""
+    law = grid_law(facts.sigma) if stopping.smoothing else None
     record = RunRecord(
-        method=method.name,
+        method=facts.name,
         choice=choice,
         stopping=stopping,
-        classifier=classifier_id(method),
-        classes=method.bins,
+        classifier=facts.classifier,
+        classes=facts.bins,
         law=law.digest if law else "",
-        total_variation=law.tv_bound(int(np.prod(method.input_shape))) if law else 0.0,
+        total_variation=law.tv_bound(int(np.prod(facts.input_shape))) if law else 0.0,
         data=images.identity,
         images=len(images),
         key=Key.draw() if key is None else key,
         key_drawn=key is None,
-        versions=versions(method.device),
-        void=method.void,
-        slack=SLACK if method.place_dependent else 0.0,
-        lipschitz_constant=None if stopping.smoothing else stopping.lipschitz or method.lipschitz_constant,
-        shape=method.input_shape,  # of the space that radii are distances in
-        rows=independence(method.engines),
+        versions=facts.versions,
+        void=facts.void,
+        slack=SLACK if facts.place_dependent else 0.0,
+        lipschitz_constant=None if stopping.smoothing else stopping.lipschitz or facts.lipschitz_constant,
+        shape=facts.input_shape,  # of the space that radii are distances in
+        rows=facts.rows,
     )
     rule = record.rule
     return replace(record, thresholds=rule.recorded) if isinstance(rule, RadiusRule) else record
 
 
-def check_labels(images: Images, method: Method) -> None:
+def check_labels(images: Images, facts: MethodFacts) -> None:
     """InputError unless every label is one of the method's classes."""
     for row, label in zip(images.rows, images.labels(), strict=True) if images.labelled else ():
-        if not 0 <= label < method.classes:
+        if not 0 <= label < facts.classes:
             raise InputError(
-                f"image {row} has label {label}, the classifier has {method.classes} classes: "
+                f"image {row} has label {label}, the classifier has {facts.classes} classes: "
                 "give the data set that it was trained for"
             )
 
@@ -116,17 +131,27 @@ def draw(
     stop_after: float | None = None,
 ) -> None:
     """Draw all that the store's run still lacks of `images`; Stopped after so many hours, with all votes kept."""
-    stop_at = None if stop_after is None else time.monotonic() + 3600 * stop_after
     record, shown = store.record, progress or NoProgress()
-    found: Mapping[str, Any] = independence(method.engines)
-    if record.rows != found:
-        store.add_notes([f"a resumed part of this run: {rows_note(found)}"])
+    images, stop_at = images.of_rows(record.asked), deadline(stop_after)
+    note_resumed(store, independence(method.engines))
     try:
         if record.stopping.smoothing:
-            Runner(method, store, store.rule, record.key, shown, stop_at).run(images)
+            step = Step(method, grid_law(method.sigma), record.key)
+            Runner(method, store, store.rule, step, shown, stop_at).run(images)
         else:
             run_margins(method, store, store.rule, images, shown, stop_at=stop_at)
     finally:
         store.add_notes(method.notes)  # of votes that an interrupted run keeps, too
     if any(method.spent):
         store.add_evaluations(*method.spent)
+
+
+def deadline(hours: float | None) -> float | None:
+    """When a run stops that has so many hours, by time.monotonic()."""
+    return None if hours is None else time.monotonic() + 3600 * hours
+
+
+def note_resumed(store: RunStore, rows: Mapping[str, str]) -> None:
+    """Note where rows of the engines that go on are not as independent as the run's were."""
+    if store.record.rows != rows:
+        store.add_notes([f"a resumed part of this run: {rows_note(rows)}"])

@@ -33,7 +33,7 @@ from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
 from .engines import build_method, device_of
 from .file import UNRECORDED
-from .identity import INDEPENDENT, differences, fingerprint, rows_note, versions
+from .identity import INDEPENDENT, differences, facts_of, fingerprint, rows_note, versions
 from .record import ClassifierId, RunRecord, check_noise_version
 from .reopen import check_weights, recorded_config
 from .run import describe
@@ -160,7 +160,7 @@ def verify(
         done = Verification(store.path, seed)
         try:
             check_weights(record.classifier, method.engines)
-            here = describe(method, images, config.choice, config.stopping, key=record.key)
+            here = describe(facts_of(method), images, config.choice, config.stopping, key=record.key)
             if record.shard is not None:
                 images = images.of_rows(record.shard.rows(images.rows))
             if record.stopping.smoothing:
