@@ -49,7 +49,7 @@ docs/demo.svg: .venv/.run
 # torch first and by version: a plain torch brings gigabytes of CUDA packages
 .venv/.test: .venv/.run
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,hf,quantize,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,hf,quantize,ray,test]'
 	touch $@
 
 # The Python bindings alone, of both majors, outside the environment's own packages: what tests/engine/test_tensorrt_api.py

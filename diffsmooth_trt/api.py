@@ -22,7 +22,12 @@ File = str | Path
 
 def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     """Run `config` to its end and return the store, open for reading; write its table of results where it asks for one."""
-    store = running.run(config, progress)
+    if config.cluster.ray is None:
+        store = running.run(config, progress)
+    else:
+        from .distributed import run as distributed
+
+        store = distributed.run(config, progress)
     if config.output.tsv is not None:
         try:
             write_tsv(config.output.tsv, store)
@@ -65,6 +70,8 @@ def certify(
     stop_after: float | None = None,
     resume: bool = False,
     tsv: File | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> RunStore:
@@ -76,7 +83,8 @@ def certify(
     family_wise, certificate, lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see
     `open_engine`. key: 64 hexadecimal digits, None to draw one; key_file: a file that holds it, which the first run makes.
     shard: the part of the images that this machine draws, like "2/3" (see `merge`). stop_after: hours, after which Stopped is
-    raised; resume goes on then. tsv: a file for `idx label predict radius correct time`.
+    raised; resume goes on then. ray, workers: "local" or the address of a Ray cluster, whose workers draw. tsv: a file
+    for `idx label predict radius correct time`.
 
     Returns the run store, open for reading. For each image, the radius (ℓ2, image units) is wrong with probability at most alpha
     over the noise. With `quantise` the radius is about the image as given: how far rounding moved it is recorded and taken off.
@@ -114,6 +122,8 @@ def predict(
     stop_after: float | None = None,
     resume: bool = False,
     tsv: File | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> RunStore:

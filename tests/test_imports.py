@@ -22,6 +22,7 @@ FLOORS = (
     ("certify",),
     ("runs",),
     ("report",),
+    ("distributed",),
     ("smoothed", "api", "ood", "doctor", "exporting"),
     ("cli",),
 )

@@ -150,6 +150,8 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
     add("--resume", action="store_true", help="go on with --out")
     add("--shard", metavar="I/K", help="draw every K-th image only, from the I-th on; `merge` makes one run of all K")
+    add("--ray", metavar="local|ADDRESS", help="let workers draw: Ray on this machine, or a cluster's address")
+    add("--workers", type=int, metavar="N", help="… how many (default: one a GPU, or a CPU thread of --threads)")
     text = "stop in time, with all votes kept and exit status 3: --resume goes on"
     add("--stop-after", type=float, metavar="HOURS", help=text)
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")

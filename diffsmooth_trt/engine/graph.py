@@ -145,6 +145,11 @@ def weights_files(path: Path, model: onnx.ModelProto) -> set[str]:
     return names
 
 
+def weights_beside(path: Path) -> list[str]:
+    """The names of the files of weights that the ONNX file at `path` needs beside it, sorted; InputError for a bad file."""
+    return sorted(weights_files(path, _load(path)[0]))
+
+
 def external_weights(path: Path, model: onnx.ModelProto) -> dict[str, str]:
     """SHA-256 of each file of weights that the model at `path` refers to, by name; InputError for one outside its folder."""
     return {name: file_sha256(path.parent / name) for name in sorted(weights_files(path, model))}

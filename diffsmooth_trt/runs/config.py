@@ -17,7 +17,7 @@ from ..files import check_outputs
 from ..images import ImageChoice
 from ..methods import METHODS, Method, MethodOptions, owners
 from ..noise import Key, check_noise_level
-from ..ranges import number
+from ..ranges import integer, number
 from .shard import Shard, shared_key
 
 MEMORY = ":memory:"
@@ -87,6 +87,20 @@ class Output:
         return (Key.draw(), True) if self.key_file is None else shared_key(self.key_file)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Whether workers do the steps (`ray`: "local" or the address of a Ray cluster), and how many (None: as many as fit)."""
+
+    ray: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            integer("workers", self.workers, 1, 10**6)
+            if self.ray is None:
+                raise InputError("--workers is for --ray: give --ray local, or leave it out")
+
+
 def _path(given: Any) -> Path | None:
     return None if given is None else Path(given)
 
@@ -95,7 +109,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-PARTS = (ImageChoice, EngineChoice, Stopping, Output)
+PARTS = (ImageChoice, EngineChoice, Stopping, Output, Cluster)
 
 
 def slots() -> tuple[str, ...]:
@@ -137,6 +151,7 @@ class RunConfig:
     engines: EngineChoice
     stopping: Stopping
     output: Output
+    cluster: Cluster
     given: Mapping[str, Any]
 
     def __init__(self, command: str, **given: Any) -> None:
@@ -164,6 +179,7 @@ class RunConfig:
             "data": Path(given["data"]),
             "files": {slot: Path(given[slot]) for slot in slots() if given.get(slot) is not None},
             "output": Output.given(**_of(Output, given)),
+            "cluster": Cluster(**_of(Cluster, given)),
         }
         for part, value in parts.items():
             object.__setattr__(self, part, value)

@@ -1,0 +1,235 @@
+"""Workers as Ray actors, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..certify.batch import Span
+from ..device import device_number
+from ..errors import DiffsmoothError, EngineError, InputError
+from ..noise import Key
+from ..runs.identity import MethodFacts, differences
+from .files import EngineFiles
+from .steps import Lost
+from .worker import Drawn, Setup, Worker
+
+LOCAL = "local"
+NAMESPACE = "diffsmooth-trt"
+GROW_SECONDS = 10.0
+START_SECONDS = 300.0
+TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
+
+
+def library() -> Any:
+    """The module ray; InputError where it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs Ray, which is not installed: pip install 'diffsmooth-trt[ray]'") from None
+    return ray
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The module ray, connected to `address` or to a Ray of its own on this machine. InputError where there is none."""
+    ray = library()
+    if ray.is_initialized():
+        yield ray  # the user's own connection
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+    try:
+        if address == LOCAL:
+            ray.init(include_dashboard=False, **options)
+        else:
+            ray.init(address=address, **options)
+    except Exception as error:  # Ray raises many kinds: no such address, another version of Ray or Python, …
+        said = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"--ray {address}: cannot connect ({said}): start one by `ray start --head` with Ray {version('ray')}, or use "
+            "--ray local"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+class RayPool:
+    """Actors that hold the method of `setup`, `count` of them or as many as the cluster has room for; those that die are replaced.
+
+    All have one classifier id, `facts.classifier`: an actor with another one is refused with what differs. Engine files are put
+    into the object store once. Use as a context manager.
+    """
+
+    def __init__(self, ray: Any, setup: Setup, count: int | None) -> None:
+        self.ray, self.setup, self.count = ray, setup, count
+        cuda = device_number(setup.engines.device) is not None
+        self.needs = {"num_gpus": 1} if cuda else {"num_cpus": setup.engines.threads or 1}
+        self.store = {sha: ray.put(content) for sha, content in _contents(setup.files.values())}
+        self.actors: dict[int, Any] = {}
+        self.opening: dict[int, tuple[Any, Any]] = {}  # actor and its facts to come
+        self.pending: dict[Any, tuple[int, int]] = {}  # answers to come: worker, ticket
+        self.numbers, self.grown = 0, 0.0
+        self.key: Key | None = None
+        self.notes: list[str] = []
+        self.facts = self._first()
+
+    def _room(self) -> int:
+        """How many workers the cluster has room for."""
+        if self.count is not None:
+            return self.count
+        ((name, each),) = self.needs.items()
+        total = self.ray.cluster_resources().get(name.removeprefix("num_").upper()[:-1], 0)
+        return max(1, int(total // each))
+
+    def _start(self) -> None:
+        """Start actors up to the number that there is room for."""
+        ray, setup = self.ray, self.setup
+
+        class Actor:
+            """A worker behind Ray. It opens its engines when it is asked for facts: what fails there is told as it is."""
+
+            worker: Worker
+
+            def facts(self, setup: Setup, store: dict[str, Any]) -> MethodFacts:
+                self.worker = Worker(setup, lambda sha: ray.get(store[sha]))
+                return self.worker.facts()
+
+            def begin(self, key: Key) -> None:
+                self.worker.begin(key)
+
+            def draw(self, spans: Sequence[Span]) -> Drawn:
+                return self.worker.draw(spans)
+
+            def told(self) -> Any:
+                return self.worker.told()
+
+        made = ray.remote(Actor).options(**self.needs, max_restarts=0)
+        if "num_gpus" in self.needs:
+            setup = replace(setup, engines=replace(setup.engines, device="cuda:0"))  # Ray shows each actor its own
+        while len(self.actors) + len(self.opening) < self._room():
+            self.numbers += 1
+            actor = made.remote()
+            self.opening[self.numbers] = (actor, actor.facts.remote(setup, self.store))
+        self.grown = time.monotonic()
+
+    def _first(self) -> MethodFacts:
+        """The facts of the first actor that is ready. Raises what its engines raised."""
+        self._start()
+        refs = {facts: number for number, (_, facts) in self.opening.items()}
+        done, _ = self.ray.wait(list(refs), num_returns=1, timeout=START_SECONDS)
+        if not done:
+            raise EngineError(f"no worker was ready after {START_SECONDS:.0f} s: the cluster has no room for one")
+        number = refs[done[0]]
+        actor, ref = self.opening.pop(number)
+        found: MethodFacts | Lost = self._got(ref)
+        if isinstance(found, Lost):
+            raise EngineError("the first worker died while it opened its engines: see Ray's logs; it may lack memory")
+        self.actors[number] = actor
+        return found
+
+    def _got(self, ref: Any) -> Any:
+        """The value of a reference that is done; Lost where its actor is gone. Raises what the actor raised."""
+        exceptions = self.ray.exceptions
+        try:
+            return self.ray.get(ref)
+        except (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.ObjectLostError):
+            return Lost()
+        except exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, DiffsmoothError) else None
+            raise cause or EngineError(f"a worker failed ({' '.join(str(error.cause).split())[:300]})") from None
+
+    def begin(self, key: Key) -> None:
+        """Draw under `key` from now on."""
+        self.key = key
+        for actor in self.actors.values():
+            actor.begin.remote(key)
+
+    def workers(self) -> Sequence[int]:
+        """Those that are ready. Actors that joined since are taken in, and lost ones replaced, from time to time."""
+        if time.monotonic() - self.grown > GROW_SECONDS:
+            self._start()
+        for number, (actor, ref) in list(self.opening.items()):
+            if self.ray.wait([ref], timeout=0)[0]:
+                del self.opening[number]
+                self._take(number, actor, self._got(ref))
+        return list(self.actors)
+
+    def _take(self, number: int, actor: Any, facts: MethodFacts | Lost) -> None:
+        """Take an actor in that became ready. InputError where it is another classifier."""
+        if isinstance(facts, Lost):
+            return
+        if facts.classifier.id != self.facts.classifier.id:
+            differing = differences(
+                self.facts.classifier.parts, facts.classifier.parts, words=("first worker", "another")
+            )
+            raise InputError(
+                f"the workers are different classifiers: {'; '.join(differing[:3])}; run on machines of one kind, with the same "
+                "versions"
+            )
+        if self.key is not None:
+            actor.begin.remote(self.key)
+        self.actors[number] = actor
+
+    def send(self, worker: int, ticket: int, spans: Sequence[Span]) -> None:
+        """Ask a worker for a batch."""
+        self.pending[self.actors[worker].draw.remote(spans)] = (worker, ticket)
+
+    def receive(self, seconds: float) -> Sequence[tuple[int, int, Drawn | Lost]]:
+        """Answers that are there within `seconds`: as soon as there is one, all that are there."""
+        if not self.pending:
+            return []
+        waiting = list(self.pending)
+        done, _ = self.ray.wait(waiting, num_returns=1, timeout=seconds)
+        if done:
+            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        found = []
+        for ref in done:
+            worker, ticket = self.pending.pop(ref)
+            answer = self._got(ref)
+            if isinstance(answer, Lost) and self.actors.pop(worker, None) is not None:
+                self.notes.append("a worker was lost; what it had was drawn by others")
+                self.grown = 0.0  # another may take its place at once
+            found.append((worker, ticket, answer))
+        return found
+
+    def told(self) -> tuple[list[str], tuple[int, int]]:
+        """What workers note of their votes, and what those took, as far as they answer."""
+        notes, votes, evaluations = list(dict.fromkeys(self.notes)), 0, 0
+        asked = [actor.told.remote() for actor in self.actors.values()]
+        done, _ = self.ray.wait(asked, num_returns=len(asked), timeout=TOLD_SECONDS) if asked else ([], [])
+        for ref in done:
+            answer = self._got(ref)
+            if not isinstance(answer, Lost):
+                notes += answer[0]
+                votes, evaluations = votes + answer[1][0], evaluations + answer[1][1]
+        return notes, (votes, evaluations)
+
+    def close(self) -> None:
+        """Let all actors go."""
+        for actor in (*self.actors.values(), *(actor for actor, _ in self.opening.values())):
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor)
+        self.actors, self.opening = {}, {}
+
+    def __enter__(self) -> RayPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _contents(files: Any) -> Iterator[tuple[str, bytes]]:
+    seen = set()
+    for each in files:
+        assert isinstance(each, EngineFiles)
+        for name, sha in each.parts.items():
+            if sha not in seen:
+                seen.add(sha)
+                yield sha, (Path(each.folder) / name).read_bytes()

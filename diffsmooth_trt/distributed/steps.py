@@ -1,0 +1,143 @@
+"""The loop's steps, done by workers: a batch goes to the worker that has least to do, and is sent again where that one is lost."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+from ..certify.batch import Span
+from ..certify.step import Collected
+from ..errors import EngineError
+from .worker import Drawn
+
+AHEAD = 2  # batches that wait at a worker besides the one in work
+BUFFER = 4  # batches a worker that may be done while the oldest is awaited
+LATE, PATIENCE = (
+    10.0,
+    20.0,
+)  # a batch is sent to a second worker after so many times the usual time, and at least so many seconds
+
+
+class Lost(Exception):
+    """A worker is gone, and what was sent to it."""
+
+
+class Pool(Protocol):
+    """Workers elsewhere. A worker is named by a number that is never given twice."""
+
+    def workers(self) -> Sequence[int]:
+        """Those that are ready, new ones included."""
+
+    def send(self, worker: int, ticket: int, spans: Sequence[Span]) -> None:
+        """Ask a worker for a batch; `ticket` names the answer."""
+
+    def receive(self, seconds: float) -> Sequence[tuple[int, int, Drawn | Lost]]:
+        """Answers that are there within `seconds`, as (worker, ticket, answer). Raises what a worker's engine raised."""
+
+
+@dataclass
+class _Batch:
+    spans: Sequence[Span]
+    plain: Sequence[Span]
+    sent: dict[int, float] = field(default_factory=dict)  # by worker, when
+    drawn: Drawn | None = None
+
+
+class RemoteSteps:
+    """Steps by the workers of `pool`. They are collected in the order in which they were launched, whoever is done first.
+
+    Which worker does a batch changes nothing: its votes are a function of the classifier, the key and its rows. So a batch may be
+    done twice, where a worker is lost or slow; the first answer counts. Raises EngineError once no worker is left.
+    """
+
+    synchronous = False
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.seconds = {"noise": 0.0, "method": 0.0, "count": 0.0}
+        self.flying: deque[int] = deque()
+        self.batches: dict[int, _Batch] = {}
+        self.load: dict[int, set[int]] = {}  # tickets by worker
+        self.tickets = 0
+        self.took: deque[float] = deque(maxlen=101)
+
+    def _workers(self) -> Sequence[int]:
+        found = self.pool.workers()
+        for worker in found:
+            self.load.setdefault(worker, set())
+        return found
+
+    @property
+    def full(self) -> bool:
+        """Whether no worker takes more, or too much waits to be collected."""
+        self._take_in(0.0)
+        workers = self._workers()
+        return len(self.flying) >= BUFFER * (AHEAD + 1) * max(1, len(workers)) or not any(
+            len(self.load[worker]) <= AHEAD for worker in workers
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return any(not self.load[worker] for worker in self._workers())
+
+    def launch(self, spans: Sequence[Span]) -> None:
+        """Begin a step: `spans` are the rows of its batch, in order, at most `batch` of them."""
+        self.tickets += 1
+        plain = [Span(span.block, span.pixels, span.low, span.high, span.start) for span in spans]
+        self.batches[self.tickets] = _Batch(spans, plain)
+        self.flying.append(self.tickets)
+        self._send(self.tickets)
+
+    def _send(self, ticket: int, but: Sequence[int] = ()) -> None:
+        """Send a batch to the worker that has least to do, but not to those that have it."""
+        workers = [worker for worker in self._workers() if worker not in but]
+        if not workers:
+            raise EngineError("no worker is left: go on with --resume where there are some")
+        worker = min(workers, key=lambda each: len(self.load[each]))
+        self.load[worker].add(ticket)
+        self.batches[ticket].sent[worker] = time.monotonic()
+        self.pool.send(worker, ticket, self.batches[ticket].plain)
+
+    def collect(self) -> Collected:
+        """What the oldest step under way gives, once it is done."""
+        ticket = self.flying[0]
+        while self.batches[ticket].drawn is None:
+            self._take_in(0.5)
+            self._help(ticket)
+        self.flying.popleft()
+        batch = self.batches.pop(ticket)
+        assert batch.drawn is not None
+        self.seconds["method"] += batch.drawn.seconds
+        return Collected(batch.spans, batch.drawn.counts, batch.drawn.seconds, batch.drawn.labels)
+
+    def _take_in(self, seconds: float) -> None:
+        """Take in the answers that are there within `seconds`."""
+        if not self.flying:
+            return
+        for worker, ticket, answer in self.pool.receive(seconds):
+            self.load.get(worker, set()).discard(ticket)
+            batch = self.batches.get(ticket)
+            if batch is None or batch.drawn is not None:
+                continue  # another worker was first
+            if isinstance(answer, Lost):
+                batch.sent.pop(worker, None)
+                if not batch.sent:
+                    self._send(ticket)
+                continue
+            self.took.append(time.monotonic() - batch.sent.get(worker, time.monotonic()))
+            batch.drawn = answer
+
+    def _help(self, ticket: int) -> None:
+        """Send the batch that all wait for to a second worker where the first one is much later than usual."""
+        batch = self.batches[ticket]
+        if batch.drawn is not None or len(batch.sent) != 1:
+            return
+        ((worker, since),) = batch.sent.items()
+        usual = median(self.took) if self.took else 0.0
+        if time.monotonic() - since > max(PATIENCE, LATE * usual) and len(self._workers()) > 1:
+            self._send(ticket, but=[worker])

@@ -1,0 +1,118 @@
+"""Steps by workers that are slow, lost, or answer in any order: the loop gets each batch once, in its order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffsmooth_trt.certify.batch import Span
+from diffsmooth_trt.certify.blocks import Block
+from diffsmooth_trt.distributed import steps as module
+from diffsmooth_trt.distributed.steps import Lost, RemoteSteps
+from diffsmooth_trt.distributed.worker import Drawn
+from diffsmooth_trt.errors import EngineError
+
+
+class Anywhere:
+    """A pool in this process: answers come in random order, a share of them lost, and workers named in `deaf` never answer."""
+
+    def __init__(self, count: int, *, seed: int = 0, lost: float = 0.0, deaf: Sequence[int] = ()) -> None:
+        self.alive, self.random, self.lost, self.deaf = list(range(count)), random.Random(seed), lost, deaf
+        self.waiting: list[tuple[int, int, Any]] = []
+        self.sent: list[tuple[int, int]] = []
+        self.most = count
+
+    def workers(self) -> Sequence[int]:
+        return self.alive
+
+    def send(self, worker: int, ticket: int, spans: Sequence[Span]) -> None:
+        assert worker in self.alive
+        self.sent.append((worker, ticket))
+        counts = np.array([[span.start, span.high - span.low] for span in spans])
+        self.waiting.append((worker, ticket, Drawn(counts, np.zeros(spans[-1].high, np.int64), 0.1)))
+
+    def receive(self, seconds: float) -> Sequence[tuple[int, int, Any]]:
+        ready = [each for each in self.waiting if each[0] not in self.deaf]
+        if not ready or self.random.random() < 0.3:
+            return []
+        chosen = self.random.choice(ready)
+        self.waiting.remove(chosen)
+        if self.random.random() >= self.lost:
+            return [chosen]
+        worker = chosen[0]
+        self.alive.remove(worker)
+        self.alive.append(self.most)  # another takes its place
+        self.most += 1
+        gone = [each for each in self.waiting if each[0] == worker] + [chosen]
+        self.waiting = [each for each in self.waiting if each[0] != worker]
+        return [(worker, ticket, Lost()) for _, ticket, _ in gone]
+
+
+def span(number: int) -> list[Span]:
+    return [Span(Block(0, 1, 0, 10**6), np.zeros(3, np.uint8), 0, 4, number)]
+
+
+def order(pool: Anywhere, batches: int = 200) -> list[int]:
+    """What is collected, of batches that are launched as the loop launches them."""
+    steps, found, launched = RemoteSteps(pool), [], 0
+    while len(found) < batches:
+        while steps.flying and (steps.full or launched == batches):
+            found.append(int(steps.collect().counts[0, 0]))
+        if launched < batches:
+            steps.launch(span(launched))
+            launched += 1
+    assert not steps.flying and not steps.batches
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.parametrize("lost", [0.0, 0.2])
+def test_each_batch_once_in_order(workers: int, lost: float) -> None:
+    for seed in range(5):
+        pool = Anywhere(workers, seed=seed, lost=lost)
+        assert order(pool) == list(range(200))
+        assert len(pool.sent) == 200 if not lost else len(pool.sent) > 200
+
+
+def test_a_worker_that_stands_still_is_helped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has is drawn by others, and it gets no more than it can hold."""
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "LATE", 0.0)
+    pool = Anywhere(3, deaf=[1])
+    assert order(pool) == list(range(200))
+    assert sum(worker == 1 for worker, _ in pool.sent) <= module.AHEAD + 1
+
+
+def test_batches_go_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Anywhere(4)
+    monkeypatch.setattr(pool, "receive", lambda seconds: [])
+    steps = RemoteSteps(pool)
+    assert steps.idle
+    for number in range(8):
+        assert not steps.full
+        steps.launch(span(number))
+    assert not steps.idle
+    assert sorted(worker for worker, _ in pool.sent) == [0, 0, 1, 1, 2, 2, 3, 3]
+    while not steps.full:
+        steps.launch(span(99))
+    assert len(steps.flying) <= 4 * (module.AHEAD + 1)
+
+
+def test_no_worker_is_left() -> None:
+    pool = Anywhere(1, lost=1.0)
+    steps = RemoteSteps(pool)
+    steps.launch(span(0))
+    real = pool.receive
+
+    def receive(seconds: float) -> Sequence[tuple[int, int, Any]]:
+        found = real(seconds)
+        pool.alive.clear()
+        return found
+
+    pool.receive = receive  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match=r"^no worker is left: go on with resume=True where there are some"):
+        steps.collect()
