@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: demo test lint bench docs clean
+.PHONY: sanitize demo test lint bench docs clean
 demo: .venv/.run
 	$(BIN)/diffsmooth-trt demo
 
@@ -35,6 +35,14 @@ docs: .venv/.docs
 docs/demo.svg: .venv/.run
 	mkdir -p build
 	$(BIN)/diffsmooth-trt demo --html build/demo.html --figure $@
+
+# The sampler's own tests with its code checked at run time: addresses, and what C++ leaves undefined.
+RUNTIMES = $$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)
+sanitize: .venv/.test
+	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g" $(BIN)/python setup.py -q \
+	  build_ext --build-lib build/sanitized --build-temp build/sanitized-objects
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests/support OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -p sanitized -p no:cacheprovider tests/noise/test_sampler.py tests/noise/test_selftest.py -k "not little_time"
 
 .venv/.made:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'

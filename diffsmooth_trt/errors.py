@@ -6,6 +6,7 @@ import re
 
 # An option as messages name it, outside of `commands`; and those that take no value.
 OPTION = re.compile(r"(`[^`]*`)|(?<![\w/.-])--([a-z][a-z0-9-]*)")
+LONGEST = 1500
 SWITCHES = ("resume", "family-wise", "quantise", "unfinished", "allow-host-code", "envelope")
 
 
@@ -31,8 +32,9 @@ class DiffsmoothError(Exception):
 
     @property
     def message(self) -> str:
-        """The error's line as the command line prints it."""
-        return " ".join(map(str, self.args))
+        """The error's line as the command line prints it; what a damaged file makes very long is cut in the middle."""
+        said = " ".join(" ".join(map(str, self.args)).splitlines())
+        return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} … {said[-LONGEST // 3 :]}"
 
     def __str__(self) -> str:
         return in_python(self.message)

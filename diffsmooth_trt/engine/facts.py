@@ -98,7 +98,7 @@ class EngineFacts:
                 values["output_shape"] = tuple(int(size) for size in values["output_shape"])
             values["value_range"] = tuple(float(end) for end in values["value_range"])
             return cls(**values)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{name} carries unreadable facts ({error}): export it again") from None

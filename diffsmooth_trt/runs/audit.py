@@ -26,6 +26,8 @@ def refuse_void(path: Path, audit: object) -> None:
     )
     if not isinstance(audit, dict) or not all(type(each) is int and each >= 0 for each in numbers):
         raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
+    if audit and not audit.get("void") and not audit.keys() & {"before"} and not {"rows", "of"} <= audit.keys():
+        raise InputError(f"{path} is damaged in its table meta (audit): restore it from a copy")
     said = audit.get("void")
     if said or audit.get("differences"):
         raise InputError(f"{path}: its audit failed ({said}): its votes count for nothing; {REMEDY}")

@@ -66,7 +66,7 @@ def guarded(path: Path) -> Iterator[None]:
     """Turn what damaged values and SQLite raise into a StoreError that names the run."""
     try:
         yield
-    except (ValueError, TypeError, KeyError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise StoreError(f"run store {path} holds damaged values ({error}): restore it from a copy") from None

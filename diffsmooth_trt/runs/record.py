@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..noise.counters import DRAWN_BY, KEY_BITS, NOISE_VERSION
 from .shard import Shard
 
 FORMAT = 3
+MOST_CLASSES = 10**6
 READABLE = (1, 2, FORMAT)  # format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances
 REQUIRED = (
     "config",
@@ -54,6 +56,13 @@ class ClassifierId:
     """Everything that decides a vote besides key and image: `parts`, JSON values, with the hash that names them as `id`."""
 
     parts: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Raise LookupError, TypeError or ValueError where a part is missing that every classifier has."""
+        named = isinstance(self.parts["method"], str) and 0 <= self.sigma < math.inf
+        sound = all(isinstance(part[name], str) for part in self.engines.values() for name in ("backend", "precision"))
+        if not (named and sound):
+            raise ValueError("classifier")
 
     @property
     def id(self) -> str:
@@ -215,14 +224,17 @@ class RunRecord:
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:
         """The record that `meta` holds. Raises ValueError, TypeError or LookupError for what `to_meta` cannot have given."""
         config, classifier = _mapping(meta, "config"), ClassifierId(_mapping(meta, "classifier"))
+        classifier.check()
         key, evaluations = meta["key"], meta.get("evaluations", [0, 0])
         if not isinstance(key, str) or not 0 <= int(key, 16) < 2**KEY_BITS:
             raise ValueError("key")
         images, skip = meta["images"], config.get("skip", 1)
-        if not (type(images) is type(skip) is int and images > 0 and skip > 0):
+        if not (type(images) is type(skip) is int and images > 0 and skip > 0 and images * skip < 2**62):
             raise ValueError(f"images {images} and skip {skip}, which are no numbers from 1 on")
         if not (isinstance(evaluations, list) and len(evaluations) == 2 and all(type(n) is int for n in evaluations)):
             raise ValueError("evaluations")
+        if not (type(meta["classes"]) is int and 0 < meta["classes"] <= MOST_CLASSES):
+            raise ValueError(f"classes {meta['classes']}")
         try:
             stopping, choice = Stopping.of_record(config), ImageChoice.of_record(config)
             shard = Shard.parse(str(meta["shard"])) if "shard" in meta else None
@@ -233,7 +245,7 @@ class RunRecord:
             choice=choice,
             stopping=stopping,
             classifier=classifier,
-            classes=int(meta["classes"]),
+            classes=meta["classes"],
             law=str(meta["law"]),
             total_variation=float(meta["total_variation"]),
             data=str(meta["data"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -133,6 +134,8 @@ class RunStore(RunFile):
             if row is None:
                 raise ValueError(f"image {image} lacks its result or its row in the table images")
             label, seconds, predict, radius, p_lower, hits, trials = row
+            if type(label) is not int or not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+                raise ValueError(f"image {image} has label {label} and took {seconds} seconds")
             recorded = Outcome(predict, radius, p_lower, hits, trials, self._decisions(image))
             if not outcome.agrees(recorded, votes.distance):
                 raise StoreError(f"run store {self.path}: the result of image {image} does not follow from its votes")

@@ -83,7 +83,10 @@ def read_pickle(path: Path) -> object:
             start = file.read(2)
     except OSError as error:
         raise InputError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
-    zipped = zipfile.is_zipfile(path)
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # of a kind that the library does not read
+        raise _damaged(path) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what matters is said below

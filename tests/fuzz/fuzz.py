@@ -1,0 +1,458 @@
+"""Damaged files of every format that the package reads: each is read, or refused in one line.
+
+    python tests/fuzz/fuzz.py [FORMAT …] --inputs 100000 --seed 0
+
+Inputs are made from sound files: bytes are changed, cut and spliced, and where a format has a structure, values of it are replaced
+by odd ones (JSON, tables of SQLite, pickles that would run code). An input fails that raises anything but the package's own errors,
+takes longer than 10 seconds, needs more memory than the limit, or runs code; it is kept in the folder --out. Exit status 1 where
+one did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image as PillowImage
+
+import diffsmooth_trt as dst
+from diffsmooth_trt import zoo
+from diffsmooth_trt.engine import EngineFacts
+from diffsmooth_trt.engine.record import parse_record
+from diffsmooth_trt.errors import DiffsmoothError
+from diffsmooth_trt.ood.record import OodRecord
+from diffsmooth_trt.ood.report import text_report, versions_of
+from diffsmooth_trt.ood.store import OodStore
+from diffsmooth_trt.report.tables import summarise, text_table
+from diffsmooth_trt.runs.record import naming_damage
+
+SECONDS = 10
+MEMORY = 6 * 2**30  # of the whole process, libraries included
+ODD: list[Any] = [
+    None, True, False, 0, 1, -1, 2**31, -(2**31), 2**63, 2**64, 10**30, 0.0, -0.0, 1e308, -1e308, 5e-324,
+    float("nan"), float("inf"), "", "x", "0", "é", "0" * 64, "../../x", [], [[]], [0], {}, {"a": 1}, "A" * 5000, list(range(2000)),
+]  # fmt: skip
+OF_A_CELL = [each for each in ODD if isinstance(each, int | float | str | None) and each not in (2**64, 2**63, 10**30)]
+INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+
+
+@dataclass
+class Format:
+    """Sound contents of a format's files, how they are changed besides byte by byte, and how the package reads one."""
+
+    name: str
+    suffix: str
+    seeds: list[bytes]
+    read: Callable[[Path], object]
+    change: Callable[[random.Random, bytes], bytes] | None = None
+
+
+def bytes_changed(rng: random.Random, data: bytes) -> bytes:
+    """A content with some of its bytes changed, cut out, doubled or overwritten by odd integers."""
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
+        if not out:
+            return bytes(rng.randbytes(rng.randrange(64)))
+        kind, at = rng.randrange(6), rng.randrange(len(out))
+        if kind == 0:
+            out[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            out[at] = rng.randrange(256)
+        elif kind == 2:
+            del out[at : at + rng.choice((1, 2, 4, 64, 4096, len(out)))]
+        elif kind == 3:
+            length = rng.choice((1, 8, 64, 1024))
+            out[at:at] = out[at : at + length]
+        elif kind == 4:
+            width = rng.choice((1, 2, 4, 8))
+            value = rng.choice(INTEGERS) & (1 << (8 * width)) - 1
+            out[at : at + width] = value.to_bytes(width, rng.choice(("little", "big")))
+        else:
+            other = rng.randrange(len(out))
+            length = rng.choice((4, 32, 256))
+            out[at : at + length] = out[other : other + length]
+    return bytes(out)
+
+
+def json_changed(rng: random.Random, value: Any) -> Any:
+    """A JSON value with something in it replaced, left out, added or exchanged."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        name = rng.choice(list(value))
+        kind = rng.randrange(8)
+        if kind == 0:
+            return {key: each for key, each in value.items() if key != name}
+        if kind == 1:
+            return {**value, rng.choice(("x", "", "format", "n")): rng.choice(ODD)}
+        if kind == 2:
+            return {**value, name: rng.choice(list(value.values()))}
+        return {**value, name: json_changed(rng, value[name])}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        at, kind = rng.randrange(len(value)), rng.randrange(4)
+        if kind == 0:
+            return value[:at] + value[at + 1 :]
+        if kind == 1:
+            return [*value, value[at]]
+        return [*value[:at], json_changed(rng, value[at]), *value[at + 1 :]]
+    if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
+        return rng.choice((value + 1, value - 1, -value, value * 2, value / 3 if value else 0.5))
+    return rng.choice(ODD)
+
+
+def text_changed(rng: random.Random, data: bytes) -> bytes:
+    """JSON with its values changed."""
+    return json.dumps(json_changed(rng, json.loads(data))).encode()
+
+
+def lines_changed(rng: random.Random, data: bytes) -> bytes:
+    """JSON lines with the values of one changed, one left out, or two exchanged."""
+    lines = data.splitlines()
+    at, kind = rng.randrange(len(lines)), rng.randrange(8)
+    if kind == 0:
+        del lines[at]
+    elif kind == 1:
+        lines.insert(rng.randrange(len(lines) + 1), lines[at])
+    else:
+        lines[at] = text_changed(rng, lines[at])
+    return b"\n".join(lines) + b"\n"
+
+
+def store_changed(rng: random.Random, data: bytes) -> bytes:
+    """A run store with cells of its tables changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.sqlite"
+        path.write_bytes(data)
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            for _ in range(rng.choice((1, 1, 2, 5))):
+                _cell_changed(rng, connection)
+        except sqlite3.Error:
+            pass  # a constraint: as it was
+        finally:
+            connection.close()
+        return path.read_bytes()
+
+
+def _cell_changed(rng: random.Random, connection: sqlite3.Connection) -> None:
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    table = rng.choice([*tables, "meta", "blocks", "results"])
+    kind = rng.randrange(12)
+    if kind == 0:
+        connection.execute(f"DROP TABLE {table}")
+        return
+    if kind == 1:
+        connection.execute(f"DELETE FROM {table} WHERE random() % 3 = 0")
+        return
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+    rows = connection.execute(f"SELECT * FROM {table}").fetchall()
+    if not rows:
+        return
+    row, column = rng.choice(rows), rng.randrange(len(columns))
+    where = " AND ".join(f"{name} IS ?" for name in columns)
+    value: Any = row[column]
+    try:
+        value = json.dumps(json_changed(rng, json.loads(value)))
+    except (TypeError, ValueError):
+        value = rng.choice(OF_A_CELL)
+    connection.execute(f"UPDATE {table} SET {columns[column]} = ? WHERE {where}", (value, *row))
+
+
+class _Runs:
+    """What a hostile pickle holds: reading it with code allowed would make a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (self.path, "w"))
+
+
+def made_runs(folder: Path) -> list[bytes]:
+    """Sound run stores of several kinds."""
+    found = []
+    asked: dict[str, Any] = {
+        "method": "rs",
+        "sigma": 0.25,
+        "engine": zoo.CLASSIFIER_DDS,
+        "data": zoo.IMAGES,
+        "max": 2,
+        "n0": 5,
+    }
+    for number, how in enumerate(
+        ({"n": 40}, {"n": 60, "radius": (0.1, 0.2), "family_wise": True}, {"n": 60, "tolerance": 0.1})
+    ):
+        path = folder / f"{number}.sqlite"
+        dst.certify(**asked, **how, out=path, backend="onnxruntime").close()
+        found.append(path.read_bytes())
+    path = folder / "p.sqlite"
+    del asked["n0"]
+    dst.predict(**asked, n=40, out=path, backend="onnxruntime").close()
+    return [*found, path.read_bytes()]
+
+
+def made_ood(folder: Path) -> list[bytes]:
+    """Sound files of `ood`."""
+    from diffsmooth_trt.ood.config import OodConfig
+    from diffsmooth_trt.ood.run import run
+
+    found = []
+    for kind, more in (("clean", {}), ("certified", {"sigma": 0.25, "n": 60})):
+        config = OodConfig(
+            classifier=zoo.CLASSIFIER_DDS, in_data=zoo.IMAGES, out_data=("generated:uniform",), out=folder / f"{kind}.jsonl", max=2,
+            kind=kind, backend="onnxruntime", **more,
+        )  # fmt: skip
+        run(config).close()
+        found.append(config.out.read_bytes())
+    return found
+
+
+def read_store(path: Path) -> None:
+    with dst.open_run(path) as store:
+        text_table([summarise(store)])
+    dst.status(path)
+
+
+def read_ood(path: Path) -> None:
+    with OodStore.open(path) as store, naming_damage(f"{path} holds values"):
+        text_report(store, versions_of(store, (0.0, 0.25)))
+
+
+def read_images(path: Path) -> None:
+    for _ in dst.Images(path):
+        pass
+
+
+def encoded() -> list[bytes]:
+    """Sound images in every encoding that is read."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    found = []
+    for kind in ("PNG", "JPEG", "BMP", "WEBP", "PPM"):
+        buffer = BytesIO()
+        PillowImage.fromarray(pixels).save(buffer, kind)
+        found.append(buffer.getvalue())
+    buffer = BytesIO()
+    PillowImage.fromarray(pixels).convert("P").save(buffer, "PNG")
+    return [*found, buffer.getvalue()]
+
+
+def read_folder(path: Path) -> None:
+    """The file as the only image of a class."""
+    folder = path.parent / "classes" / "one"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, folder / "a.png")
+    read_images(folder.parent)
+
+
+def parquet() -> bytes:
+    rows = pa.table({"img": [{"bytes": data, "path": "x"} for data in encoded()[:3]], "label": [0, 1, 2]})
+    buffer = BytesIO()
+    pq.write_table(rows, buffer)
+    return buffer.getvalue()
+
+
+def npz() -> bytes:
+    buffer = BytesIO()
+    np.savez_compressed(buffer, images=np.zeros((3, 5, 5, 3), np.uint8), labels=np.arange(3))
+    return buffer.getvalue()
+
+
+def facts() -> bytes:
+    made = EngineFacts(
+        role="denoiser", input_shape=(3, 8, 8), sigma=0.25, details={"external_data": {"name": "x", "sha256": "0"}}
+    )
+    return made.to_json().encode()
+
+
+def ood_line(data: bytes) -> bytes:
+    return data.splitlines()[0]
+
+
+def checkpoints() -> list[Format]:
+    """Checkpoints that torch and safetensors read; none where torch is not installed."""
+    try:
+        import torch
+        from safetensors.torch import save
+
+        from diffsmooth_trt.exporting.sources.checkpoints import load_state
+    except ImportError:
+        return []
+    buffer = BytesIO()
+    torch.save({"state_dict": {"a.weight": torch.zeros(3, 4), "b": torch.ones(2)}}, buffer)
+
+    def hostile(rng: random.Random, data: bytes) -> bytes:
+        out = BytesIO()
+        torch.save({"state_dict": {"a": torch.zeros(2)}, "x": _Runs(str(RAN))}, out)
+        plain = pickle.dumps({"a": _Runs(str(RAN))})
+        return rng.choice((bytes_changed(rng, out.getvalue()), bytes_changed(rng, plain), out.getvalue(), plain))
+
+    weights = save({"a.weight": torch.zeros(3, 4), "b": torch.ones(2)})
+    return [
+        Format("checkpoint", ".pt", [buffer.getvalue()], load_state, hostile),
+        Format("safetensors", ".safetensors", [weights], load_state),
+    ]
+
+
+RAN = Path(tempfile.gettempdir()) / f"fuzz-ran-{os.getpid()}"
+
+
+def formats(folder: Path) -> dict[str, Format]:
+    """All formats by name."""
+    ood = made_ood(folder)
+    found = [
+        Format("store", ".sqlite", made_runs(folder), read_store, store_changed),
+        Format("ood", ".jsonl", ood, read_ood, lines_changed),
+        Format(
+            "ood-record",
+            ".json",
+            [ood_line(data) for data in ood],
+            lambda path: _record(path),
+            text_changed,
+        ),
+        Format("facts", ".json", [facts()], lambda path: EngineFacts.from_json(_text(path)), text_changed),
+        Format("record", ".plan.json", [_plan_record()], _read_record, text_changed),
+        Format("image", ".png", encoded(), read_folder),
+        Format("parquet", ".parquet", [parquet()], read_images),
+        Format("npz", ".npz", [npz()], read_images),
+        Format("cifar", ".bin", [bytes(3073 * 2)], read_images),
+        Format("onnx", ".onnx", [zoo.CLASSIFIER_DDS.read_bytes()], lambda path: _open(path)),
+        *checkpoints(),
+    ]
+    return {each.name: each for each in found}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _record(path: Path) -> None:
+    with naming_damage("the line holds values"):
+        try:
+            value = json.loads(path.read_bytes())
+        except ValueError:
+            return
+        OodRecord.from_meta(value)
+
+
+def _plan_record() -> bytes:
+    from diffsmooth_trt.engine.record import Record
+
+    facts = EngineFacts(role="classifier", input_shape=(3, 8, 8), classes=10)
+    source, machine = {"name": "x.onnx", "sha256": "0" * 64}, {"gpu": "x", "tensorrt": "10.0"}
+    made = Record(kind="plan", sha256="0" * 64, batch=4, facts=facts, source=source, machine=machine)
+    return made.to_json().encode()
+
+
+def _read_record(path: Path) -> None:
+    target = path.with_name("engine.plan")
+    target.write_bytes(b"")
+    shutil.copy(path, target.with_name("engine.plan.json"))
+    parse_record(target, "plan")
+
+
+def _open(path: Path) -> None:
+    dst.open_engine(path, batch=2, role="classifier", backend="onnxruntime").close()
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """At most SECONDS for what is done within."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"longer than {SECONDS} s")
+
+    previous = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def failure(form: Format, path: Path) -> str | None:
+    """Why reading the file fails as it must not; None where it is read or refused in one line."""
+    try:
+        with limited(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            form.read(path)
+    except DiffsmoothError as error:
+        said = error.message
+        if "\n" in said.strip() or len(said) > 2000:
+            return f"an error of {len(said)} characters or several lines"
+    except BaseException as error:  # whatever it is
+        return f"{type(error).__name__}: {str(error)[:300]}"
+    if RAN.exists():
+        RAN.unlink()
+        return "code was run"
+    return None
+
+
+def fuzz(form: Format, inputs: int, seed: int, kept: Path) -> int:
+    """How many of `inputs` inputs fail; the first ten of a kind are kept in `kept`."""
+    rng, failed, kinds = random.Random(f"{form.name} {seed}"), 0, {}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"input{form.suffix}"
+        for number in range(inputs):
+            data = rng.choice(form.seeds)
+            changed = (
+                form.change(rng, data) if form.change is not None and rng.random() < 0.7 else bytes_changed(rng, data)
+            )
+            path.write_bytes(changed)
+            (kept / f"{form.name}-last{form.suffix}").write_bytes(changed)  # what was read, should the process die
+            said = failure(form, path)
+            for log in Path(folder).glob("*-wal"):
+                log.unlink()
+            if said is None:
+                continue
+            failed += 1
+            kind = said[:60]
+            kinds[kind] = kinds.get(kind, 0) + 1
+            if kinds[kind] <= 3:
+                target = kept / f"{form.name}-{seed}-{number}{form.suffix}"
+                target.write_bytes(changed)
+                print(f"{form.name}, input {number}: {said} ({target.name})", flush=True)
+    (kept / f"{form.name}-last{form.suffix}").unlink(missing_ok=True)
+    print(f"{form.name}: {inputs} inputs in {time.perf_counter() - start:.0f} s, {failed} failed", flush=True)
+    return failed
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("formats", nargs="*", metavar="FORMAT")
+    p.add_argument("--inputs", type=int, default=1000)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, default=Path("build/fuzz"))
+    a = p.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with tempfile.TemporaryDirectory() as folder:
+        known = formats(Path(folder))
+        unknown = [name for name in a.formats if name not in known]
+        if unknown:
+            print(f"format {unknown[0]} is unknown: use {', '.join(known)}", file=sys.stderr)
+            return 2
+        return int(sum(fuzz(known[name], a.inputs, a.seed, a.out) for name in a.formats or known) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
