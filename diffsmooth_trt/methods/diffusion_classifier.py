@@ -24,6 +24,7 @@ from ..noise.counters import fresh_words
 from ..noise.sampler import grid_noise
 from .base import Method, Rows, Slot, option
 from .diffusion_terms import (
+    PUBLISHED_SIEVE,
     PUBLISHED_STEPS,
     S_MIN,
     WEIGHTS,
@@ -32,10 +33,11 @@ from .diffusion_terms import (
     exact_terms,
     lipschitz_constant,
     plain_terms,
+    sift_terms,
 )
 from .own_noise import OwnNoise
 
-PUBLISHED_SIEVE, PUBLISHED_KEPT = 50, 10
+PUBLISHED_KEPT, PUBLISHED_SIGMA = 10, 0.25
 SIFTS = ("none", "published", "spread")
 NOTES = 5
 
@@ -64,8 +66,11 @@ class Settings(OwnNoise):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}")
         self._check_integers("steps", "classes")
-        if not 2 <= self.steps <= 10**5:
-            raise InputError(f"--steps must be 2 to 100000, got {self.steps}: 126 is the papers'")
+        fewest = 3 if self.weights == "published" else 2
+        if not fewest <= self.steps <= 10**5:
+            raise InputError(f"--steps must be {fewest} to 100000, got {self.steps}: 126 is the papers'")
+        if self.sift == "published" and self.weights != "published":
+            raise InputError("--sift published weighs as the published code does: add --weights published")
         if not (math.isfinite(self.sift_margin) and self.sift_margin > 0):
             raise InputError(f"--sift-margin must be above 0, got {self.sift_margin}")
         if self.classes is not None:
@@ -83,7 +88,7 @@ class Settings(OwnNoise):
 
     @property
     def noises(self) -> int:
-        return max(self.steps, PUBLISHED_SIEVE)
+        return max(self.steps, PUBLISHED_SIEVE + PUBLISHED_STEPS)
 
     def check_run(self, *, sigma: float | None, draws: int, smoothing: bool) -> None:
         lowest = 2 * float(sigma or 0)
@@ -107,6 +112,8 @@ class DiffusionClassifier(Method):
 
     slots: ClassVar[Mapping[str, Slot]] = {"engine": Slot("denoiser", "conditional")}
     Options = Settings
+    behind = 5e-4  # of the published sieve: how far behind is too far,
+    kept: int | None = None  # and how many classes it leaves at most
 
     def __init__(self, engine: Engine, sigma: float, settings: Settings) -> None:
         super().__init__(engine, engine.facts.input_shape, sigma)
@@ -118,13 +125,14 @@ class DiffusionClassifier(Method):
         self.s_tau = 2 * sigma
         if settings.s_max <= self.s_tau:
             raise InputError(f"--s-max is {settings.s_max}, expected above 2·sigma = {self.s_tau}: 3 is usual")
-        self.terms = self._terms(settings.steps)
+        self.terms = self._terms()
         self.law = grid_law(1.0)
         self.size = int(np.prod(self.input_shape))
         self.images = self.device.empty((self.batch, *self.input_shape))
-        self.noises = len(self.terms.levels)  # words that a sample's own noises may take, those of its sieve included
+        self.sieve: Terms | None = None
         if settings.sift == "published":
-            self.noises = max(self.noises, PUBLISHED_SIEVE)
+            self.sieve, self.terms = self._sift_terms()
+        self.noises = self.terms.first_noise + len(self.terms.levels)  # words that a sample's own noises may take
         self.evaluations = self.votes = 0
         self.notes: list[str] = []
         self.identity |= self._chosen() | {
@@ -140,6 +148,8 @@ class DiffusionClassifier(Method):
         """The options that decide a vote, for the identity."""
         settings = self.settings
         options: dict[str, Any] = {name: getattr(settings, name) for name in ("steps", "s_max", "weights", "sift")}
+        if settings.weights == "published":
+            options["published"] = 2  # 1 had its density only
         if settings.sift == "spread":
             options["sift_margin"] = settings.sift_margin
         if settings.classes is not None:
@@ -172,12 +182,12 @@ class DiffusionClassifier(Method):
         return [self.law]
 
     @abstractmethod
-    def _terms(self, steps: int) -> Terms:
-        """The loss by so many levels."""
+    def _terms(self) -> Terms:
+        """The loss without a sieve."""
 
-    def _sieve(self) -> Terms:
-        """The loss by which the published rule drops classes."""
-        return self._terms(PUBLISHED_SIEVE)
+    def _sift_terms(self) -> tuple[Terms, Terms]:
+        """The losses of the published sieve and of what is left after it."""
+        return sift_terms(self.s_tau, self.settings.s_max, self.settings.steps)
 
     def _reference(self, noisy: Floats32) -> Floats32:
         """What the loss compares denoised images with, [R, d] in model units."""
@@ -205,8 +215,8 @@ class DiffusionClassifier(Method):
         self.votes += len(noisy)
         noisy_model = 2 * noisy.reshape(len(noisy), self.size) - 1
         work = _Losses(self, self._reference(noisy_model), rows)
-        if self.settings.sift == "published":
-            return _published(work)
+        if self.sieve is not None:
+            return _published(work, self.sieve, self.behind, self.kept)
         if self.settings.sift == "spread":
             return _spread(work, self.settings.sift_margin)
         work.add(self.terms, np.arange(len(self.terms.levels)))
@@ -257,11 +267,14 @@ class Dc(DiffusionClassifier):
             found.append((int(self.candidates[np.argmin(losses)]), float(second - first)))
         return found
 
-    def _terms(self, steps: int) -> Terms:
+    def _terms(self) -> Terms:
         chosen = self.settings
         if chosen.s_max <= S_MIN:
             raise InputError(f"--s-max is {chosen.s_max}, expected above the lowest level, {S_MIN}: 3 is usual")
-        return plain_terms(S_MIN, chosen.s_max, steps, chosen.weights)
+        return plain_terms(S_MIN, chosen.s_max, chosen.steps, chosen.weights)
+
+    def _sift_terms(self) -> tuple[Terms, Terms]:
+        return sift_terms(S_MIN, self.settings.s_max, self.settings.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +290,8 @@ class EpndcSettings(Settings):
         self._check_integers("drop_steps")
         if self.drop_steps is not None and self.drop_steps < 1:
             raise InputError(f"--drop-steps must be at least 1, got {self.drop_steps}: the first pair has no posterior")
+        if self.sift == "published":
+            raise InputError("--sift published is for --method dc, apndc, got epndc: use --sift spread")
 
 
 class Epndc(DiffusionClassifier):
@@ -286,31 +301,40 @@ class Epndc(DiffusionClassifier):
     Options = EpndcSettings
     settings: EpndcSettings
 
+    @property
+    def _drop(self) -> int:
+        return self.settings.drop_steps or default_drop(self.settings.steps, self.settings.weights)
+
     def _chosen(self) -> dict[str, Any]:
-        return super()._chosen() | {"drop_steps": self.settings.drop_steps or default_drop(self.settings.steps)}
+        return super()._chosen() | {"drop_steps": self._drop}
 
-    def _terms(self, steps: int) -> Terms:
-        chosen, drop = self.settings, self.settings.drop_steps or default_drop(steps)
-        if drop > steps - 2:
-            raise InputError(f"--drop-steps is {drop} of --steps {steps}, expected to leave a pair: use more steps")
-        return exact_terms(self.s_tau, chosen.s_max, steps, drop, chosen.weights)
-
-    def _sieve(self) -> Terms:
-        levels, chosen = PUBLISHED_SIEVE, self.settings
-        return exact_terms(self.s_tau, chosen.s_max, levels, default_drop(levels), chosen.weights)
+    def _terms(self) -> Terms:
+        chosen, drop = self.settings, self._drop
+        used = chosen.steps - 1 - (chosen.weights == "published")  # the published code leaves out the last pair
+        if drop >= used:
+            raise InputError(
+                f"--drop-steps is {drop} of --steps {chosen.steps}, expected to leave a pair: use more steps"
+            )
+        return exact_terms(self.s_tau, chosen.s_max, chosen.steps, drop, chosen.weights)
 
 
 class Apndc(DiffusionClassifier):
     """`apndc`: the approximate posterior, as `dc` from x̂0 = D(x_τ; s_τ), denoised without a class."""
 
     name = "apndc"
+    behind, kept = 5e-5, PUBLISHED_KEPT
 
-    def _terms(self, steps: int) -> Terms:
+    def _terms(self) -> Terms:
         if self.engine.null_class is None:
             raise InputError(
                 f"{self.engine.name} has no null class, which apndc denoises with: use epndc, or a network that has one"
             )
-        return plain_terms(self.s_tau, self.settings.s_max, steps, self.settings.weights)
+        if self.settings.sift == "published" and self.sigma != PUBLISHED_SIGMA:
+            raise InputError(
+                f"--sift published denoises at the level of --sigma {PUBLISHED_SIGMA} whatever sigma is, got {self.sigma}: "
+                "use --sift spread"
+            )
+        return plain_terms(self.s_tau, self.settings.s_max, self.settings.steps, self.settings.weights)
 
     def _reference(self, noisy: Floats32) -> Floats32:
         level = np.full(len(noisy), self.s_tau, dtype=np.float32)
@@ -344,7 +368,7 @@ class _Losses:
         waiting: list[tuple[int, int]] = []  # (step, which of the pairs), in order
         opened: dict[int, tuple[Floats32, Floats32, Floats64]] = {}
         for step in steps.tolist():
-            noise = self.method.noise(self.rows, step)
+            noise = self.method.noise(self.rows, terms.first_noise + step)
             x = (self.reference + np.float32(terms.noise[step]) * noise).astype(np.float32)
             opened[step] = noise, x, np.zeros(self.total.shape)
             waiting += [(step, pair) for pair in range(len(samples))]
@@ -406,23 +430,22 @@ def _lead(total: Floats64) -> Floats64:
     return np.asarray(total - np.min(total, axis=1, keepdims=True))
 
 
-def _published(work: _Losses) -> Floats64:
-    """The published sift-and-refine: 50 levels in ascending order drop classes 5·10⁻⁵ behind, down to 10; then all steps anew."""
-    method, kept = work.method, PUBLISHED_KEPT
-    sieve = method._sieve()
+def _published(work: _Losses, sieve: Terms, behind: float, kept: int | None) -> Floats64:
+    """The published sift-and-refine: the sieve's levels in ascending order drop classes that are `behind` the best, until ten are
+    left; then the `kept` best ones, all where that is None, are compared anew by all other levels."""
     for step in range(len(sieve.levels)):
-        many = work.alive.sum(axis=1) > kept
+        many = work.alive.sum(axis=1) > PUBLISHED_KEPT
         if not many.any():
             break
         work.add(sieve, np.array([step]), many)  # a sample that is done must not depend on the others
         with np.errstate(invalid="ignore"):
-            work.drop((_lead(work.total) > 5e-5) & many[:, None] & work.alive)
-    for row in np.flatnonzero(work.alive.sum(axis=1) > kept):
+            work.drop((_lead(work.total) > behind) & many[:, None] & work.alive)
+    for row in np.flatnonzero(work.alive.sum(axis=1) > (kept or work.alive.shape[1])):
         late = np.zeros_like(work.alive)
         late[row, np.argsort(work.total[row], kind="stable")[kept:]] = True
         work.drop(late)
     work.total[work.alive & ~np.isnan(work.total)] = 0.0
-    work.add(method.terms, np.arange(len(method.terms.levels)))
+    work.add(work.method.terms, np.arange(len(work.method.terms.levels)))
     return work.total
 
 

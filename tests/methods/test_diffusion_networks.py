@@ -14,7 +14,7 @@ pytest.importorskip("onnxscript", reason="exports need onnxscript")
 from diffsmooth_trt.engine import open_engine  # noqa: E402
 from diffsmooth_trt.exporting import export_denoiser  # noqa: E402
 from diffsmooth_trt.methods import METHODS, Rows  # noqa: E402
-from diffsmooth_trt.methods.diffusion_terms import default_drop, level_weights  # noqa: E402
+from diffsmooth_trt.methods.diffusion_terms import default_drop, density, level_weights  # noqa: E402
 from diffsmooth_trt.noise import grid_law, seed_key  # noqa: E402
 from diffsmooth_trt.noise.reference import grid_noise  # noqa: E402
 
@@ -72,18 +72,18 @@ def restated(name, denoise, x_tau, y, fresh):
     s_tau, total = 2 * SIGMA, 0.0
     start = denoise(x_tau, s_tau, None) if name == "apndc" else x_tau
     s, gap = np.linspace(1e-4 if name == "dc" else s_tau, 3.0, STEPS, retstep=True)
-    drop = default_drop(STEPS)
+    drop = default_drop(STEPS, "paper")
     for i in range(drop, STEPS - 1) if name == "epndc" else range(STEPS):
         if name != "epndc":
             x = start + s[i] * noise(i, fresh, STEPS)
-            total += level_weights(s[i], gap, "paper") * np.mean((denoise(x, s[i], y) - start) ** 2)
+            total += level_weights(s[i], density(s[i], "paper"), gap) * np.mean((denoise(x, s[i], y) - start) ** 2)
             continue
         low, high = s[i] ** 2, s[i + 1] ** 2
         tau = s_tau**2
         x = x_tau + math.sqrt(high - tau) * noise(i - drop, fresh, STEPS - 1 - drop)
         p = ((high - low) * denoise(x, s[i + 1], y) + low * x) / high
         q = ((high - low) * x_tau + (low - tau) * x) / (high - tau)
-        weight = level_weights(s[i], gap, "paper") * high * (high - tau)
+        weight = level_weights(s[i], density(s[i], "paper"), gap) * high * (high - tau)
         total += weight / (4 * (s[i + 1] - s[i]) ** 2 * (low - tau)) * np.mean((p - q) ** 2)
     return total
 
