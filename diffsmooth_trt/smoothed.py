@@ -138,6 +138,8 @@ class SmoothedClassifier:
             name = _argument(slot)
             if slot not in slots:
                 raise InputError(f"{name} is not used by method {self.method.name!r}: leave it out")
+            if slot not in given and slots[slot].optional:
+                continue
             if slot not in given:
                 raise InputError(f"{name} is needed by method {self.method.name!r}: give the {slots[slot].role}")
             base = given[slot]
@@ -241,7 +243,7 @@ class SmoothedClassifier:
     def _open(self, shape: Shape) -> Method:
         opened: dict[str, Engine] = {}
         try:
-            for slot in self.method.slots:
+            for slot in self.bases:
                 opened[slot] = self._engine(slot, shape)
                 shape = opened[slot].facts.denoised_shape
             return self.method.of(opened, self.sigma, self.options)

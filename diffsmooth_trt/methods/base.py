@@ -57,10 +57,14 @@ class PackedRows(Rows):
 
 @dataclass(frozen=True)
 class Slot:
-    """One engine of a method: the `part` of the classifier id that it is, and the `role` of the files that fit."""
+    """One engine of a method: the `part` of the classifier id that it is, and the `role` of the files that fit.
+
+    A method does without one that is `optional`.
+    """
 
     part: str
     role: str
+    optional: bool = False
 
 
 def option(default: Any, help: str, **shown: Any) -> Any:
@@ -120,13 +124,13 @@ class Method(ABC):
         A class whose constructor takes anything but its engines, in the order of its slots, has an `of` of its own.
         """
         made: Any = cls
-        found: Self = made(*(engines[slot] for slot in cls.slots))
+        found: Self = made(*(engines[slot] for slot in cls.slots if slot in engines))
         return found
 
     @classmethod
     def states_sigma(cls) -> bool:
-        """Whether one of the engines says the noise level: a denoiser is made for one."""
-        return any(slot.role == "denoiser" for slot in cls.slots.values())
+        """Whether one of the engines that it needs says the noise level: a denoiser is made for one."""
+        return any(slot.role == "denoiser" and not slot.optional for slot in cls.slots.values())
 
     @property
     def bins(self) -> int:

@@ -218,7 +218,7 @@ class RunConfig:
             )
 
     def _check_files(self) -> None:
-        """InputError unless there is a file for each engine of the method, and no other."""
+        """InputError unless there is a file for each engine that the method needs, and no foreign one."""
         name, taken = self.method.name, self.method.slots
         foreign = [slot for slot in self.files if slot not in taken]
         if foreign:
@@ -227,7 +227,7 @@ class RunConfig:
                 if len(taken) == 1
                 else f"{_flag(foreign[0])} is not used by --method {name}: leave it out"
             )
-        missing = [slot for slot in taken if slot not in self.files]
+        missing = [name for name, slot in taken.items() if name not in self.files and not slot.optional]
         if missing:
             role = taken[missing[0]].role
             raise InputError(f"{_flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")

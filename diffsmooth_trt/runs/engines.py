@@ -35,6 +35,8 @@ def open_method(
     opened: dict[str, Engine] = {}
     try:
         for option, slot in method.slots.items():
+            if option not in files and slot.optional:
+                continue
             level = sigma if slot.role == "denoiser" else None
             opened[option] = open_engine(files[option], role=slot.role, sigma=level, **chosen)
         return method.of(opened, sigma, options)

@@ -44,11 +44,15 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
     if record.method not in METHODS or parts["method"] != record.method:
         raise ValueError(f"method {parts['method']!r}")
     method = METHODS[record.method]
-    needed = (*method.slots, "data", *(name for name, path in given.items() if path is not None))
+    slots = {name: slot for name, slot in method.slots.items() if not slot.optional or slot.part in parts}
+    for name in method.slots:
+        if name not in slots and given.get(name) is not None:
+            raise InputError(f"{store.path} is of a run without --{name}: leave it out")
+    needed = (*slots, "data", *(name for name, path in given.items() if path is not None))
     files = {name: locate(store, name, given.get(name)) for name in dict.fromkeys(needed)}
-    for name, slot in method.slots.items():
+    for name, slot in slots.items():
         check_sha256(name, files[name], parts[slot.part]["sha256"])
-    engines = [parts[slot.part] for slot in method.slots.values()]
+    engines = [parts[slot.part] for slot in slots.values()]
     # Compiled engines leave no choice.
     chosen = [engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}]
     settings: dict[str, Any] = {**record.choice.recorded(), **record.stopping.recorded(), **files}
