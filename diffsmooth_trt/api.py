@@ -43,6 +43,7 @@ def certify(
     data: File,
     out: File | None = None,
     classifier: File | None = None,
+    unconditional: File | None = None,
     method: str = "dds",
     sigma: float | None = None,
     n0: int = 100,
@@ -77,10 +78,10 @@ def certify(
 ) -> RunStore:
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
-    engine, classifier: the method's engine files. data: a data set (see `Images`), of which skip, max, resize, crop and quantise
-    choose images. out: the run store to make, None to keep the run in memory. method: a name in `METHODS`; its own options are
-    arguments too. sigma: noise level in image units, in [0.01, 4]; None where a denoiser says its own. radius, tolerance,
-    family_wise, certificate, lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see
+    engine, classifier, unconditional: the method's engine files. data: a data set (see `Images`), of which skip, max, resize, crop
+    and quantise choose images. out: the run store to make, None to keep the run in memory. method: a name in `METHODS`; its own
+    options are arguments too. sigma: noise level in image units, in [0.01, 4]; None where a denoiser says its own. radius,
+    tolerance, family_wise, certificate, lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see
     `open_engine`. key: 64 hexadecimal digits, None to draw one; key_file: a file that holds it, which the first run makes.
     shard: the part of the images that this machine draws, like "2/3" (see `merge`). stop_after: hours, after which Stopped is
     raised; resume goes on then. ray, workers: "local" or the address of a Ray cluster, whose workers draw. tsv: a file
@@ -101,6 +102,7 @@ def predict(
     data: File,
     out: File | None = None,
     classifier: File | None = None,
+    unconditional: File | None = None,
     method: str = "dds",
     sigma: float | None = None,
     n: int = 100_000,
@@ -142,6 +144,7 @@ def verify(
     fraction: float = 0.01,
     engine: File | None = None,
     classifier: File | None = None,
+    unconditional: File | None = None,
     data: File | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -160,7 +163,7 @@ def verify(
     holds. `agrees` of what it returns says whether all of it is reproduced. Raises InputError for what cannot be verified:
     missing files, engines that are not the run's.
     """
-    files = {"engine": engine, "classifier": classifier, "data": data}
+    files = {"engine": engine, "classifier": classifier, "unconditional": unconditional, "data": data}
     return verifying.verify(
         run,
         given={name: None if path is None else Path(path) for name, path in files.items()},

@@ -58,6 +58,11 @@ def _add_denoiser(kinds: Commands) -> None:
         action="store_true",
         help="the timestep whose noise is exactly 2·sigma; default: the first whole one with at least that, as in the papers",
     )
+    denoiser.add_argument(
+        "--unclamped",
+        action="store_true",
+        help="leave values outside of [0, 1] in the denoised images, as published for certify --unconditional",
+    )
     denoiser.add_argument("--resize-to", type=int, metavar="N", help="resize the denoised images to N×N")
     denoiser.add_argument("--crop", type=int, metavar="N", help="then crop their centre")
     _add_resize_mode(denoiser, "default: bicubic, antialiased")
@@ -168,6 +173,7 @@ def _export_denoiser(arguments: argparse.Namespace) -> None:
         "sigma",
         "conditional",
         "fractional_timestep",
+        "unclamped",
         "trust_program",
         "resize_to",
         "crop",

@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="share of blocks (of `ood`: images) to draw again, at least 30 of them; 1 for all (default: 0.01)",
     )
-    for name in ("engine", "classifier", "data", *OOD_FILES):
+    for name in ("engine", "classifier", "unconditional", "data", *OOD_FILES):
         what = (
             f"of a run of `ood`{', all sets in their order' if name == 'out-data' else ''}; "
             if name in OOD_FILES
@@ -104,6 +104,8 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         help="denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc), .onnx or .pt2",
     )
     add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx or .pt2 (dds, diffsmooth)")
+    text = "denoiser engine for --sigma, .onnx or .pt2 (apndc: denoises in place of --engine without a class, as in the paper)"
+    add("--unconditional", type=Path, metavar="FILE", help=text)
     add("--method", choices=METHODS, default="dds", help="default: dds")
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
     add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
@@ -181,7 +183,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..report.progress import ProgressBar
 
     every = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed", "unfinished"]
-    of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["data", "allow_host_code"]
+    of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["unconditional", "data", "allow_host_code"]
     own, foreign = (of_ood, others) if is_ood_file(arguments.run) else (others, of_ood)
     for name in foreign:
         if getattr(arguments, name):

@@ -113,8 +113,10 @@ def _writer(out: Source, request: Request, device: str, autotune: bool) -> dict[
     return {"write": package_writer(PackageSettings(request.precision, device, autotune), request)}
 
 
-def _check_level(sigma: float | None, conditional: bool, fractional: bool) -> None:
+def _check_level(sigma: float | None, conditional: bool, fractional: bool, unclamped: bool) -> None:
     """Refuse what is no noise level of a denoiser, and a level beside `conditional`, which takes them all."""
+    if conditional and unclamped:
+        raise InputError("--unclamped is what --conditional always is: leave it out")
     if conditional and sigma is not None:
         raise InputError(f"--conditional takes every noise level, got --sigma {sigma}: leave one of them out")
     if conditional and fractional:
@@ -148,6 +150,7 @@ def export_denoiser(
     precision: str = "fp32",
     image_size: int | None = None,
     fractional_timestep: bool = False,
+    unclamped: bool = False,
     trust_program: bool = False,
     device: str = "cpu",
     autotune: bool = True,
@@ -170,7 +173,8 @@ def export_denoiser(
     `torch.export.save` wrote (code: only with `trust_program`). `config` is a JSON file of the family's options, one of their
     mappings, or a built-in name, None that named like the checkpoint; a diffusers `checkpoint` is a folder with its own.
     The step is that of the papers' first timestep with a noise-to-signal ratio of at least 2·sigma, or of the fractional one
-    with that very ratio (`fractional_timestep`); EDM networks take the noise level itself.
+    with that very ratio (`fractional_timestep`); EDM networks take the noise level itself. `unclamped` leaves values outside of
+    [0, 1] as they are: so the published code of apndc denoises.
 
     With `resize_to` (pixels a side; `resize_mode` "bicubic" or "bilinear", `antialias`) and `crop` (the centre) images leave
     at the classifier's size: what a method adds to them is added after the resize. With `verify_classifier` (by default, for
@@ -179,7 +183,7 @@ def export_denoiser(
     request = Request(precision, calibration_data, verify_data, verify_classifier, None, verify_samples)
     files = {"--checkpoint": checkpoint, "--config": None if isinstance(config, Mapping) else config}
     _check(request, batch, out, files | request.paths(), device, store_fp16)
-    _check_level(sigma, conditional, fractional_timestep)
+    _check_level(sigma, conditional, fractional_timestep, unclamped)
     from .graph.output_size import OutputSize
 
     size = OutputSize(resize_to, crop, resize_mode or "bicubic", antialias is not False)
@@ -188,11 +192,13 @@ def export_denoiser(
         from .program import program_file
 
         unused = {"--config": config, "--image-size": image_size, "--fp16-weights": store_fp16}
+        unused["--unclamped"] = unclamped
         sigma = _check_program(unused, sigma, fractional_timestep)
         return program_file(checkpoint, sigma, out, batch, size, trust_program, **writer)
     from .denoiser import denoiser_file
 
     form: dict[str, Any] = {"batch": batch, "store_fp16": store_fp16, "image_size": image_size, "output": size}
+    form["clamp"] = not unclamped
     return denoiser_file(family, checkpoint, config, sigma, out, fractional=fractional_timestep, **form, **writer)
 
 

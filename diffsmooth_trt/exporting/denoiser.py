@@ -102,6 +102,7 @@ def denoiser_file(
     store_fp16: bool,
     image_size: int | None,
     fractional: bool,
+    clamp: bool,
     output: OutputSize,
     write: Writer = write_checked,
 ) -> ExportReport:
@@ -128,9 +129,9 @@ def denoiser_file(
         check = ConditionalCheck(source, shape, HIGHEST, configured.labels or 0)
         details = {"null_class": configured.null_class, **configured.details()}
     else:
-        source, module = denoiser_pair(configured, net, level)
+        source, module = denoiser_pair(configured, net, level, clamp)
         check = ImageCheck(source, shape, sigma)
-        details = dict(level.details)
+        details = {**level.details, **({} if clamp else {"clamped": False})}
     facts = EngineFacts(
         role="denoiser" if level else "conditional",
         input_shape=shape,

@@ -115,8 +115,11 @@ class DiffusionClassifier(Method):
     behind = 5e-4  # of the published sieve: how far behind is too far,
     kept: int | None = None  # and how many classes it leaves at most
 
-    def __init__(self, engine: Engine, sigma: float, settings: Settings) -> None:
-        super().__init__(engine, engine.facts.input_shape, sigma)
+    def __init__(
+        self, engine: Engine, sigma: float, settings: Settings, taken: tuple[int, int, int] | None = None
+    ) -> None:
+        """`taken` is the shape of the noisy images, where it is not the engine's."""
+        super().__init__(engine, taken or engine.facts.input_shape, sigma)
         self.engine, self.settings = engine, settings
         self.void = self.classes
         self.candidates = np.arange(self.classes) if settings.classes is None else np.array(settings.classes)
@@ -127,7 +130,7 @@ class DiffusionClassifier(Method):
             raise InputError(f"--s-max is {settings.s_max}, expected above 2·sigma = {self.s_tau}: 3 is usual")
         self.terms = self._terms()
         self.law = grid_law(1.0)
-        self.size = int(np.prod(self.input_shape))
+        self.size = int(np.prod(engine.facts.input_shape))
         self.images = self.device.empty((self.batch, *self.input_shape))
         self.sieve: Terms | None = None
         if settings.sift == "published":
@@ -190,8 +193,8 @@ class DiffusionClassifier(Method):
         return sift_terms(self.s_tau, self.settings.s_max, self.settings.steps)
 
     def _reference(self, noisy: Floats32) -> Floats32:
-        """What the loss compares denoised images with, [R, d] in model units."""
-        return noisy
+        """What the loss compares denoised images with, [R, d] in model units, of noisy images [R, C, H, W] in [0, 1] units."""
+        return 2 * noisy.reshape(len(noisy), -1) - 1
 
     def labels(self, noisy: Array, rows: Rows) -> Array:
         """As `Method.labels`. The losses are NumPy's on every device: a GPU evaluates the network only."""
@@ -213,8 +216,7 @@ class DiffusionClassifier(Method):
         inf where a class was sifted out, NaN where a loss came out so.
         """
         self.votes += len(noisy)
-        noisy_model = 2 * noisy.reshape(len(noisy), self.size) - 1
-        work = _Losses(self, self._reference(noisy_model), rows)
+        work = _Losses(self, self._reference(noisy), rows)
         if self.sieve is not None:
             return _published(work, self.sieve, self.behind, self.kept)
         if self.settings.sift == "spread":
@@ -226,7 +228,8 @@ class DiffusionClassifier(Method):
         """D(x; s, y) float32 [R, d] of at most an engine batch; its last row is repeated where it is short."""
         fill = np.minimum(np.arange(self.engine.batch), len(x) - 1)
         self.evaluations += len(x)
-        answer = self.engine.denoise(x[fill].reshape(len(fill), *self.input_shape), levels[fill], labels[fill])
+        shape = (len(fill), *self.engine.facts.input_shape)
+        answer = self.engine.denoise(x[fill].reshape(shape), levels[fill], labels[fill])
         return answer.reshape(len(fill), self.size)[: len(x)]
 
     def noise(self, rows: Rows, number: int) -> Floats32:
@@ -319,15 +322,57 @@ class Epndc(DiffusionClassifier):
 
 
 class Apndc(DiffusionClassifier):
-    """`apndc`: the approximate posterior, as `dc` from x̂0 = D(x_τ; s_τ), denoised without a class."""
+    """`apndc`: the approximate posterior, as `dc` from x̂0 = D(x_τ; s_τ), denoised without a class.
+
+    By the network itself, with its null class, or as in the paper by a second, `unconditional` one: a denoiser folded for sigma,
+    which may take images of another size and return them at the network's.
+    """
 
     name = "apndc"
+    slots: ClassVar[Mapping[str, Slot]] = {
+        **DiffusionClassifier.slots,
+        "unconditional": Slot("unconditional", "denoiser", optional=True),
+    }
     behind, kept = 5e-5, PUBLISHED_KEPT
 
-    def _terms(self) -> Terms:
-        if self.engine.null_class is None:
+    def __init__(self, engine: Engine, sigma: float, settings: Settings, unconditional: Engine | None = None) -> None:
+        self.unconditional = unconditional
+        super().__init__(
+            engine, sigma, settings, None if unconditional is None else self._checked(engine, unconditional)
+        )
+        trained = engine.facts.details.get("null_class_trained", engine.facts.family != "edm")
+        if unconditional is None and not trained:
+            self.note(
+                f"{engine.name} was not trained without a class, which apndc denoises with here: give the paper's second network "
+                "by --unconditional"
+            )
+
+    @classmethod
+    def of(cls, engines: Mapping[str, Engine], sigma: float | None, options: Settings) -> Self:
+        return cls(engines["engine"], float(sigma or 0.0), options, engines.get("unconditional"))
+
+    @staticmethod
+    def _checked(engine: Engine, unconditional: Engine) -> tuple[int, int, int]:
+        """The shape of images that the second network takes; InputError unless what it returns fits the first one."""
+        returned, taken = unconditional.facts.denoised_shape, engine.facts.input_shape
+        if returned != taken:
             raise InputError(
-                f"{self.engine.name} has no null class, which apndc denoises with: use epndc, or a network that has one"
+                f"--unconditional {unconditional.name} returns images {returned}, {engine.name} takes {taken}: export it with "
+                f"--resize-to {taken[1]}"
+            )
+        if unconditional.device is not engine.device:
+            raise InputError(f"{unconditional.name} and {engine.name} are on two devices: open both on one")
+        return unconditional.facts.input_shape
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        return super().engines | ({} if self.unconditional is None else {"unconditional": self.unconditional})
+
+    def _terms(self) -> Terms:
+        if self.unconditional is None and self.engine.null_class is None:
+            raise InputError(
+                f"{self.engine.name} has no null class, which apndc denoises with: give a second network by --unconditional, or "
+                "use epndc"
             )
         if self.settings.sift == "published" and self.sigma != PUBLISHED_SIGMA:
             raise InputError(
@@ -337,9 +382,15 @@ class Apndc(DiffusionClassifier):
         return plain_terms(self.s_tau, self.settings.s_max, self.settings.steps, self.settings.weights)
 
     def _reference(self, noisy: Floats32) -> Floats32:
-        level = np.full(len(noisy), self.s_tau, dtype=np.float32)
-        labels = np.full(len(noisy), self.engine.null_class, dtype=np.int64)
-        return self.evaluated(noisy, level, labels)
+        if self.unconditional is None:
+            level = np.full(len(noisy), self.s_tau, dtype=np.float32)
+            return self.evaluated(super()._reference(noisy), level, np.full(len(noisy), self.engine.null_class))
+        fill = np.minimum(np.arange(self.unconditional.batch), len(noisy) - 1)
+        denoised = self.unconditional.run_on_host(noisy[fill])[: len(noisy)]
+        self.evaluations += len(noisy)
+        if self.unconditional.output_nhwc:
+            denoised = denoised.transpose(0, 3, 1, 2)
+        return super()._reference(denoised)
 
 
 def _drawn(rows: Rows) -> int:

@@ -35,8 +35,8 @@ _DEFAULTS: dict[str, object] = {
     "resample_filter": [1, 1],
     "sigma_data": 0.5,
     "model_type": "SongUNet",
-    # Without influence on denoising.
     "label_dropout": 0.0,
+    # Without influence on denoising.
     "use_fp16": False,
     "sigma_min": 0.0,
     "sigma_max": None,
@@ -77,6 +77,7 @@ class EdmOptions:
     decoder_type: str
     resample_filter: tuple[float, ...]
     sigma_data: float
+    label_dropout: float  # in training; above 0 it learnt to do without a class
 
     def __post_init__(self) -> None:
         for width in (self.model_channels, *(self.model_channels * mult for mult in self.channel_mult)):
@@ -139,8 +140,7 @@ def parse_options(options: Mapping[str, object]) -> EdmOptions:
     if values.whole("img_channels", 1) != 3:
         raise InputError(f"img_channels is {values['img_channels']}: images have 3 channels")
     values.flag("use_fp16")
-    for name in ("label_dropout", "sigma_min"):
-        values.number(name)
+    values.number("sigma_min")
     return EdmOptions(
         img_resolution=values.whole("img_resolution", 1),
         label_dim=values.whole("label_dim", 0),
@@ -157,4 +157,5 @@ def parse_options(options: Mapping[str, object]) -> EdmOptions:
         decoder_type=values.choice("decoder_type", ("standard", "skip")),
         resample_filter=values.numbers("resample_filter"),
         sigma_data=values.number("sigma_data"),
+        label_dropout=values.number("label_dropout"),
     )

@@ -224,7 +224,7 @@ class RunConfig:
         if foreign:
             raise InputError(
                 f"{_flag(foreign[0])} is not used by --method {name}: --engine is the classifier itself"
-                if len(taken) == 1
+                if len(taken) == 1 and foreign[0] == "classifier"
                 else f"{_flag(foreign[0])} is not used by --method {name}: leave it out"
             )
         missing = [name for name, slot in taken.items() if name not in self.files and not slot.optional]

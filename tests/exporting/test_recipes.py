@@ -22,7 +22,7 @@ RECIPES = {
         ("dds_cifar10", "dds_imagenet", "diffsmooth_cifar10", "diffsmooth_imagenet"), "--denoiser, --classifier"
     ),
     "distro": "--denoiser, --joint",
-    "ndc_cifar10": "--denoiser",
+    "ndc_cifar10": "--denoiser, --unconditional",
 }
 
 

@@ -23,10 +23,14 @@ def combined(skip: Tensor | float, x: Tensor, out: Tensor | float, answer: Tenso
 
 
 class OneShotDenoiser(nn.Module):
-    """Noisy images `[B, 3, H, W]` in [0, 1] units, not clipped → denoised images in [0, 1], at one noise level."""
+    """Noisy images `[B, 3, H, W]` in [0, 1] units, not clipped → denoised images in [0, 1], at one noise level.
 
-    def __init__(self, family: Family, net: nn.Module, level: Level) -> None:
+    Without `clamp` values outside of [0, 1] stay.
+    """
+
+    def __init__(self, family: Family, net: nn.Module, level: Level, clamp: bool = True) -> None:
         super().__init__()
+        self.clamp = clamp
         skip, out, scale = coefficients(family.prediction, level.s, family.sigma_data)
         self.skip = skip
         with torch.no_grad():
@@ -36,17 +40,17 @@ class OneShotDenoiser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         centred = x - 0.5
         h: Tensor = self.network(centred)
-        if self.skip == 1:
-            return torch.clamp(x + h, 0.0, 1.0)
-        return torch.clamp(centred * self.skip + h + 0.5, 0.0, 1.0)
+        found = x + h if self.skip == 1 else centred * self.skip + h + 0.5
+        return torch.clamp(found, 0.0, 1.0) if self.clamp else found
 
 
 class SourceDenoiser(nn.Module):
     """The same map as `OneShotDenoiser`, written as in the papers around the untouched network."""
 
-    def __init__(self, family: Family, net: nn.Module, level: Level) -> None:
+    def __init__(self, family: Family, net: nn.Module, level: Level, clamp: bool = True) -> None:
         super().__init__()
         self.family, self.net, self.level, self.label = family, net, level, family.folded_label()
+        self.clamp = clamp
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,12 +59,14 @@ class SourceDenoiser(nn.Module):
         labels = None if self.label is None else torch.full((len(x),), self.label)
         model = 2 * x - 1
         estimate = skip * model + out * self.family.answer(self.net, scale * model, noise, labels)
-        return (estimate.clamp(-1, 1) + 1) / 2
+        return ((estimate.clamp(-1, 1) if self.clamp else estimate) + 1) / 2
 
 
-def denoiser_pair(family: Family, net: nn.Module, level: Level) -> tuple[SourceDenoiser, OneShotDenoiser]:
+def denoiser_pair(
+    family: Family, net: nn.Module, level: Level, clamp: bool = True
+) -> tuple[SourceDenoiser, OneShotDenoiser]:
     """The unfolded and the folded one-shot denoiser, sharing `net`'s large weights."""
-    return SourceDenoiser(family, net, level), OneShotDenoiser(family, net, level)
+    return SourceDenoiser(family, net, level, clamp), OneShotDenoiser(family, net, level, clamp)
 
 
 class ConditionalDenoiser(nn.Module):

@@ -56,6 +56,9 @@ class Edm(Family):
     def recorded(self) -> dict[str, Any]:
         return asdict(self.options)
 
+    def details(self) -> dict[str, Any]:
+        return {"null_class_trained": self.options.label_dropout > 0}
+
     def answer(self, net: nn.Module, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         answer: Tensor = net(x, noise, labels)
         return answer

@@ -73,6 +73,10 @@ class ExportReport:
 
     def _warnings(self) -> list[str]:
         found = warnings_of(self.facts.details.get("verification", {}), self.facts.precision)
+        if self.facts.details.get("null_class_trained") is False:
+            found.append(
+                "the network was not trained without a class: give certify --method apndc a second one by --unconditional"
+            )
         return [f"warning: {warning}" for warning in found]
 
 
