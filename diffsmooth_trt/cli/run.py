@@ -147,6 +147,12 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     _add_host_code(parser)
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Under which key, whereto, and by whom a run is drawn."""
+    add = parser.add_argument
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
     add("--key-file", type=Path, metavar="FILE", help="… in a file, which the first run makes: for --shard")
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
