@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +211,11 @@ def test_interrupts_end_in_one_line(files, tmp_path):
             for part in (f"--{name}", value)
         ]
         with subprocess.Popen(
-            [PROGRAM, "certify", *map(str, flags)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+            [PROGRAM, "certify", *map(str, flags)],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         ) as process:
             for _ in range(600):
                 if out.exists():

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffsmooth_trt.dtypes import Floats32, Labels
 from diffsmooth_trt.engine import EngineFacts
 from diffsmooth_trt.engine.record import Record
 from diffsmooth_trt.errors import EngineError, InputError
-from diffsmooth_trt.exporting.checks.compare import Comparison, Expected, Floats, Labels, compare
+from diffsmooth_trt.exporting.checks.compare import Comparison, Expected, compare
 from diffsmooth_trt.exporting.writers.report import ExportReport
 
 FACTS = EngineFacts("classifier", (3, 4, 4), classes=2)
@@ -24,12 +25,12 @@ def batches(counted: int) -> list[Expected]:
     return [Expected((x,), want, labels(want)) for x, want in zip(inputs, wants, strict=True)]
 
 
-def labels(outputs: Floats) -> Labels:
+def labels(outputs: Floats32) -> Labels:
     return np.asarray(outputs.argmax(1), np.int64)
 
 
 def test_only_rows_that_count_are_compared() -> None:
-    def run(x: Floats) -> Floats:
+    def run(x: Floats32) -> Floats32:
         made = 2 * x + np.array([0, 3], np.float32)  # one of five labels changes
         made[2] = np.where(x[2] == 6, np.nan, made[2])  # in a row that does not count
         return made

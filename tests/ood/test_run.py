@@ -188,7 +188,7 @@ def test_an_interrupted_run_keeps_its_records(files, tmp_path, monkeypatch):
     original = BallRunner._records
     monkeypatch.setattr(BallRunner, "_records", stop)
     out = tmp_path / "r.jsonl"
-    assert call(files, out) == 1
+    assert call(files, out) == 3
     with OodStore.open(out) as store:
         assert len(store.records) == 12 and not store.finished()
     monkeypatch.undo()
