@@ -10,7 +10,7 @@ demo: .venv/.run
 	$(BIN)/diffsmooth-trt demo
 
 # Two processes of one thread each, a file at a time; `pytest` alone runs the same tests in one process.
-test: .venv/.test .venv/.tensorrt
+test: .venv/.test .venv/.tensorrt .venv/.rtx
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.lint
@@ -66,6 +66,12 @@ sanitize: .venv/.test
 	for major in 10 11; do \
 	  $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/trt$$major "tensorrt-cu13-bindings==$$major.*" || exit 1; \
 	done && touch $@ || echo "no TensorRT bindings for this platform: the test of their API skips"
+
+# TensorRT for RTX, the real builder, outside the environment's own packages: what tests/exporting/test_rtx.py builds plans with.
+# It skips where there is none for the platform.
+.venv/.rtx: .venv/.made
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/rtx "tensorrt-rtx-cu13==1.7.*" && touch $@ \
+	  || echo "no TensorRT for RTX for this platform: the tests that build plans skip"
 
 .venv/.lint: .venv/.test
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'

@@ -16,15 +16,19 @@ def add(kinds: Commands) -> None:
 
 
 def _add_plan(kinds: Commands) -> None:
-    text = "build an ONNX file into a TensorRT plan for the first GPU of this machine"
+    text = "build an ONNX file into a TensorRT plan: for this machine's first GPU, or with --target on any machine for RTX cards"
     plan = kinds.add("plan", text, "export plan --onnx denoiser.onnx --batch 1000 --out denoiser.plan", _export_plan)
     add = plan.add_argument
     add("--onnx", type=Path, required=True, metavar="FILE.onnx", help="its types and Q/DQ nodes decide the precision")
     add("--out", type=Path, required=True, metavar="FILE.plan", help="the plan; FILE.plan.json is its record")
     add("--batch", type=int, metavar="B", help="rows of every batch (default: the ONNX file's, where it fixes them)")
+    text = (
+        "build with TensorRT for RTX, for these: sm75, sm80, sm86, sm89, sm120, sm121, or current (this machine's GPU)"
+    )
+    add("--target", nargs="+", default=(), metavar="SM", help=text)
     add("--timing-cache", type=Path, metavar="FILE", help="kernel timings: read if it exists, written after the build")
     add("--workspace", type=int, metavar="MIB", help="most scratch memory of the builder (default: all)")
-    add("--optimization-level", type=int, default=3, metavar="0…5", help="the builder's (default: 3)")
+    add("--optimization-level", type=int, metavar="0…5", help="the builder's (default: 3)")
     add("--tf32", action="store_true", help="let fp32 products round their inputs to TF32 (default: strict fp32)")
     add("--weight-stripped", action="store_true", help="without the weights: they are read from the ONNX file at load")
     add(
@@ -84,7 +88,8 @@ def _export_plan(arguments: argparse.Namespace) -> None:
     from ..exporting.writers.tensorrt_settings import PlanSettings
 
     names = ("tf32", "optimization_level", "weight_stripped", "version_compatible")
-    settings = PlanSettings(workspace_mib=arguments.workspace, **{name: getattr(arguments, name) for name in names})
+    asked = {name: getattr(arguments, name) for name in names}
+    settings = PlanSettings(workspace_mib=arguments.workspace, targets=tuple(arguments.target), **asked)
     given = ("batch", "timing_cache", "role", "sigma", "reference", "verify_data", "verify_classifier")
     report = export_plan(
         arguments.onnx, arguments.out, settings=settings, **{name: getattr(arguments, name) for name in given}

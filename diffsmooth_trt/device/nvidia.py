@@ -1,6 +1,8 @@
-"""What there is of NVIDIA's: driver and GPU, asked of the driver itself, and TensorRT's Python package.
+"""What there is of NVIDIA's: driver and GPU, asked of the driver itself, and the Python packages of the two TensorRTs.
 
-The driver comes first: without one, a TensorRT `Runtime` is an object whose first use ends the process.
+"tensorrt" is the full library, which builds for the GPU that it runs on; "tensorrt-rtx" is TensorRT for RTX, which builds on any
+machine for the GPUs that it is told. The driver comes first: without one, a `Runtime` of the full library is an object whose
+first use ends the process.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +20,17 @@ from ..errors import InputError
 DRIVER_LIBRARY, MANAGEMENT_LIBRARY = "libcuda.so.1", "libnvidia-ml.so.1"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 ERRORS = {100: "no GPU is visible", 999: "the driver does not answer", 803: "driver and its libraries do not fit"}
+TENSORRT, RTX = "tensorrt", "tensorrt-rtx"
+NAMES = {TENSORRT: "TensorRT", RTX: "TensorRT for RTX"}
 # In this order: NVIDIA's own package under either of its names, then, where the full one is not needed, the lean runtime.
 FULL, LEAN = ("tensorrt", "tensorrt_bindings"), ("tensorrt_lean", "tensorrt_lean_bindings")
-OLDEST = 10
-GET_TENSORRT = (
-    "install the full TensorRT 10 or 11 of NVIDIA's own package index or download page (pip install tensorrt-cu13 or "
-    "tensorrt-cu12 with that index; the public index has the bindings without the library)"
-)
+RTX_MODULES = ("tensorrt_rtx",)
+OLDEST = {TENSORRT: (10,), RTX: (1, 7)}
+GET = {
+    TENSORRT: "install the full TensorRT 10 or 11 of NVIDIA's own package index or download page (pip install tensorrt-cu13 or "
+    "tensorrt-cu12 with that index; the public index has the bindings without the library)",
+    RTX: "pip install 'diffsmooth-trt[rtx]' (x86-64 Linux)",
+}
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,26 @@ def find_gpu(number: int = 0) -> Gpu:
     return Gpu(name.value.decode(errors="replace"), ".".join(version), _driver_version(cuda))
 
 
-def import_tensorrt(*, lean: bool = False) -> Any:
-    """TensorRT's Python module, 10 or 11; with `lean` the lean runtime will do. Raises InputError saying what is missing.
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, at most four: 10.13.3.9.post1 → (10, 13, 3, 9)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
 
-    Importing is safe without a driver; call `find_gpu` before anything of it is used.
+
+def import_tensorrt(library: str = TENSORRT, *, lean: bool = False) -> Any:
+    """The Python module of `library`, TENSORRT (10 or 11; with `lean` the lean runtime will do) or RTX.
+
+    Raises InputError saying what is missing, and where this process holds the other library: both define the same symbols,
+    and the second one's calls would reach the first. Importing is safe without a driver; call `find_gpu` before a runtime.
     """
+    full, other = (FULL, RTX_MODULES) if library == TENSORRT else (RTX_MODULES, (*FULL, *LEAN))
+    held = [name for name in other if sys.modules.get(name) is not None]
+    if held:
+        raise InputError(
+            f"{NAMES[library]} cannot be loaded where {held[0]} is loaded already, both define the same symbols: use one "
+            "library a process"
+        )
     problems = []
-    for name in (*FULL, *LEAN):
+    for name in (*full, *(LEAN if library == TENSORRT else ())):
         if importlib.util.find_spec(name) is None:
             continue
         if name in LEAN and not lean:
@@ -102,11 +123,12 @@ def import_tensorrt(*, lean: bool = False) -> Any:
             problems.append(f"{name} is installed without the library it binds ({str(error).splitlines()[0]})")
             continue
         version = str(getattr(module, "__version__", "of no version"))
-        major = version.split(".")[0]
-        if not major.isdigit() or int(major) < OLDEST or not hasattr(module, "Runtime"):
+        if version_numbers(version)[:2] < OLDEST[library] or not hasattr(module, "Runtime"):
             problems.append(f"{name} {version} is too old or a placeholder")
         elif not lean and not hasattr(module, "OnnxParser"):
             problems.append(f"{name} {version} has no builder")
         else:
             return module
-    raise InputError(f"TensorRT: {'; '.join(problems) or 'its Python package is not installed'}: {GET_TENSORRT}")
+    raise InputError(
+        f"{NAMES[library]}: {'; '.join(problems) or 'its Python package is not installed'}: {GET[library]}"
+    )

@@ -44,9 +44,9 @@ def _onnxruntime_tensorrt() -> Callable[..., Engine]:
 
 
 def _tensorrt() -> Callable[..., Engine]:
-    from .backends.tensorrt import TensorRtEngine
+    from .backends.tensorrt_rtx import open_plan
 
-    return TensorRtEngine
+    return open_plan
 
 
 def _inductor_cuda() -> Callable[..., Engine]:

@@ -1,16 +1,20 @@
-"""ONNX file → TensorRT plan and its record, compared with the ONNX file before it appears.
+"""ONNX file → TensorRT plan and its record, compared with the ONNX file before it appears where a GPU of its kind is here.
 
-The build and the comparison need an NVIDIA GPU and have not yet been run on one; everything before them is checked without.
+The full TensorRT builds on the GPU that runs the plan. TensorRT for RTX builds anywhere for the GPUs that it is told, and what
+could not be compared here is compared when it is first opened on one (exporting/plan_check.py). Nothing of this has yet run on
+a GPU; everything before the full library's build, and all of TensorRT for RTX's, is checked without.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..device.nvidia import Gpu, find_gpu, import_tensorrt
+from ..device.nvidia import RTX, Gpu, find_gpu, import_tensorrt
 from ..engine import Engine, EngineFacts, fixed_batch, open_engine
 from ..engine.graph import GraphFile, read_graph
 from ..engine.record import Record, draft_folder, publish, record_path
@@ -18,7 +22,7 @@ from ..errors import InputError, message_of
 from ..files import check_outputs, file_sha256, write_atomically
 from .checks.compare import Comparison, compare_engines
 from .writers.report import ExportReport, check_difference
-from .writers.tensorrt_settings import PlanSettings
+from .writers.tensorrt_settings import CURRENT, PlanSettings, named_targets
 
 COMPARED = 16  # rows that the CPU computes at a time for a comparison, where its files take any number
 STRICT = 1e-3  # most that a plan without TF32 may differ from an fp32 graph, relative to the larger of 1 and the largest output
@@ -39,21 +43,53 @@ class Build:
     timing_cache: Path | None
 
 
-def _present() -> tuple[Gpu, str]:
-    """The GPU and TensorRT's version; InputError that names everything that is missing, at once."""
+@dataclass(frozen=True)
+class Machine:
+    """What builds: the library's version, this machine's GPU, None where there is none, and the targets, () for that GPU."""
+
+    version: str
+    gpu: Gpu | None
+    targets: tuple[str, ...] = ()
+
+    @property
+    def compares(self) -> bool:
+        """Whether a plan that is built here runs here."""
+        if self.gpu is None:
+            return False
+        return not self.targets or f"sm{self.gpu.compute_capability.replace('.', '')}" in self.targets
+
+    def recorded(self) -> dict[str, Any]:
+        """For the plan's record."""
+        if self.targets:
+            return {"library": RTX, "tensorrt": self.version, "targets": list(self.targets)}
+        assert self.gpu is not None
+        machine = {"tensorrt": self.version, **asdict(self.gpu), "gpu": self.gpu.name}
+        del machine["name"]
+        return machine
+
+
+def _present(settings: PlanSettings) -> Machine:
+    """This machine, ready to build with `settings`; InputError that names everything that is missing, at once."""
     problems: list[str] = []
-    gpu, version = None, ""
+    gpu, version, needed = None, "", not settings.targets or CURRENT in settings.targets
     try:
         gpu = find_gpu()
     except InputError as error:
-        problems.append(message_of(error))
+        problems += [message_of(error)] if needed else []
     try:
-        version = str(import_tensorrt().__version__)
+        version = str(import_tensorrt(settings.library).__version__)
     except InputError as error:
         problems.append(message_of(error))
-    if gpu is None or problems:
-        raise InputError(f"a plan is built where it runs, and here is missing: {'; and '.join(problems)}")
-    return gpu, version
+    capability = None if gpu is None else gpu.compute_capability
+    targets = () if needed and gpu is None else named_targets(settings.targets, capability)
+    machine = Machine(version, gpu, targets)
+    if machine.compares and importlib.util.find_spec("cupy") is None:
+        extra = "rtx" if settings.targets else "cuda"
+        problems.append(f"CuPy, by which the plan is run and compared: pip install 'diffsmooth-trt[{extra}]'")
+    if problems:
+        where = "a plan is built where it runs" if needed else "the plan cannot be built"
+        raise InputError(f"{where}, and here is missing: {'; and '.join(problems)}")
+    return machine
 
 
 def _batch_size(path: Path, graph: GraphFile, batch: int | None) -> int:
@@ -97,14 +133,16 @@ def export_plan(
     verify_data: str | Path | None = None,
     verify_classifier: str | Path | None = None,
 ) -> ExportReport:
-    """Build the ONNX file `onnx` into a TensorRT plan at `out`, its record at `out`.json, for this machine's first GPU.
+    """Build the ONNX file `onnx` into a TensorRT plan at `out`, its record at `out`.json.
 
+    It is for this machine's first GPU, or for `settings.targets`: then TensorRT for RTX builds, on a machine with or without one.
     Precision is that of the graph (strongly typed). `batch` rows are fixed; it may be left out where the graph fixes them.
     `role` and `sigma` (image units) are for ONNX files without facts. The plan runs on noisy images (of `verify_data`, at most
     2000; for 32×32 by default the zoo's, else a few random ones) and its outputs are compared with those of `reference`, by
     default `onnx` itself, on the CPU, where files of any batch size run COMPARED rows at a time; `verify_classifier` labels a
-    denoiser's outputs. `timing_cache` is read if it exists, and written. Raises InputError for what cannot be used or is
-    missing here, EngineError where TensorRT fails; then `out` is what it was.
+    denoiser's outputs. Without a GPU that runs it the plan is not compared here: see `plan_check`. `timing_cache` is read if it
+    exists, and written. Raises InputError for what cannot be used or is missing here, EngineError where TensorRT fails; then
+    `out` is what it was.
     """
     start = time.perf_counter()
     settings, path, out = settings or PlanSettings(), Path(onnx), Path(out)
@@ -112,6 +150,7 @@ def export_plan(
     twin = path if reference is None else Path(reference)
     labels = None if verify_classifier is None else Path(verify_classifier)
     data = None if verify_data is None else Path(verify_data)
+    settings.check_cache(cache is not None)
     if not path.is_file():
         raise InputError(
             f"--onnx {path} does not exist: make one with `diffsmooth-trt export denoiser` or `classifier`"
@@ -122,55 +161,62 @@ def export_plan(
     if out.suffix != ".plan":
         raise InputError(f"--out {out} does not end in .plan, which is how engines tell their kind: name it FILE.plan")
     build = _read(path, batch, settings, cache, role=role, sigma=sigma)
-    facts, there = build.graph.facts, _present()
-    with draft_folder(out) as folder, _reference(twin, _compared_rows(build.rows, twin, labels), facts) as engine:
+    facts = build.graph.facts
+    settings.check_precision(facts.precision)
+    machine = _present(settings)
+    found = tolerance = None
+    with draft_folder(out) as folder, contextlib.ExitStack() as stack:
+        engine = None
+        if machine.compares:
+            engine = stack.enter_context(_reference(twin, _compared_rows(build.rows, twin, labels), facts))
         draft = folder / out.name
-        record, content = _build(build, draft, there)
+        record, content = _build(build, draft, machine)
         size = draft.stat().st_size
         if settings.weight_stripped:
             for name in (path.name, *build.graph.weights):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).symlink_to((path.parent / name).resolve())
-        found = _compare(draft, record, engine, labels, data)
-        tolerance = None
-        if facts.precision == "fp32" and not settings.tf32:
-            tolerance = STRICT * max(1.0, found.largest)
-            check_difference(out, found, tolerance, "try another --optimization-level or TensorRT version")
-        facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})
-        record = replace(record, facts=facts)
+        if engine is not None:
+            found = _compare(draft, record, engine, labels, data)
+            tolerance = strict_tolerance(facts, settings.tf32, found)
+            if tolerance is not None:
+                check_difference(out, found, tolerance, "try another --optimization-level or TensorRT version")
+            facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})
+            record = replace(record, facts=facts)
         publish(draft, record, out)
         if cache is not None and content:
             write_atomically(cache, content)
     return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size, record)
 
 
-def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path) -> None:
+def strict_tolerance(facts: EngineFacts, tf32: bool, found: Comparison) -> float | None:
+    """The most that a plan may differ from its graph; None where its products are rounded and any number is allowed."""
+    return STRICT * max(1.0, found.largest) if facts.precision == "fp32" and not tf32 else None
+
+
+def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path | None) -> None:
     """The plan alone, with its record, for measurements of networks that hold random weights; raises as `export_plan`."""
-    build, there = _read(onnx, batch, settings, timing_cache, role=None, sigma=None), _present()
+    build = _read(onnx, batch, settings, timing_cache, role=None, sigma=None)
+    machine = _present(settings)
     with draft_folder(out) as folder:
         draft = folder / out.name
-        record, content = _build(build, draft, there)
+        record, content = _build(build, draft, machine)
         publish(draft, record, out)
-        if content:
+        if timing_cache is not None and content:
             write_atomically(timing_cache, content)
 
 
-def _build(given: Build, draft: Path, there: tuple[Gpu, str]) -> tuple[Record, bytes | None]:
-    """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds.
-
-    `there` is the GPU of this machine and TensorRT's version.
-    """
+def _build(given: Build, draft: Path, machine: Machine) -> tuple[Record, bytes | None]:
+    """Write the plan to `draft` and its record beside it; returns the record and what the timing cache then holds."""
     from .writers.tensorrt import build
 
-    gpu, version = there
-    path, graph, settings, cache = given.onnx, given.graph, given.settings, given.timing_cache
+    path, graph, cache = given.onnx, given.graph, given.timing_cache
+    settings = replace(given.settings, targets=machine.targets)
     source: dict[str, Any] = {"name": path.name, "sha256": graph.sha256, "weights": graph.weights}
-    machine = {"tensorrt": version, **asdict(gpu), "gpu": gpu.name}
-    del machine["name"]
     content = None if cache is None else cache.read_bytes() if cache.exists() else b""
     content = build(path, input_shapes(path, graph, given.rows), settings, content, draft)
-    sha256 = file_sha256(draft)
-    record = Record("plan", sha256, given.rows, graph.facts, source, machine, asdict(settings), given.proof)
+    told = {name: value for name, value in asdict(settings).items() if name != "targets"}
+    record = Record("plan", file_sha256(draft), given.rows, graph.facts, source, machine.recorded(), told, given.proof)
     record_path(draft).write_text(record.to_json(), encoding="utf-8")
     return record, content
 
@@ -188,8 +234,7 @@ def _reference(path: Path, batch: int, facts: EngineFacts) -> Engine:
     except InputError as error:
         raise InputError(
             f"the plan has to be compared with {path.name}, which does not run on the CPU ({message_of(error)}): "
-            f"pass its fp32 twin as "
-            "--reference"
+            "pass its fp32 twin as --reference"
         ) from None
 
 

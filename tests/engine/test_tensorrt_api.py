@@ -1,4 +1,4 @@
-"""Every name, method and keyword that the package takes of TensorRT exists in NVIDIA's published bindings, 10 and 11."""
+"""Every name, method and keyword that the package takes of TensorRT exists in NVIDIA's published bindings: 10, 11, and RTX's."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ SEEN = {
     "ParserError.node_name",
     "Refitter.refit_cuda_engine",
 }
+SEEN_RTX = {
+    "IBuilderConfig.num_compute_capabilities =",
+    "IBuilderConfig.set_compute_capability",
+    "ICudaEngine.create_runtime_config",
+    "IExecutionContext.is_stream_capturable",
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.cuda_graph_strategy =",
+    "IRuntimeConfig.set_runtime_cache",
+}
 
 
 def loaded(name: str) -> ModuleType:
@@ -44,15 +55,18 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
-def bindings(major: int) -> Path:
-    """The folder of the bindings of that major version: where `make test` puts them, else anywhere on the path."""
-    for folder in (ROOT / ".venv" / f"trt{major}", *map(Path, sys.path)):
-        if list(folder.glob(f"tensorrt_*bindings-{major}.*.dist-info")) and (folder / "tensorrt_bindings").is_dir():
+def bindings(which: str) -> Path:
+    """The folder of the bindings of a major version, or of "rtx": where `make test` puts them, else anywhere on the path."""
+    package, own, pattern = "tensorrt_bindings", f"trt{which}", f"tensorrt_cu*bindings-{which}.*.dist-info"
+    if which == "rtx":
+        package, own, pattern = "tensorrt_rtx_bindings", "rtx", "tensorrt_rtx*bindings-*.dist-info"
+    for folder in (ROOT / ".venv" / own, *map(Path, sys.path)):
+        if list(folder.glob(pattern)) and (folder / package).is_dir():
             return folder
-    pytest.skip(f"no bindings of TensorRT {major}: `make test` installs them where they exist for the platform")
+    pytest.skip(f"no bindings of TensorRT {which}: `make test` installs them where they exist for the platform")
 
 
-@pytest.fixture(scope="module", params=[11, 10])
+@pytest.fixture(scope="module", params=["11", "10", "rtx"])
 def offered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the bindings of one major version offer, and the folders of bindings and empty libraries."""
     folder, scratch = bindings(request.param), tmp_path_factory.mktemp("libraries")
@@ -63,21 +77,21 @@ def offered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
-    assert found["version"].split(".")[0] == str(request.param)
-    return {**found, "folder": folder, "scratch": scratch}
+    assert found["version"].split(".")[0] == {"rtx": "1"}.get(request.param, request.param)
+    return {**found, "rtx": request.param == "rtx", "folder": folder, "scratch": scratch}
 
 
 def test_everything_the_package_uses_exists(offered: dict[str, Any]) -> None:
     uses: set[str] = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        if "trt." not in source:
-            continue
+        if "trt." not in source or (path.stem.endswith("_rtx") and not offered["rtx"]):
+            continue  # what only TensorRT for RTX has is in files of that name
         checker = loaded("tensorrt_uses").Checker(offered)
         checker.check(source)
         assert not checker.problems, f"TensorRT {offered['version']}: {path.relative_to(ROOT)}: {checker.problems}"
         uses |= checker.uses
-    assert uses >= SEEN
+    assert uses >= (SEEN | SEEN_RTX if offered["rtx"] else SEEN)
 
 
 WRONG = {
@@ -111,7 +125,7 @@ def test_the_checker_tells_the_versions_apart(offered: dict[str, Any]) -> None:
     """The old way to ask for half precision: there in 10, gone in 11."""
     checker = loaded("tensorrt_uses").Checker(offered)
     checker.check("trt.Builder(log).create_builder_config().set_flag(trt.BuilderFlag.FP16)")
-    assert len(checker.problems) == (1 if offered["version"].startswith("11.") else 0)
+    assert len(checker.problems) == (0 if offered["version"].startswith("10.") else 1)
 
 
 PROBE = """
@@ -121,29 +135,33 @@ for library in Path(sys.argv[2]).glob("lib*.so.*"):
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 sys.setdlopenflags(os.RTLD_LAZY)
 sys.path.insert(0, sys.argv[1])
-sys.modules["tensorrt"] = sys.modules["tensorrt_libs"] = None
+rtx = sys.argv[3] == "rtx"
+if not rtx:
+    sys.modules["tensorrt"] = sys.modules["tensorrt_libs"] = None
 import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "tensorrt" else real(name, *rest)
+from diffsmooth_trt.device.nvidia import import_tensorrt
+from diffsmooth_trt.engine.backends.tensorrt_log import open_log
 from diffsmooth_trt.exporting.writers import tensorrt as writer
-trt, log = writer.trt, writer.Log()
+library = "tensorrt-rtx" if rtx else "tensorrt"
+trt = import_tensorrt(library)
+log = open_log(trt)
 log.log(trt.ILogger.Severity.WARNING, "a warning")
 log.log(trt.ILogger.Severity.ERROR, "an error\\nof two lines")
-print(json.dumps([writer.VERSION, log.last, writer.network_flags()]))
+print(json.dumps([trt.__version__, log.last, writer.network_flags(trt, library)]))
 """
 
 
 def test_our_module_loads_against_the_bindings(offered: dict[str, Any]) -> None:
     """Our logger is a subclass of TensorRT's and TensorRT's enumerations work in it, on the real bindings."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, offered["folder"], offered["scratch"]],
+        [sys.executable, "-c", PROBE, offered["folder"], offered["scratch"], "rtx" if offered["rtx"] else ""],
         capture_output=True,
         text=True,
         timeout=120,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    strong = (
-        2 if offered["version"].startswith("10.") else 0
-    )  # there the flag's bit is the second, here all networks are
+    strong = {"10": 2, "11": 0, "1": 1}[offered["version"].split(".")[0]]  # the flag's bit; in 11 all networks are
     assert json.loads(done.stdout) == [offered["version"], "an error of two lines", strong]

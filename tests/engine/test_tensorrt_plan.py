@@ -37,7 +37,7 @@ def write(folder: Path, *, machine: dict[str, Any] | None = None, **settings: An
 def test_a_plan_says_what_it_is(tmp_path: Path) -> None:
     plan = read_plan(write(tmp_path, tf32=True, optimization_level=3), role="denoiser", sigma=0.25)
     assert (plan.batch, plan.facts.sigma, plan.tensorrt, plan.gpu) == (64, 0.25, "11.4.0.106", "NVIDIA H200")
-    assert (plan.compute_capability, plan.driver, plan.precision) == ("9.0", "580.65.06", "tf32")
+    assert (plan.library, plan.compute_capabilities, plan.precision) == ("tensorrt", ("9.0",), "tf32")
     assert plan.settings["optimization_level"] == 3
     assert not plan.weight_stripped
     assert plan.read() == b"plan"
@@ -96,7 +96,7 @@ def test_a_plan_of_other_content_or_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_record_without_its_machine_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, machine={"tensorrt": "11.4"})
-    with pytest.raises(InputError, match="does not say its gpu: export it again"):
+    with pytest.raises(InputError, match="does not say its compute_capability: export it again"):
         read_plan(path, role="denoiser", sigma=None)
 
 

@@ -176,7 +176,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     stub: Any = ModuleType("plan_builder")
     stub.build = build
     monkeypatch.setitem(sys.modules, "diffsmooth_trt.exporting.writers.tensorrt", stub)
-    monkeypatch.setattr(plan, "_present", lambda: (Gpu("Stand-in", "9.0", "1"), "11.4"))
+    monkeypatch.setattr(plan, "_present", lambda settings: plan.Machine("11.4", Gpu("Stand-in", "9.0", "1")))
     monkeypatch.setattr(plan, "open_engine", opening)
     monkeypatch.setattr(plan, "publish", lambda draft, record, out: None)
     return opened
@@ -188,8 +188,8 @@ def test_a_plan_of_a_large_batch(
     """What runs on the CPU takes few rows, or the plan's where a file is for no others."""
     report = export_plan(zoo.CLASSIFIER_DDS, tmp_path / "c.plan", batch=40, timing_cache=tmp_path / "timings")
     assert builder == [(zoo.CLASSIFIER_DDS.name, plan.COMPARED), ("c.plan", 40)]
-    assert report.comparison.rows == 100
-    assert report.record.batch == 40
+    assert report.comparison is not None and report.comparison.rows == 100
+    assert report.record is not None and report.record.batch == 40
     assert (tmp_path / "timings").read_bytes() == b"timings"
     builder.clear()
     fixed = linear_classifier(W, np.zeros(4), batch=40)

@@ -422,7 +422,8 @@ def tensorrt_module(machine: Machine) -> Any:
 
 def install(monkeypatch: Any, machine: Machine, home: Path) -> Any:
     """Put the stand-ins in the places of CuPy, ONNX Runtime's session and TensorRT; returns the one for TensorRT."""
-    for name in ("device.nvrtc", "device.cuda", "engine.backends.tensorrt", "engine.backends.onnxruntime_cuda"):
+    backends = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda")
+    for name in ("device.nvrtc", "device.cuda", *(f"engine.backends.{each}" for each in backends)):
         monkeypatch.setitem(sys.modules, f"diffsmooth_trt.{name}", None)
         del sys.modules[f"diffsmooth_trt.{name}"]  # imported anew here, and gone again (or as before) after the test
     trt = tensorrt_module(machine)

@@ -3,7 +3,8 @@
     python tests/support/tensorrt_bindings.py FOLDER SCRATCH
 
 FOLDER holds the package `tensorrt_bindings`, SCRATCH takes the libraries that it links, compiled here with the functions
-that it needs and nothing in them. Only names, enumerations and docstrings are read; nothing of TensorRT is called.
+that it needs and nothing in them. Where FOLDER holds `tensorrt_rtx_bindings` instead, the libraries are there too. Only names,
+enumerations and docstrings are read; nothing of TensorRT is called.
 """
 
 from __future__ import annotations
@@ -78,11 +79,14 @@ def describe(thing: Any) -> dict[str, Any]:
 
 def main() -> None:
     folder, scratch = Path(sys.argv[1]), Path(sys.argv[2])
-    load_stubs(folder, scratch)
-    sys.setdlopenflags(os.RTLD_LAZY)
     sys.path.insert(0, str(folder))
-    sys.modules["tensorrt_libs"] = None  # type: ignore[assignment]  # the real libraries, where they are: not wanted here
-    bindings = importlib.import_module("tensorrt_bindings")
+    if (folder / "tensorrt_rtx_bindings").is_dir():
+        bindings = importlib.import_module("tensorrt_rtx_bindings")
+    else:
+        load_stubs(folder, scratch)
+        sys.setdlopenflags(os.RTLD_LAZY)
+        sys.modules["tensorrt_libs"] = None  # type: ignore[assignment]  # the real libraries, where they are: not wanted here
+        bindings = importlib.import_module("tensorrt_bindings")
     classes = {name: describe(value) for name, value in vars(bindings).items() if isinstance(value, type)}
     functions = {
         name: signatures(value) for name, value in vars(bindings).items() if callable(value) and name not in classes

@@ -89,7 +89,9 @@ class Checker(ast.NodeVisitor):
         if inner := re.fullmatch(r"(?:collections\.abc\.Sequence|list|List)\[(.+)\]", text):
             element = self._named(inner[1])
             return Is("list", element.classes) if element else None
-        name = text.replace("tensorrt_bindings.tensorrt.", "").rpartition("::")[2].replace(" | None", "")
+        for module in ("tensorrt_bindings.tensorrt.", "tensorrt_rtx_bindings.tensorrt_rtx."):
+            text = text.replace(module, "")
+        name = text.rpartition("::")[2].replace(" | None", "")
         name = ALIASES.get(name, name)
         return Is("instance", (name,)) if self._class(name) else None
 

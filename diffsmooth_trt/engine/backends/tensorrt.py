@@ -1,4 +1,4 @@
-"""TensorRT plans on a GPU, in the full runtime or the lean one. Imported only where TensorRT is installed. Not yet run on a GPU.
+"""TensorRT plans on a GPU, in the full runtime or the lean one. Not yet run on a GPU.
 
 A plan is executable code: only one whose hash is the recorded one reaches TensorRT, and only after the driver has answered.
 Every None and False that TensorRT answers with is an error here, with the last line of its log.
@@ -8,56 +8,40 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...device import Array
-from ...device.nvidia import find_gpu, import_tensorrt
+from ...device.nvidia import NAMES, TENSORRT, find_gpu, import_tensorrt
 from ...errors import EngineError, InputError, OutOfMemory
 from ..base import Engine, Inputs
+from .tensorrt_log import called, open_log
 from .tensorrt_plan import PlanFile, check_runs_here, read_plan
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
     from ...device.cuda import Cuda
-else:
-    trt = import_tensorrt(lean=True)
 
-VERSION = str(trt.__version__)
 MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cudaerrormemoryallocation", "requested amount of")
-TYPES = {
-    trt.DataType.FLOAT: np.dtype(np.float32),
-    trt.DataType.HALF: np.dtype(np.float16),
-    trt.DataType.BF16: np.dtype(np.uint16),  # CuPy arrays have no bfloat16 here
-    trt.DataType.INT64: np.dtype(np.int64),
-}
-NHWC = {trt.TensorFormat.LINEAR: False, trt.TensorFormat.HWC: True}
 
 
-class Log(trt.ILogger):  # type: ignore[misc]  # the base class has no types
-    """Keeps TensorRT's errors for our own messages; lives as long as what was made with it."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Called by TensorRT."""
-        if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-            self.errors.append(" ".join(msg.split()))
-
-    @property
-    def last(self) -> str:
-        """The last error, shortened."""
-        return self.errors[-1][:300] if self.errors else "no reason was given"
+def types_of(trt: Any) -> dict[Any, np.dtype[Any]]:
+    """The types of our engines' inputs and outputs, by the library's names of them."""
+    return {
+        trt.DataType.FLOAT: np.dtype(np.float32),
+        trt.DataType.HALF: np.dtype(np.float16),
+        trt.DataType.BF16: np.dtype(np.uint16),  # CuPy arrays have no bfloat16 here
+        trt.DataType.INT64: np.dtype(np.int64),
+    }
 
 
 class TensorRtEngine(Engine):
     """A `.plan` with the record of its export beside it, for the one batch size that it was built for."""
 
     backend = "tensorrt"
+    library = TENSORRT
 
     def __init__(
         self,
@@ -71,17 +55,20 @@ class TensorRtEngine(Engine):
     ) -> None:
         plan = read_plan(path, role=role, sigma=sigma, batch=batch)
         find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
-        check_runs_here(plan, tensorrt=VERSION, compute_capability=device.capability, allow_host_code=allow_host_code)
+        self.trt = import_tensorrt(self.library, lean=True)
+        self.version = str(self.trt.__version__)
+        here = {"library": self.library, "tensorrt": self.version, "compute_capability": device.capability}
+        check_runs_here(plan, **here, allow_host_code=allow_host_code)
         super().__init__(path, plan.facts, batch, device, sha256=plan.sha256)
         self.rows = plan.record.independence
-        self.gpu, self.log = device, Log()
+        self.gpu, self.log = device, open_log(self.trt)
         with device.errors():
             self._load(plan, allow_host_code)
         self._describe()
-        self.identity |= {"version": VERSION, "precision": plan.precision}
+        self.identity |= {"version": self.version, "precision": plan.precision}
 
     def _load(self, plan: PlanFile, allow_host_code: bool) -> None:
-        self.runtime = trt.Runtime(self.log)
+        self.runtime = self.trt.Runtime(self.log)
         if plan.holds_host_code and allow_host_code:
             self.runtime.engine_host_code_allowed = True
         self.engine = self.runtime.deserialize_cuda_engine(plan.read())
@@ -91,9 +78,14 @@ class TensorRtEngine(Engine):
             from .tensorrt_refit import put_back_weights
 
             put_back_weights(self.engine, self.log, plan.source())
-        self.context = self.engine.create_execution_context()
-        if self.context is None:
+        context = self._context()
+        if context is None:
             raise self._failure("has no execution context", EngineError, "free the GPU")
+        self.context = context
+
+    def _context(self) -> trt.IExecutionContext | None:
+        """What the engine runs in."""
+        return self.engine.create_execution_context()
 
     def _failure(self, what: str, kind: type[EngineError | InputError], remedy: str) -> EngineError | InputError:
         name, reason = self.path.name, self.log.last
@@ -102,29 +94,31 @@ class TensorRtEngine(Engine):
                 f"{self.device.name} is out of memory in {name} at batch {self.batch} ({reason}): free the GPU, or build the "
                 "plan for a smaller --batch"
             )
-        return kind(f"TensorRT {VERSION}: {name} {what} ({reason}): {remedy}")
+        return kind(f"{called(self.trt, NAMES[self.library])}: {name} {what} ({reason}): {remedy}")
 
     def _describe(self) -> None:
         """Names, types and layouts of what goes in and out; InputError unless they are those of our engines."""
         engine: trt.ICudaEngine = self.engine
+        types_known = types_of(self.trt)
+        nhwc = {self.trt.TensorFormat.LINEAR: False, self.trt.TensorFormat.HWC: True}
         again = f"export {self.path.name} again"
         self.inputs: list[str] = []
         outputs: list[str] = []
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
-            (self.inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs).append(name)
+            (self.inputs if engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT else outputs).append(name)
         if len(self.inputs) != (3 if self.facts.role == "conditional" else 1) or len(outputs) != 1:
             raise InputError(f"{self.path.name} has {len(self.inputs)} inputs and {len(outputs)} outputs: {again}")
         (self.result,) = outputs
         types = {name: engine.get_tensor_dtype(name) for name in (*self.inputs, self.result)}
         layouts = {name: engine.get_tensor_format(name) for name in types}
         for name, kind in types.items():
-            if kind not in TYPES or layouts[name] not in NHWC:
+            if kind not in types_known or layouts[name] not in nhwc:
                 raise InputError(f"tensor {name} of {self.path.name} is {kind} in {layouts[name]}: {again}")
         images = self.inputs[0]
-        self.input_dtype, self.result_dtype = TYPES[types[images]], TYPES[types[self.result]]
-        self.input_nhwc = NHWC[layouts[images]]
-        self.output_nhwc = NHWC[layouts[self.result]] and self.facts.role not in ("classifier", "detector")
+        self.input_dtype, self.result_dtype = types_known[types[images]], types_known[types[self.result]]
+        self.input_nhwc = nhwc[layouts[images]]
+        self.output_nhwc = nhwc[layouts[self.result]] and self.facts.role not in ("classifier", "detector")
         for name in self.inputs:
             tail = self.facts.input_shape if name == images else ()
             if not self.context.set_input_shape(name, (self.batch, *tail)):

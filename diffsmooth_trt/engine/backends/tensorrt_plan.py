@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...device.nvidia import NAMES, RTX, TENSORRT, version_numbers
 from ...errors import InputError
 from ...files import file_sha256
 from ..facts import EngineFacts
@@ -20,8 +21,9 @@ ALLOW = "pass --allow-host-code where you trust it, or export it without --versi
 class PlanFile:
     """A plan whose content is what its record says: `facts` agreed with the caller, `batch` rows, SHA-256, settings.
 
-    `tensorrt`, `gpu`, `compute_capability` ("9.0") and `driver` are those of the machine that built it; `settings` holds
-    the options of `export plan` (tf32, optimization_level, workspace_mib, weight_stripped, version_compatible, …).
+    `library` built it, of the version `tensorrt`. `compute_capabilities` ("8.9") are those that it was built for: of the full
+    library that of the `gpu` that built it, of TensorRT for RTX its targets. `settings` holds the options of `export plan`
+    (tf32, optimization_level, workspace_mib, weight_stripped, version_compatible, …).
     """
 
     path: Path
@@ -29,10 +31,10 @@ class PlanFile:
     batch: int
     sha256: str
     settings: Mapping[str, Any]
+    library: str
     tensorrt: str
+    compute_capabilities: tuple[str, ...]
     gpu: str
-    compute_capability: str
-    driver: str
     record: Record
 
     @property
@@ -75,33 +77,56 @@ def read_plan(path: str | Path, *, role: str | None, sigma: float | None, batch:
     """
     path = Path(path)
     record = agreed_record(path, "plan", role, sigma, batch)
+    machine, library = record.machine, str(record.machine.get("library", TENSORRT))
+    if library not in NAMES:
+        raise InputError(f"{path} was built by {library!r}, this version knows {', '.join(NAMES)}: export it again")
     try:
-        machine = {name: str(record.machine[name]) for name in ("tensorrt", "gpu", "compute_capability", "driver")}
+        capabilities = _capabilities(machine["targets"]) if library == RTX else (str(machine["compute_capability"]),)
+        gpu, _ = ("", "") if library == RTX else (machine["gpu"], machine["driver"])
+        version = str(machine["tensorrt"])
         record.source["name"], record.source["sha256"]
+    except ValueError:
+        raise InputError(
+            f"the record of {path} has targets {machine['targets']!r}, expected some like sm89: export it again"
+        ) from None
     except KeyError as error:
         raise InputError(f"the record of {path} does not say its {error.args[0]}: export it again") from None
-    return PlanFile(path, record.facts, record.batch, record.sha256, record.settings, record=record, **machine)
+    return PlanFile(
+        path, record.facts, record.batch, record.sha256, record.settings, library, version, capabilities, gpu, record
+    )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 10.13.3.9.post1 → (10, 13, 3, 9)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])
+def _capabilities(targets: Any) -> tuple[str, ...]:
+    """The compute capabilities of targets: sm89 → "8.9"; ValueError for what is none."""
+    numbers = [
+        re.fullmatch(r"sm(\d+)(\d)", str(target)) for target in (targets if isinstance(targets, list) else [targets])
+    ]
+    if not numbers or None in numbers:
+        raise ValueError
+    return tuple(f"{found[1]}.{found[2]}" for found in numbers if found)
 
 
-def check_runs_here(plan: PlanFile, *, tensorrt: str, compute_capability: str, allow_host_code: bool = False) -> None:
-    """Raise InputError unless `plan` was built for the installed TensorRT version and the present compute capability.
+def check_runs_here(
+    plan: PlanFile, *, tensorrt: str, compute_capability: str, library: str = TENSORRT, allow_host_code: bool = False
+) -> None:
+    """Raise InputError unless `plan` was built by this `library`, of the version `tensorrt`, for the present compute capability.
 
     A version-compatible plan runs in later versions too, but holds executable host code: only with `allow_host_code`,
     and only then may `Runtime.engine_host_code_allowed` be set.
     """
-    name, again = plan.path.name, "build it again here with `diffsmooth-trt export plan`"
-    built, here = _numbers(plan.tensorrt), _numbers(tensorrt)
-    if built != here and not (plan.holds_host_code and built < here):
-        raise InputError(f"{name} was built by TensorRT {plan.tensorrt}, this machine has {tensorrt}: {again}")
-    if plan.compute_capability != compute_capability:
+    name, how = plan.path.name, " --target current" if library == RTX else ""
+    again = f"build it again here with `diffsmooth-trt export plan{how}`"
+    if plan.library != library:
         raise InputError(
-            f"{name} was built for compute capability {plan.compute_capability} ({plan.gpu}), this GPU has "
-            f"{compute_capability}: {again}"
+            f"{name} was built by {NAMES[plan.library]} and runs in nothing else, got {NAMES[library]}: {again}"
+        )
+    built, here = version_numbers(plan.tensorrt), version_numbers(tensorrt)
+    if built != here and not (plan.holds_host_code and built < here):
+        raise InputError(f"{name} was built by {NAMES[library]} {plan.tensorrt}, this machine has {tensorrt}: {again}")
+    if compute_capability not in plan.compute_capabilities:
+        built_for = ", ".join(plan.compute_capabilities) + (f" ({plan.gpu})" if plan.gpu else "")
+        raise InputError(
+            f"{name} was built for compute capability {built_for}, this GPU has {compute_capability}: {again}"
         )
     if plan.holds_host_code and not allow_host_code:
         raise InputError(f"{name} is version-compatible and holds executable host code, which is not loaded: {ALLOW}")

@@ -1,4 +1,4 @@
-"""Weights put back into a weight-stripped plan. Imported only where TensorRT is installed. Not yet run on a GPU."""
+"""Weights put back into a weight-stripped plan. Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from ...errors import EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
-else:
-    trt = import_tensorrt()
 
 
 def parser_errors(parser: trt.OnnxParser | trt.OnnxParserRefitter, shown: int = 3) -> str:
@@ -26,6 +24,7 @@ def put_back_weights(engine: trt.ICudaEngine, logger: trt.ILogger, source: Path)
 
     Raises EngineError where TensorRT does not take them. `logger` must outlive the engine.
     """
+    trt = import_tensorrt()
     refitter = trt.Refitter(engine, logger)
     parser = trt.OnnxParserRefitter(refitter, logger)
     if not parser.refit_from_file(str(source)):

@@ -18,12 +18,13 @@ class ExportReport:
     """A finished export: the file, its facts, how its outputs compare with its source's, and what that took.
 
     `tolerance` is the largest difference that would have passed, None where none was too large; `record` is that of a compiled
-    engine. `comparison` is made on a few random images before any conversion, and for a plan on the images it is verified on.
+    engine. `comparison` is made on a few random images before any conversion, and for a plan on the images it is verified on;
+    it is None for a plan that no GPU here runs.
     """
 
     path: Path
     facts: EngineFacts
-    comparison: Comparison
+    comparison: Comparison | None
     tolerance: float | None
     seconds: float
     bytes: int
@@ -31,8 +32,8 @@ class ExportReport:
 
     @property
     def max_difference(self) -> float:
-        """The largest difference from the source."""
-        return self.comparison.maximum
+        """The largest difference from the source; NaN where there was no comparison."""
+        return float("nan") if self.comparison is None else self.comparison.maximum
 
     @property
     def verification(self) -> dict[str, Any]:
@@ -50,12 +51,23 @@ class ExportReport:
             print(f"diffsmooth-trt: {warning}", file=sys.stderr)
 
     def _plan_lines(self, wrote: str) -> list[str]:
-        found = self.comparison
-        same = "" if found.agreement is None else f", {100 * found.agreement:.2f} % of {found.rows} labels alike"
-        return [f"{wrote}, mean {found.mean:.2g}{same}"]
+        found, record = self.comparison, self.record
+        if found is None and record is not None:
+            machine = record.machine
+            return [
+                f"wrote {self.path}: {self.bytes / 2**20:.0f} MiB for {', '.join(machine['targets'])} by TensorRT for RTX "
+                f"{machine['tensorrt']}, {self.seconds:.0f} s; not compared with {record.source['name']}: no such GPU is here; "
+                "keep both beside one another, the first run on a card compares them"
+            ]
+        same = (
+            ""
+            if found is None or found.agreement is None
+            else f", {100 * found.agreement:.2f} % of {found.rows} labels alike"
+        )
+        return [wrote if found is None else f"{wrote}, mean {found.mean:.2g}{same}"]
 
     def _plan_warnings(self) -> list[str]:
-        warning = self.comparison.warning()
+        warning = None if self.comparison is None else self.comparison.warning()
         return [] if warning is None else [f"{self.path}: {warning}"]
 
     def _lines(self, wrote: str) -> list[str]:
