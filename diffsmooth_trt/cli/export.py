@@ -138,6 +138,8 @@ def _add_common(parser: Parser, checkpoint: bool = True) -> None:
         "--precision", default="fp32", help="fp32 (default), fp16 or bf16; in ONNX files int8 and fp8 too, calibrated"
     )
     add = parser.add_argument
+    text = "int8 for cpu (default), or for gpu: symmetric, as TensorRT takes it"
+    add("--quantise-for", metavar="cpu|gpu", help=text)
     add("--calibration-data", type=Path, metavar="PATH", help="images that int8 and fp8 are calibrated on, with noise")
     add(
         "--verify-data",
@@ -213,5 +215,5 @@ def _export_detector(arguments: argparse.Namespace) -> None:
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options of both kinds and those in `names`, by name."""
     common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16", "device", "autotune")
-    verify = ("calibration_data", "verify_data", "verify_samples")
+    verify = ("calibration_data", "quantise_for", "verify_data", "verify_samples")
     return {name: getattr(arguments, name) for name in (*common, *verify, *names)}

@@ -9,7 +9,8 @@ anything appears at `out`, ONNX Runtime's outputs are compared with the network'
 unusable arguments and files and for outputs that differ by more than the tolerance, StoreError where writing fails.
 
 `precision` is that of the graph: "fp16" and "bf16" keep normalisations, softmax and the final step in fp32; "int8" and
-"fp8" are static and calibrated on images of `calibration_data` with the very noise. Inputs and outputs are float32.
+"fp8" are static and calibrated on images of `calibration_data` with the very noise; int8 has the form that `quantise_for` "cpu"
+(the default) or "gpu" multiplies, and TensorRT takes the latter alone. Inputs and outputs are float32.
 The finished file is then compared, in each backend here that runs it, with the source on `verify_samples` noisy
 images of `verify_data` (by default, for 32×32, the zoo's 100 images with several noises each), or fewer where the
 network is too large (`verification.BUDGET`). What is found stands in the facts as `details["verification"]`; NaN is
@@ -162,6 +163,7 @@ def export_denoiser(
     verify_data: Source | None = None,
     verify_classifier: Source | None = None,
     verify_samples: int = VERIFY_SAMPLES,
+    quantise_for: str | None = None,
 ) -> ExportReport:
     """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser of images in [0, 1] units.
 
@@ -180,7 +182,7 @@ def export_denoiser(
     at the classifier's size: what a method adds to them is added after the resize. With `verify_classifier` (by default, for
     32×32, the zoo's) labels are compared too. The module says the rest, and what is raised.
     """
-    request = Request(precision, calibration_data, verify_data, verify_classifier, None, verify_samples)
+    request = Request(precision, calibration_data, verify_data, verify_classifier, None, verify_samples, quantise_for)
     files = {"--checkpoint": checkpoint, "--config": None if isinstance(config, Mapping) else config}
     _check(request, batch, out, files | request.paths(), device, store_fp16)
     _check_level(sigma, conditional, fractional_timestep, unclamped)
@@ -223,6 +225,7 @@ def export_classifier(
     verify_data: Source | None = None,
     verify_denoiser: Source | None = None,
     verify_samples: int = VERIFY_SAMPLES,
+    quantise_for: str | None = None,
 ) -> ExportReport:
     """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
 
@@ -236,7 +239,7 @@ def export_classifier(
     Labels that are compared are the classifier's own. Images to calibrate on and to compare have noise σ = 0.25, or with
     `verify_denoiser` the noise that it is for, and pass through it: then they are what a classifier behind it sees.
     """
-    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
+    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples, quantise_for)
     _check(request, batch, out, {"--checkpoint": checkpoint} | request.paths(), device, store_fp16)
     from .classifier import classifier_file
     from .graph.preprocessing import Overrides
@@ -263,6 +266,7 @@ def export_onnx_classifier(
     verify_data: Source | None = None,
     verify_denoiser: Source | None = None,
     verify_samples: int = VERIFY_SAMPLES,
+    quantise_for: str | None = None,
 ) -> ExportReport:
     """Put the preprocessing of `export_classifier` in front of the user's own classifier, an ONNX file.
 
@@ -274,7 +278,7 @@ def export_onnx_classifier(
     """
     if _is_package(out):
         raise InputError(f"--onnx makes an .onnx file, got --out {out}: name it FILE.onnx")
-    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples)
+    request = Request(precision, calibration_data, verify_data, None, verify_denoiser, verify_samples, quantise_for)
     _check(request, batch, out, {"--onnx": onnx} | request.paths())
     from .graph.preprocessing import Overrides
     from .onnx_classifier import onnx_classifier_file

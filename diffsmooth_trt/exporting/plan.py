@@ -111,6 +111,12 @@ def _read(
 ) -> Build:
     """The build of the ONNX file `onnx`, its rows proved independent; InputError where they are not, or the file does not fit."""
     graph = read_graph(onnx, role=role, sigma=sigma)
+    details = graph.facts.details
+    if graph.facts.precision == "int8" and "quantised" in details and details.get("quantised_for") != "gpu":
+        raise InputError(
+            f"{onnx.name} is quantised for CPUs, by zero points and in its biases, which TensorRT does not read: export it with "
+            "--quantise-for gpu"
+        )
     rows = _batch_size(onnx, graph, batch)
     return Build(onnx, graph.forgotten(), graph.recorded_proof(rows), rows, settings, cache)
 

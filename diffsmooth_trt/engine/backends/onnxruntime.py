@@ -19,6 +19,8 @@ ort.disable_telemetry_events()
 
 
 WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
+# What ONNX Runtime is not to do: 1.32's ReluQuantRewrite drops a ReLU in front of a QuantizeLinear to fp8, which has signs.
+WRONG = ("ReluQuantRewrite",)
 MULTIPLYING = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
@@ -74,7 +76,9 @@ class OnnxRuntimeEngine(Engine):
                 options.optimized_model_filepath = str(optimised)
                 options.add_session_config_entry(WEIGHTS_APART, "weights")  # so that they are not read with the graph
             try:
-                self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                self.session = ort.InferenceSession(
+                    str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(WRONG)
+                )
             except Exception as error:  # ONNX Runtime raises its own family of exceptions
                 raise InputError(
                     f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again"

@@ -205,7 +205,8 @@ def _lowered(
                 for given in verification.inputs(count, CALIBRATION, pixels):
                     yield dict(zip(check.names, given, strict=True))
 
-            kept = quantise(source, out, request.precision, facts.role != "classifier", batches)
+            denoises = facts.role != "classifier"
+            kept = quantise(source, out, request.precision, denoises, batches, symmetric=request.symmetric)
         kept["calibration"] = {"data": Path(request.calibration_data or "").name, "images": count}
     else:
         kept = {"kept_fp32": to_half(source, out, request.precision)}

@@ -24,6 +24,7 @@ from ...errors import EngineError, InputError
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTISED = ("int8", "fp8")
+QUANTISE_FOR = ("cpu", "gpu")
 PACKAGES = {
     "fp16": ("onnxconverter_common",),
     "bf16": ("modelopt", "onnx_graphsurgeon", "openvino"),
@@ -51,6 +52,12 @@ class Request:
     verify_classifier: Source | None = None
     verify_denoiser: Source | None = None
     verify_samples: int = VERIFY_SAMPLES
+    quantise_for: str | None = None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether quantisation takes the form that GPUs multiply (onnx_symmetric.py)."""
+        return self.precision == "fp8" or (self.precision == "int8" and self.quantise_for == "gpu")
 
     def paths(self) -> dict[str, Source | None]:
         """The files and folders of the request by option."""
@@ -74,6 +81,10 @@ class Request:
             )
         if precision not in QUANTISED and self.calibration_data is not None:
             raise InputError(f"--calibration-data is for {' and '.join(QUANTISED)}, got --precision {precision}")
+        if self.quantise_for not in (None, *QUANTISE_FOR):
+            raise InputError(f"--quantise-for must be {' or '.join(QUANTISE_FOR)}, got {self.quantise_for!r}")
+        if self.quantise_for is not None and precision != "int8":
+            raise InputError(f"--quantise-for is for --precision int8, got --precision {precision}: leave it out")
         if self.verify_samples < 1:
             raise InputError(f"--verify-samples must be at least 1, got {self.verify_samples}")
         for option, path in self.paths().items():
@@ -150,15 +161,28 @@ def _norms(links: Links) -> set[str]:
     return inner
 
 
+def resizes(links: Links) -> list[tuple[Node, Node]]:
+    """The two products of every resize, rows and columns: a constant times images, times a constant (graph/resize.py)."""
+    found = []
+    for node in links.nodes:
+        if node.op_type == "MatMul" and node.input[1] in links.constants:
+            before = links.makers.get(node.input[0])
+            if before is not None and before.op_type == "MatMul" and before.input[0] in links.constants:
+                found.append((before, node))
+    return found
+
+
 def kept_in_fp32(graph: onnx.GraphProto) -> dict[str, list[str]]:
     """The names of the nodes that half-precision graphs compute in fp32, by reason.
 
-    Statistics and affine of normalisations; softmax; the last multiply-adds and clamp before the output; what a
-    conditional denoiser computes from its noise levels alone, and the step at its end. Works on any graph whose nodes
-    have names of their own.
+    Statistics and affine of normalisations; softmax; resizes; the last multiply-adds and clamp before the output or the resize that
+    makes it; what a conditional denoiser computes from its noise levels alone, and the step at its end. Works on any graph whose
+    nodes have names of their own.
     """
     links = Links(graph)
     output = {value.name for value in graph.output}
+    resized = resizes(links)
+    output |= {rows.input[1] for rows, columns in resized if set(columns.output) & output}
     last = [node for node in links.nodes if set(node.output) & output and node.op_type in _FINAL]
     # Without images: the noise levels' part of the last step belongs to the levels.
     levels = {value.name for value in graph.input if value.name == "s"}
@@ -172,6 +196,7 @@ def kept_in_fp32(graph: onnx.GraphProto) -> dict[str, list[str]]:
         "normalisation": _norms(links) | {n.name for n in links.nodes if "Normalization" in n.op_type},
         "softmax": {node.name for node in links.nodes if node.op_type in ("Softmax", "LogSoftmax")},
         "final step": _reach(last, links.above, _FINAL),
+        "resize": {node.name for pair in resized for node in pair},
         "noise level": set(alone),
     }
     return {
@@ -204,7 +229,7 @@ def to_half(source: Path, target: Path, precision: str) -> dict[str, int]:
     except Exception as error:  # the tools raise whatever comes
         reason = " ".join(str(error).split())[:200]
         raise EngineError(f"the graph could not be converted to {precision}: {reason}") from error
-    onnx.save(model, str(target), **_external(model, target))
+    onnx.save(model, str(target), **external(model, target))
     return {reason: len(found) for reason, found in kept.items()}
 
 
@@ -224,13 +249,15 @@ def _autocast(source: Path, names: list[str]) -> onnx.ModelProto:
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     excluded = [f"^{re.escape(name)}$" for name in names]
+    kept = [*KEPT_OPS, "ConvTranspose"]  # TensorRT for RTX 1.7 has none in bf16; ours only resample
     converted: onnx.ModelProto = convert_to_mixed_precision(
-        str(source), "bf16", nodes_to_exclude=excluded, op_types_to_exclude=list(KEPT_OPS), keep_io_types=True
+        str(source), "bf16", nodes_to_exclude=excluded, op_types_to_exclude=kept, keep_io_types=True
     )
     return converted
 
 
-def _external(model: onnx.ModelProto, target: Path) -> dict[str, Any]:
+def external(model: onnx.ModelProto, target: Path) -> dict[str, Any]:
+    """How `onnx.save` is to write a model: large weights into a file of their own."""
     if model.ByteSize() <= INLINE_BYTES:
         return {}
     return {"save_as_external_data": True, "location": f"{target.stem}.data"}
