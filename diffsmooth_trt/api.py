@@ -21,8 +21,12 @@ File = str | Path
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
-    """Run `config` to its end and return the store, open for reading; write its table of results where it asks for one."""
+    """Run `config` to its end and return the store, open for reading; write its table of results where it asks for one.
+
+    Plans that were built on another machine are compared with their graphs first, once a card (`exporting.plan_check`).
+    """
     if config.cluster.ray is None:
+        _compare_plans(config)
         store = running.run(config, progress)
     else:
         from .distributed import run as distributed
@@ -35,6 +39,14 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
             store.close()
             raise
     return store
+
+
+def _compare_plans(config: RunConfig) -> None:
+    """Compare the run's plans where that is still to be done; nothing of it is imported for runs without plans."""
+    if config.engines.device != "cpu" and any(path.suffix == ".plan" for path in config.files.values()):
+        from .exporting.plan_check import compare_plans
+
+        compare_plans(config.files.values(), config.engines.device)
 
 
 def certify(

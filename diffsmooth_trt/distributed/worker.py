@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..methods import METHODS, MethodOptions
 from ..noise import Key, grid_law
 from ..runs.engines import open_method
-from ..runs.identity import MethodFacts, facts_of
+from ..runs.identity import MethodFacts, caveats, facts_of
 from ..runs.run import check_noise
 from .files import EngineFiles, Fetch
 
@@ -78,4 +78,4 @@ class Worker:
 
     def told(self) -> tuple[list[str], tuple[int, int]]:
         """What the user has to know of the votes so far, and what they took (`Method.spent`)."""
-        return list(self.method.notes), self.method.spent
+        return [*self.method.notes, *caveats(self.method.engines)], self.method.spent

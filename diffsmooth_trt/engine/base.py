@@ -59,6 +59,7 @@ class Engine(ABC):
     uncoupled = (
         "export it without that, or try another --backend, --precision or --batch"  # what helps where rows are coupled
     )
+    caveat = ""  # what reports say of an engine that was not compared with the graph it was compiled from, or differs from it
     warning = ""  # of a classifier whose outputs are not logits; for methods that use more of them than their order
 
     def __init__(

@@ -16,6 +16,8 @@ from typing import Any
 
 from ..device.nvidia import RTX, Gpu, find_gpu, import_tensorrt
 from ..engine import Engine, EngineFacts, fixed_batch, open_engine
+from ..engine.backends.tensorrt_check import note_check, where
+from ..engine.backends.tensorrt_plan import read_plan
 from ..engine.graph import GraphFile, read_graph
 from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import InputError, message_of
@@ -174,7 +176,7 @@ def export_plan(
     with draft_folder(out) as folder, contextlib.ExitStack() as stack:
         engine = None
         if machine.compares:
-            engine = stack.enter_context(_reference(twin, _compared_rows(build.rows, twin, labels), facts))
+            engine = stack.enter_context(_reference(twin, compared_rows(build.rows, twin, labels), facts))
         draft = folder / out.name
         record, content = _build(build, draft, machine)
         size = draft.stat().st_size
@@ -190,9 +192,18 @@ def export_plan(
             facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})
             record = replace(record, facts=facts)
         publish(draft, record, out)
+        if found is not None and machine.targets:
+            _note(out, machine, {**found.recorded(), "against": twin.name})
         if cache is not None and content:
             write_atomically(cache, content)
     return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size, record)
+
+
+def _note(out: Path, machine: Machine, found: dict[str, Any]) -> None:
+    """Note beside a plan of TensorRT for RTX that it was compared on this machine's GPU."""
+    assert machine.gpu is not None
+    plan = read_plan(out, role=None, sigma=None)
+    note_check(plan, where(plan, gpu=machine.gpu.name, driver=machine.gpu.driver, tensorrt=machine.version), found)
 
 
 def strict_tolerance(facts: EngineFacts, tf32: bool, found: Comparison) -> float | None:
@@ -227,7 +238,7 @@ def _build(given: Build, draft: Path, machine: Machine) -> tuple[Record, bytes |
     return record, content
 
 
-def _compared_rows(rows: int, reference: Path, classifier: Path | None) -> int:
+def compared_rows(rows: int, reference: Path, classifier: Path | None) -> int:
     """How many rows the engines on the CPU are opened for: COMPARED, or the plan's where a file of theirs is for those."""
     fixed = [fixed_batch(path) for path in (reference, classifier) if path is not None]
     return rows if any(fixed) else min(rows, COMPARED)

@@ -47,7 +47,8 @@ def describe(config: OodConfig, model: Model, sets: list[DataSet]) -> OodRecord:
 
 def notes_on(model: Model, sets: list[DataSet]) -> list[str]:
     """What the user has to know about a run's scores."""
-    return [*([model.classifier.warning] if model.classifier.warning else []), *overlaps(sets)]
+    said = [model.classifier.warning, *(engine.caveat for engine in model.opened.values())]
+    return [*filter(None, said), *overlaps(sets)]
 
 
 def _is_empty(config: OodConfig) -> bool:

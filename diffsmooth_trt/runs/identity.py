@@ -40,6 +40,11 @@ def independence(engines: Mapping[str, Engine]) -> dict[str, str]:
     return {part: engine.rows for part, engine in engines.items()}
 
 
+def caveats(engines: Mapping[str, Engine]) -> list[str]:
+    """What reports say of engines that were not compared with the graphs they were compiled from, or differ from them."""
+    return [engine.caveat for engine in engines.values() if engine.caveat]
+
+
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """The name of a classifier, 16 hex digits: SHA-256 of its parts as JSON, sorted by name; "id" itself left out."""
     text = json.dumps({name: part for name, part in parts.items() if name != "id"}, sort_keys=True)

@@ -25,7 +25,7 @@ from ..methods import Method
 from ..noise import Key, grid_law
 from .config import RunConfig
 from .engines import device_of, sized_method
-from .identity import MethodFacts, facts_of, independence, rows_note
+from .identity import MethodFacts, caveats, facts_of, independence, rows_note
 from .record import RunRecord
 from .resume import open_store, recorded_batch, refuse_existing
 from .store import RunStore, open_run
@@ -134,6 +134,7 @@ def draw(
     record, shown = store.record, progress or NoProgress()
     images, stop_at = images.of_rows(record.asked), deadline(stop_after)
     note_resumed(store, independence(method.engines))
+    store.add_notes(caveats(method.engines))
     try:
         if record.stopping.smoothing:
             step = Step(method, grid_law(method.sigma), record.key)

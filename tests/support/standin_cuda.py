@@ -385,7 +385,7 @@ class Plan:
         return True
 
 
-def tensorrt_module(machine: Machine) -> Any:
+def tensorrt_module(machine: Machine, made: type[Plan] = Plan) -> Any:
     """The stand-in for TensorRT's runtime; `plans` are those deserialised, `refuses` what the next one will."""
     trt: Any = ModuleType("tensorrt")
     trt.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
@@ -409,7 +409,7 @@ def tensorrt_module(machine: Machine) -> Any:
             if trt.refuses == "load":
                 self.log.log("error", "Serialization assertion failed\n Version tag does not match")
                 return None
-            plan = Plan(machine, trt, content)
+            plan = made(machine, trt, content)
             plan.refuses = trt.refuses
             if trt.refuses == "context":
                 self.log.log("error", "Requested amount of GPU memory (9 bytes) could not be allocated")
@@ -417,6 +417,45 @@ def tensorrt_module(machine: Machine) -> Any:
             return plan
 
     trt.ILogger, trt.Runtime = ILogger, Runtime
+    return trt
+
+
+class RtxPlan(Plan):
+    """What TensorRT for RTX has besides: a configuration of the runtime, a cache of what was compiled, and a say on capture."""
+
+    def create_runtime_config(self) -> Any:
+        def create_runtime_cache() -> Any:
+            held: list[bytes] = [b""]
+
+            def deserialize(blob: bytes) -> bool:
+                held[0] = bytes(blob) if bytes(blob).startswith(b"kernels") else b""
+                self.trt.read.append(bytes(blob))
+                return bool(held[0])
+
+            return SimpleNamespace(
+                deserialize=deserialize, serialize=lambda: held[0] or b"kernels compiled", reset=lambda: None
+            )
+
+        return SimpleNamespace(create_runtime_cache=create_runtime_cache, set_runtime_cache=lambda cache: True)
+
+    def create_execution_context(self, config: Any = None) -> Plan | None:
+        assert config.cuda_graph_strategy == "disabled"
+        return super().create_execution_context()
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream == FIRST_STREAM + self.machine.current
+        return self.refuses != "capture"
+
+
+def install_rtx(monkeypatch: Any, machine: Machine) -> Any:
+    """After `install`: TensorRT for RTX in the place of the full library; `read` are the caches that it was given."""
+    trt = tensorrt_module(machine, RtxPlan)
+    trt.__name__, trt.__version__, trt.read = "tensorrt_rtx", "1.7.1.116", []
+    trt.__spec__ = importlib.machinery.ModuleSpec("tensorrt_rtx", None)
+    trt.CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
+    trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
     return trt
 
 

@@ -16,6 +16,7 @@ from ...device import Array
 from ...device.nvidia import NAMES, TENSORRT, find_gpu, import_tensorrt
 from ...errors import EngineError, InputError, OutOfMemory
 from ..base import Engine, Inputs
+from .tensorrt_check import caveat, found_check, where
 from .tensorrt_log import called, open_log
 from .tensorrt_plan import PlanFile, check_runs_here, read_plan
 
@@ -54,13 +55,15 @@ class TensorRtEngine(Engine):
         allow_host_code: bool = False,
     ) -> None:
         plan = read_plan(path, role=role, sigma=sigma, batch=batch)
-        find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
+        gpu = find_gpu(device.number)  # a TensorRT runtime without a working driver ends the process
         self.trt = import_tensorrt(self.library, lean=True)
         self.version = str(self.trt.__version__)
         here = {"library": self.library, "tensorrt": self.version, "compute_capability": device.capability}
         check_runs_here(plan, **here, allow_host_code=allow_host_code)
         super().__init__(path, plan.facts, batch, device, sha256=plan.sha256)
         self.rows = plan.record.independence
+        known = found_check(plan, where(plan, gpu=gpu.name, driver=gpu.driver, tensorrt=self.version))
+        self.caveat = caveat(plan, known)
         self.gpu, self.log = device, open_log(self.trt)
         with device.errors():
             self._load(plan, allow_host_code)

@@ -12,12 +12,12 @@ import numpy as np
 from ... import zoo
 from ...dtypes import Floats32, Labels
 from ...engine import Engine, EngineFacts
+from ...engine.backends.tensorrt_check import LEAST_AGREEMENT
 from ...errors import EngineError, InputError
 from .inputs import HIGHEST, SIGMA, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
 LEAST_BATCHES = 2
-LEAST_AGREEMENT = 0.995  # of labels with the source's
 
 
 @dataclass(frozen=True)

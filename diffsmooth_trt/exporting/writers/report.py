@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...engine.backends.tensorrt_check import LEAST_AGREEMENT
 from ...engine.facts import EngineFacts
 from ...engine.record import Record
 from ...errors import InputError
-from ..checks.compare import LEAST_AGREEMENT, Comparison
+from ..checks.compare import Comparison
 
 
 @dataclass(frozen=True)
