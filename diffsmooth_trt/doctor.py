@@ -1,6 +1,7 @@
 """What works on this machine, and why the rest does not. Each probe is a process of its own: libraries may end theirs.
 
-The driver is asked before anything of NVIDIA's is touched, and TensorRT only where it has answered.
+The driver is asked before anything of NVIDIA's is touched, and the full TensorRT only where it has answered. TensorRT for RTX
+builds without one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,8 @@ SECONDS = 180
 CPU_INSTALL = "pip install 'diffsmooth-trt[cpu]'"
 CUDA_INSTALL = "pip uninstall onnxruntime; pip install 'diffsmooth-trt[cuda]'"
 TORCH = "PyTorch (export, .pt2)"
+RTX_BUILDS, RTX_RUNS = "TensorRT for RTX builds", "TensorRT for RTX runs"
+ON_A_GPU = ("cupy", "onnxruntime_cuda", "rtx_runs")
 MEBI = 1 << 20
 
 
@@ -140,6 +144,34 @@ def _tensorrt() -> Finding:
     return Finding("TensorRT", True, f"{trt.__version__} ({kind})", details={"version": trt.__version__, "full": full})
 
 
+def _rtx_builds() -> Finding:
+    from . import zoo
+    from .device.nvidia import RTX, import_tensorrt
+    from .exporting.plan import build_uncompared
+    from .exporting.writers.tensorrt_settings import CARDS, TARGETS, PlanSettings
+
+    trt = import_tensorrt(RTX)
+    able = tuple(target for target in TARGETS if target != "sm75")  # which has no fp32 products
+    with tempfile.TemporaryDirectory() as folder:
+        build_uncompared(zoo.DETECTOR, Path(folder) / "d.plan", 2, PlanSettings(targets=able), None)
+    text = f"{trt.__version__} builds a shipped network, and needs no GPU for that, for {CARDS} (sm75: fp16 files)"
+    return Finding(RTX_BUILDS, True, text, details={"version": trt.__version__, "targets": list(TARGETS)})
+
+
+def _rtx_runs() -> Finding:
+    from . import zoo
+    from .device.nvidia import RTX, find_gpu, import_tensorrt
+    from .exporting.plan import export_plan
+    from .exporting.writers.tensorrt_settings import CURRENT, PlanSettings, target_of
+
+    gpu, trt = find_gpu(0), import_tensorrt(RTX)
+    target = target_of(gpu.compute_capability)
+    with tempfile.TemporaryDirectory() as folder:
+        export_plan(zoo.DETECTOR, Path(folder) / "d.plan", batch=2, settings=PlanSettings(targets=(CURRENT,)))
+    text = f"{trt.__version__} runs a plan of its own on cuda:0 {gpu.name} ({target}), as its graph does on the CPU"
+    return Finding(RTX_RUNS, True, text, details={"version": trt.__version__, "target": target})
+
+
 def _torch() -> Finding:
     try:
         import torch
@@ -158,6 +190,8 @@ PROBES: dict[str, tuple[str, Callable[[], Finding]]] = {
     "cupy": ("CUDA through CuPy", _cupy),
     "onnxruntime_cuda": ("ONNX Runtime on CUDA", _onnxruntime_cuda),
     "tensorrt": ("TensorRT", _tensorrt),
+    "rtx_builds": (RTX_BUILDS, _rtx_builds),
+    "rtx_runs": (RTX_RUNS, _rtx_runs),
     "torch": (TORCH, _torch),
 }
 
@@ -166,15 +200,21 @@ def _engine_file(path: Path) -> Finding:
     """Whether an engine file is whole, and whether it may run here."""
     name = str(path)
     if path.suffix == ".plan":
-        from .device.nvidia import find_gpu, import_tensorrt
+        from .device.nvidia import NAMES, find_gpu, import_tensorrt
+        from .engine.backends.tensorrt_check import caveat, found_check, where
         from .engine.backends.tensorrt_plan import check_runs_here, read_plan
 
         plan = read_plan(path, role=None, sigma=None)
-        gpu = find_gpu(0)
-        check_runs_here(
-            plan, tensorrt=import_tensorrt(lean=True).__version__, compute_capability=gpu.compute_capability
-        )
-        return Finding(name, True, f"{plan.facts.role}, {plan.precision}, batch {plan.batch}, TensorRT {plan.tensorrt}")
+        cards = ", ".join(plan.compute_capabilities)
+        said = f"{plan.facts.role}, {plan.precision}, batch {plan.batch}, {NAMES[plan.library]} {plan.tensorrt} for {cards}"
+        try:
+            gpu = find_gpu(0)
+        except DiffsmoothError as error:
+            return Finding(name, False, said, _first(error))
+        version = str(import_tensorrt(plan.library, lean=True).__version__)
+        check_runs_here(plan, tensorrt=version, compute_capability=gpu.compute_capability, library=plan.library)
+        known = found_check(plan, where(plan, gpu=gpu.name, driver=gpu.driver, tensorrt=version))
+        return Finding(name, True, said, caveat(plan, known))
     if path.suffix == ".pt2":
         return _package(path)
     from .engine.graph import read_graph
@@ -246,7 +286,7 @@ def examine(files: Sequence[Path] = (), *, each: Callable[[str], Finding] = _in_
     found = []
     gpu = True
     for name in PROBES:
-        if not gpu and name in ("cupy", "onnxruntime_cuda"):
+        if not gpu and name in ON_A_GPU:
             found.append(Finding(PROBES[name][0], False, why=_without_gpu(name)))
             continue
         found.append(each(name))
@@ -267,7 +307,9 @@ def report(findings: Sequence[Finding]) -> str:
     head = f"Python {platform.python_version()}, {platform.platform()}"
     works = {finding.name: finding.works for finding in findings}
     torch = any(finding.details.get("cuda") for finding in findings if finding.name == TORCH)  # for .pt2 files
-    gpu = works.get("CUDA through CuPy") and (works.get("ONNX Runtime on CUDA") or works.get("TensorRT") or torch)
+    gpu = works.get("CUDA through CuPy") and (
+        works.get("ONNX Runtime on CUDA") or works.get("TensorRT") or works.get(RTX_RUNS) or torch
+    )
     devices = "--device cpu" + (" and --device cuda:0" if gpu else "")
     return "\n".join([head, *(finding.line(width) for finding in findings), f"usable: {devices}"])
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
+import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,6 +86,7 @@ def test_nothing_is_tried_on_a_gpu_that_is_not_there() -> None:
         return Finding(name, name != "driver", why="no NVIDIA driver")
 
     found = {finding.name: finding for finding in examine(each=each)}
+    assert "rtx_builds" in asked and "rtx_runs" not in asked  # it builds without one
     assert asked.index("driver") < asked.index("tensorrt")
     assert "cupy" not in asked
     assert "onnxruntime_cuda" not in asked
@@ -97,6 +102,25 @@ def test_tensorrt_is_not_touched_without_a_driver(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(nvidia, "find_gpu", no_driver)
     monkeypatch.setattr(nvidia, "import_tensorrt", lambda **_: pytest.fail("TensorRT was touched"))
     assert run_probe("tensorrt").why.startswith("no NVIDIA driver")
+
+
+def test_tensorrt_for_rtx_builds_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shipped network, for real; the plan of another machine is whole, and says for which cards it is."""
+    own = Path(__file__).resolve().parents[1] / ".venv" / "rtx"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.syspath_prepend(str(own))
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("no TensorRT for RTX: `make test` installs it where there is one for the platform")
+    found = doctor._in_a_process("rtx_builds")
+    assert found.works and found.found.startswith("1.") and "sm89 RTX 40" in found.found
+    command = ["export", "plan", "--onnx", str(zoo.DETECTOR), "--batch", "2", "--out", str(tmp_path / "d.plan")]
+    script = f"import sys; from diffsmooth_trt.cli import main; sys.exit(main({[*command, '--target', 'sm89']!r}))"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+    nvidia = importlib.import_module("diffsmooth_trt.device.nvidia")
+    monkeypatch.setattr(nvidia, "DRIVER_LIBRARY", "libcuda.so.1.none")
+    found = run_probe(str(tmp_path / "d.plan"))
+    assert not found.works and found.found.startswith("detector, fp32, batch 2, TensorRT for RTX 1.")
+    assert found.found.endswith(" for 8.9") and found.why.startswith("no NVIDIA driver")
 
 
 @pytest.mark.parametrize(

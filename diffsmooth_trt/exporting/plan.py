@@ -70,8 +70,11 @@ class Machine:
         return machine
 
 
-def _present(settings: PlanSettings) -> Machine:
-    """This machine, ready to build with `settings`; InputError that names everything that is missing, at once."""
+def _present(settings: PlanSettings, compared: bool = True) -> Machine:
+    """This machine, ready to build with `settings`, and to run what is to be `compared`.
+
+    Raises InputError that names everything that is missing, at once.
+    """
     problems: list[str] = []
     gpu, version, needed = None, "", not settings.targets or CURRENT in settings.targets
     try:
@@ -85,7 +88,7 @@ def _present(settings: PlanSettings) -> Machine:
     capability = None if gpu is None else gpu.compute_capability
     targets = () if needed and gpu is None else named_targets(settings.targets, capability)
     machine = Machine(version, gpu, targets)
-    if machine.compares and importlib.util.find_spec("cupy") is None:
+    if compared and machine.compares and importlib.util.find_spec("cupy") is None:
         extra = "rtx" if settings.targets else "cuda"
         problems.append(f"CuPy, by which the plan is run and compared: pip install 'diffsmooth-trt[{extra}]'")
     if problems:
@@ -214,7 +217,7 @@ def strict_tolerance(facts: EngineFacts, tf32: bool, found: Comparison) -> float
 def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path | None) -> None:
     """The plan alone, with its record, for measurements of networks that hold random weights; raises as `export_plan`."""
     build = _read(onnx, batch, settings, timing_cache, role=None, sigma=None)
-    machine = _present(settings)
+    machine = _present(settings, compared=False)
     with draft_folder(out) as folder:
         draft = folder / out.name
         record, content = _build(build, draft, machine)

@@ -176,7 +176,9 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     stub: Any = ModuleType("plan_builder")
     stub.build = build
     monkeypatch.setitem(sys.modules, "diffsmooth_trt.exporting.writers.tensorrt", stub)
-    monkeypatch.setattr(plan, "_present", lambda settings: plan.Machine("11.4", Gpu("Stand-in", "9.0", "1")))
+    monkeypatch.setattr(
+        plan, "_present", lambda settings, compared=True: plan.Machine("11.4", Gpu("Stand-in", "9.0", "1"))
+    )
     monkeypatch.setattr(plan, "open_engine", opening)
     monkeypatch.setattr(plan, "publish", lambda draft, record, out: None)
     return opened
