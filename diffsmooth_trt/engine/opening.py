@@ -43,6 +43,12 @@ def _onnxruntime_tensorrt() -> Callable[..., Engine]:
     return OnnxRuntimeTensorRtEngine
 
 
+def _onnxruntime_rtx() -> Callable[..., Engine]:
+    from .backends.onnxruntime_rtx import OnnxRuntimeRtxEngine
+
+    return OnnxRuntimeRtxEngine
+
+
 def _tensorrt() -> Callable[..., Engine]:
     from .backends.tensorrt_rtx import open_plan
 
@@ -63,7 +69,11 @@ BACKENDS: dict[str, Callable[[], Callable[..., Engine]]] = {"openvino": _openvin
 LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 # On a GPU: by the file, and for .onnx the first one unless another is asked for.
 CUDA_BACKENDS: dict[str, dict[str, Callable[[], Callable[..., Engine]]]] = {
-    ".onnx": {"onnxruntime": _onnxruntime_cuda, "onnxruntime-tensorrt": _onnxruntime_tensorrt},
+    ".onnx": {
+        "onnxruntime": _onnxruntime_cuda,
+        "onnxruntime-tensorrt": _onnxruntime_tensorrt,
+        "onnxruntime-rtx": _onnxruntime_rtx,
+    },
     ".plan": {"tensorrt": _tensorrt},
     ".pt2": {"inductor": _inductor_cuda},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 import json
 import sys
 from collections.abc import Callable
@@ -212,3 +213,102 @@ def test_few_labels_and_damaged_notes(machine: Any, plans: Any) -> None:
         checks_path(path).write_text(content, encoding="utf-8")
         with open_engine(path, batch=4, device="cuda:0") as engine:
             assert said in engine.caveat and bool(said) == bool(engine.caveat)
+
+
+@pytest.fixture
+def plugin(machine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """ONNX Runtime's plug-in as far as the engine uses it; sessions are the stand-in's for CUDA."""
+    import onnxruntime as ort
+
+    name, library = "NvTensorRTRTXExecutionProvider", "libonnxruntime_providers_nv_tensorrt_rtx.so"
+    made = SimpleNamespace(registered=[], options={}, config={})
+    module: Any = SimpleNamespace(get_ep_name=lambda: name, get_library_path=lambda: library, __version__="0.5.0")
+    module.__spec__ = importlib.machinery.ModuleSpec("onnxruntime_ep_nv_tensorrt_rtx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", module)
+    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *given: made.registered.append(given))
+    seen = [SimpleNamespace(ep_name="CPUExecutionProvider"), SimpleNamespace(ep_name=name)]
+    monkeypatch.setattr(ort, "get_ep_devices", lambda: seen if made.registered else seen[:1])
+
+    class Options(ort.SessionOptions):  # type: ignore[misc]
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            made.config[key] = value
+
+        def add_provider_for_devices(self, devices: Any, options: dict[str, str]) -> None:
+            assert devices == seen[1:]
+            made.options |= options
+
+    session = ort.InferenceSession
+    shared = {"device_id": "0", "use_tf32": "1", "cudnn_conv_algo_search": "HEURISTIC"}
+
+    class Session(session):  # type: ignore[misc, valid-type]
+        def __init__(self, path: str, options: Any) -> None:
+            stream = {"user_compute_stream": made.options["user_compute_stream"]}
+            super().__init__(
+                path, options, providers=[("CUDAExecutionProvider", {**shared, **stream})], enable_fallback=0
+            )
+
+        def get_providers(self) -> list[str]:
+            return [made.runs]
+
+    made.runs = name
+    monkeypatch.setattr(ort, "SessionOptions", Options)
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    return made
+
+
+def test_onnxruntimes_plug_in(plugin: Any, machine: Any, shrinking_denoiser: Callable[..., Path]) -> None:
+    path = shrinking_denoiser(0.5)
+    for _ in range(2):
+        with open_engine(
+            path, batch=4, sigma=0.5, role="denoiser", device="cuda:0", backend="onnxruntime-rtx"
+        ) as engine:
+            x = RNG.random((4, 3, 4, 4), dtype=np.float32)
+            session = sys.modules["tests_standin_cuda"].REAL(str(path))  # type: ignore[attr-defined]
+            (want,) = session.run(None, {session.get_inputs()[0].name: x})
+            np.testing.assert_array_equal(engine.run_on_host(x), want)
+            assert (engine.identity["backend"], engine.identity["precision"]) == ("onnxruntime-rtx", "tf32")
+            assert engine.identity["plugin"] == "0.5.0"
+    assert plugin.registered == [("NvTensorRTRTXExecutionProvider", "libonnxruntime_providers_nv_tensorrt_rtx.so")]
+    assert set(plugin.options) == {"has_user_compute_stream", "user_compute_stream", "nv_runtime_cache_path"}
+    assert plugin.config["session.disable_cpu_ep_fallback"] == "1"
+    how: dict[str, Any] = {
+        "batch": 4,
+        "sigma": 0.5,
+        "role": "denoiser",
+        "device": "cuda:0",
+        "backend": "onnxruntime-rtx",
+    }
+    with pytest.raises(InputError, match="does not exist in ONNX Runtime's TensorRT for RTX provider, which uses TF32"):
+        open_engine(path, precision="fp32", **how)
+    plugin.runs = "CPUExecutionProvider"
+    with pytest.raises(InputError, match="on CPUExecutionProvider, not on NvTensorRTRTXExecutionProvider: pip install"):
+        open_engine(path, **how)
+
+
+def test_what_the_plug_in_lacks(
+    plugin: Any, shrinking_denoiser: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime as ort
+
+    how: dict[str, Any] = {
+        "batch": 4,
+        "sigma": 0.5,
+        "role": "denoiser",
+        "device": "cuda:0",
+        "backend": "onnxruntime-rtx",
+    }
+    path = shrinking_denoiser(0.5)
+
+    def fails(*given: Any) -> None:
+        raise RuntimeError("Failed to load library libcuda.so.1\nmore")
+
+    monkeypatch.setattr(ort, "register_execution_provider_library", fails)
+    with pytest.raises(InputError, match=r"does not load \(Failed to load library libcuda.so.1\): pip install"):
+        open_engine(path, **how)
+    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *given: None)
+    with pytest.raises(InputError, match="sees no cuda:0: it is for RTX cards"):
+        open_engine(path, **how)
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+    monkeypatch.delitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx")
+    with pytest.raises(InputError, match="needs ONNX Runtime's plug-in for it: pip install"):
+        open_engine(path, **how)

@@ -461,7 +461,7 @@ def install_rtx(monkeypatch: Any, machine: Machine) -> Any:
 
 def install(monkeypatch: Any, machine: Machine, home: Path) -> Any:
     """Put the stand-ins in the places of CuPy, ONNX Runtime's session and TensorRT; returns the one for TensorRT."""
-    backends = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda")
+    backends = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "onnxruntime_rtx")
     for name in ("device.nvrtc", "device.cuda", *(f"engine.backends.{each}" for each in backends)):
         monkeypatch.setitem(sys.modules, f"diffsmooth_trt.{name}", None)
         del sys.modules[f"diffsmooth_trt.{name}"]  # imported anew here, and gone again (or as before) after the test

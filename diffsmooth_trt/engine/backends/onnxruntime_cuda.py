@@ -53,6 +53,7 @@ class OnnxRuntimeCudaEngine(Engine):
 
     backend = "onnxruntime"
     providers: Sequence[str] = (CUDA,)
+    strict, called = True, "CUDA"  # whether it can do without TF32, and its name in messages
     capturable = False  # its arena and its own stream handling are outside anybody else's capture
 
     def __init__(
@@ -71,15 +72,11 @@ class OnnxRuntimeCudaEngine(Engine):
             raise InputError("--precision bf16 is for fp32 files on CPUs that have it: export a bf16 file for the GPU")
         if precision == "tf32" and facts.precision != "fp32":
             raise InputError(f"--precision tf32 is for fp32 files, {path.name} is {facts.precision}: leave it out")
-        if precision == "fp32" and facts.precision == "fp32" and TENSORRT in self.providers:
+        if precision == "fp32" and facts.precision == "fp32" and not self.strict:
             raise InputError(
-                "--precision fp32 does not exist in ONNX Runtime's TensorRT provider, which uses TF32: leave it out"
+                f"--precision fp32 does not exist in ONNX Runtime's {self.called} provider, which uses TF32: leave it out"
             )
-        missing = [name for name in self.providers if name not in ort.get_available_providers()]
-        if missing:
-            raise InputError(
-                f"--device {device.name}: the installed onnxruntime {ort.__version__} has no {missing[0]}: {INSTALL}"
-            )
+        self._check_installed(device.name)
         super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         self.gpu, self.tf32, self.nhwc, self.graph = device, precision != "fp32", nhwc, graph
         options = ort.SessionOptions()
@@ -92,11 +89,9 @@ class OnnxRuntimeCudaEngine(Engine):
         self.shapes = [(name, (batch, *shape[1:])) for name, shape in file.inputs.items()]
         self.run_options = ort.RunOptions()
         self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        chosen = [(name, self._provider_options(name)) for name in self.providers]
         try:
             with device.errors():
-                # where a provider fails to load that has to be an error, not a slow run on the CPU
-                self.session = ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
+                self.session = self._session(str(path), options)
         except Exception as error:  # ONNX Runtime raises its own family of exceptions
             raise self._failure(error, "cannot load", InputError) from None
         self._check_providers()
@@ -111,6 +106,18 @@ class OnnxRuntimeCudaEngine(Engine):
         self.input_dtype, self.result_dtype = ELEMENTS[kinds[0]], ELEMENTS[kinds[-1]]
         precision = ("tf32" if self.tf32 else "fp32") if facts.precision == "fp32" else facts.precision
         self.identity |= {"version": ort.__version__, "precision": precision, "nhwc": nhwc, "cuda_graph": graph}
+
+    def _check_installed(self, device: str) -> None:
+        missing = [name for name in self.providers if name not in ort.get_available_providers()]
+        if missing:
+            raise InputError(
+                f"--device {device}: the installed onnxruntime {ort.__version__} has no {missing[0]}: {INSTALL}"
+            )
+
+    def _session(self, path: str, options: Any) -> Any:
+        chosen = [(name, self._provider_options(name)) for name in self.providers]
+        # where a provider fails to load that has to be an error, not a slow run on the CPU
+        return ort.InferenceSession(path, options, providers=chosen, enable_fallback=0)
 
     def _provider_options(self, name: str) -> dict[str, str]:
         shared = {"device_id": str(self.gpu.number), "user_compute_stream": str(self.gpu.stream.ptr)}
@@ -186,6 +193,7 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeCudaEngine):
 
     backend = "onnxruntime-tensorrt"
     providers = (TENSORRT, CUDA)
+    strict, called = False, "TensorRT"
 
     def _provider_options(self, name: str) -> dict[str, str]:
         options = super()._provider_options(name)
