@@ -295,6 +295,50 @@ def export() -> str:
     )
 
 
+def rtx() -> str:
+    """Plans that TensorRT for RTX builds, and the labels of quantised files."""
+    content = json.loads((RESULTS / "rtx.json").read_text())
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in content["small"]["results"]:
+        cells.setdefault(row["form"], {}).setdefault(row["precision"], []).append(row)
+    kinds = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+    def cell(rows: list[dict[str, Any]]) -> str:
+        refused = [row["target"] for row in rows if "refused" in row]
+        if refused:
+            return f"refused: {', '.join(refused)}"
+        sizes, seconds = ([row[name] for row in rows] for name in ("bytes", "seconds"))
+        return f"{max(sizes) / 1e6:.1f} MB, {max(seconds):.1f} s" if rows else "–"
+
+    small = ([name, *(cell(found.get(kind, [])) for kind in kinds)] for name, found in cells.items())
+    sizes = (
+        [
+            row["form"],
+            row["precision"],
+            f"{row['bytes'] / 1e6:.0f} MB",
+            f"{row['seconds']:.0f} s",
+            f"{row['peak_mib'] / 1024:.1f} GiB",
+        ]
+        for row in content["published"]["results"]
+    )
+    labels = content["labels"]["results"]
+    parts = ("denoiser", "classifier", "both")
+    same = (
+        [kind, *(f"{100 * labels['same_labels'][f'{kind} {part}']:.2f} %" for part in parts)]
+        for kind in ("int8", "fp8")
+    )
+    machine = content["small"]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return "\n\n".join(
+        [
+            f"{machine['processors']} cores of {machine['cpu']}, other work beside; {versions}.",
+            markdown(["form (small, random weights)", *kinds], small),
+            markdown(["published size, random weights, sm89, batch 1", "", "plan", "build", "memory at most"], sizes),
+            markdown([f"labels of the fp32 zoo, {labels['samples']} noisy images", *parts], same),
+        ]
+    )
+
+
 def ways() -> str:
     """Ways to quantise the zoo's denoiser."""
     document = json.loads((RESULTS / "quantisation_ways.json").read_text())
@@ -333,6 +377,7 @@ TABLES = {
     "export": export,
     "precision": precision,
     "ways": ways,
+    "rtx": rtx,
 }
 
 
