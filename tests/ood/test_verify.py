@@ -41,9 +41,9 @@ def make(linear_classifier, shrinking_denoiser, small_detector, image_set, tmp_p
 
 
 def edit(path: Path, change, line: int = 0) -> Path:
-    """A copy of a run's file with one line changed, by default the first."""
+    """A copy of a run's file with one line changed, by default the first; lines of the audit (by the clock) are not counted."""
     lines = [json.loads(text) for text in path.read_text().splitlines()]
-    change(lines[line])
+    change([each for each in lines if "audit" not in each][line])
     copy = path.with_name("edited.jsonl")
     copy.write_text("".join(json.dumps(each, sort_keys=True) + "\n" for each in lines))
     return copy
@@ -143,7 +143,7 @@ def test_keys_and_versions_are_noted(make):
 
 def test_unfinished_runs_are_verified_as_far_as_they_are(make, image_set):
     path = make(out_data=("generated:uniform", str(image_set("other", 5)), str(image_set("more", 1))))
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if b'"audit"' not in line]  # by the clock
     path.write_bytes(b"".join(lines[:11]))
     lacking = "no record of 2 of 6 of generated:uniform, 5 of 5 of other.npz, 1 of 1 of more.npz images"
     done = verify(path, fraction=1, unfinished=True)
