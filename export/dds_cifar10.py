@@ -9,10 +9,9 @@ enlarged from 32 to 224 inside it, bicubic with antialias, whatever its preproce
 
 from __future__ import annotations
 
-import random_weights
 import recipe
 
-from diffsmooth_trt.exporting import export_classifier, export_denoiser
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, random_weights
 
 CONFIG = "cifar10_uncond_50M_500K"
 HALF = (0.5, 0.5, 0.5)

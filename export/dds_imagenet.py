@@ -11,10 +11,9 @@ beit_large_patch16_512 or a Hugging Face folder of the same network; it takes [-
 
 from __future__ import annotations
 
-import random_weights
 import recipe
 
-from diffsmooth_trt.exporting import export_classifier, export_denoiser
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, random_weights
 
 CONFIG, ARCH = "256x256_diffusion_uncond", "beit_large_patch16_512"
 HALF = (0.5, 0.5, 0.5)

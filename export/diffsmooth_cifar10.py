@@ -11,10 +11,9 @@ they get their local noise.
 
 from __future__ import annotations
 
-import random_weights
 import recipe
 
-from diffsmooth_trt.exporting import export_classifier, export_denoiser
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, random_weights
 
 CONFIG = "cifar10_uncond_50M_500K"
 

@@ -11,10 +11,9 @@ and classifier.onnx. The classifier is beit_large_patch16_224, {"arch", "state_d
 
 from __future__ import annotations
 
-import random_weights
 import recipe
 
-from diffsmooth_trt.exporting import export_classifier, export_denoiser
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, random_weights
 
 CONFIG = "256x256_diffusion_uncond"
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import random_weights
 import recipe
 
-from diffsmooth_trt.exporting import export_classifier, export_denoiser, export_detector
+from diffsmooth_trt.exporting import export_classifier, export_denoiser, export_detector, random_weights
 
 CONFIG = "cifar10_uncond_50M_500K"
 

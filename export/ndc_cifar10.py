@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import random_weights
 import recipe
 
-from diffsmooth_trt.exporting import export_denoiser
+from diffsmooth_trt.exporting import export_denoiser, random_weights
 
 CONFIGS = ("edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-cond-ve")
 

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports need torch")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
 
+from diffsmooth_trt.exporting import random_weights  # noqa: E402
 from diffsmooth_trt.exporting.classifier import load_classifier  # noqa: E402
 from diffsmooth_trt.exporting.graph.preprocessing import Overrides  # noqa: E402
 
@@ -26,16 +27,8 @@ RECIPES = {
 }
 
 
-@pytest.fixture
-def random_weights(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(ROOT / "export")
-    import random_weights
-
-    return random_weights
-
-
 @pytest.mark.parametrize("parallel", [True, False])
-def test_random_classifiers_have_cohens_format(tmp_path: Path, random_weights: Any, parallel: bool) -> None:
+def test_random_classifiers_have_cohens_format(tmp_path: Path, parallel: bool) -> None:
     path = random_weights.random_classifier("cifar_resnet20", tmp_path, parallel=parallel)
     content = torch.load(path, weights_only=True)
     assert content["arch"] == "cifar_resnet20"
@@ -44,7 +37,7 @@ def test_random_classifiers_have_cohens_format(tmp_path: Path, random_weights: A
     assert torch.equal(loaded.net.fc.weight, list(content["state_dict"].values())[-2])
 
 
-def test_a_random_vit_is_a_folder(tmp_path: Path, random_weights: Any) -> None:
+def test_a_random_vit_is_a_folder(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="makes a Hugging Face folder")
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     path = random_weights.random_vit(tmp_path, **small)

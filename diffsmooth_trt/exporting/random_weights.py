@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffsmooth_trt.nets import edm
-from diffsmooth_trt.nets.classifiers import classifier_from_arch
-from diffsmooth_trt.nets.detector import BASE_PREFIX, JOINT_PREFIX, Detector
-from diffsmooth_trt.nets.options import named_options
+from ..nets import edm
+from ..nets.classifiers import classifier_from_arch
+from ..nets.detector import BASE_PREFIX, JOINT_PREFIX, Detector
+from ..nets.options import named_options
 
 VIT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 VIT_PREPROCESSOR = {
