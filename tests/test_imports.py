@@ -24,6 +24,7 @@ FLOORS = (
     ("report",),
     ("distributed",),
     ("smoothed", "api", "ood", "doctor", "exporting"),
+    ("reproduce",),
     ("cli",),
 )
 LONGEST, MOST_BY_POSITION = 60, 6

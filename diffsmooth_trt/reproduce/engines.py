@@ -1,0 +1,123 @@
+"""A table's engines: its checkpoints found, known again by their hashes, and exported; or random ones; or the zoo's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import zoo
+from ..errors import InputError
+from ..files import file_sha256, write_atomically
+from .tables import Network, Row, Table
+
+SEEN, MADE = "checkpoints.json", "engines.json"
+
+
+def files_of(table: Table, rows: Sequence[Row], models: Path) -> dict[str, Path]:
+    """Where each file is that the rows need, by its name below `models`; InputError that names all that are missing."""
+    wanted = {_file(network, row): network for row in rows for network in table.networks}
+    missing = [f"{file} (published at {of.published})" for file, of in wanted.items() if not (models / file).exists()]
+    if missing:
+        raise InputError(
+            f"--models {models} lacks {'; '.join(missing)}: put them there, or try the way with --random-weights or --zoo"
+        )
+    return {file: models / file for file in wanted}
+
+
+def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], out: Path) -> None:
+    """InputError where a checkpoint is not the published one, or not the one that this folder's earlier runs had.
+
+    Hashes are kept in `out`/checkpoints.json as soon as they are seen.
+    """
+    record = out / SEEN
+    seen: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    known = {_file(network, row): network.sha256 for row in rows for network in table.networks}
+    for file, path in files.items():
+        found = _sha256(path)
+        for whose, expected in (("the published one", known.get(file)), (f"the one in {record}", seen.get(file))):
+            if expected is not None and found != expected:
+                raise InputError(
+                    f"{path} has SHA-256 {found[:16]}…, {whose} has {expected[:16]}…: put that file there, or give another --out"
+                )
+        seen[file] = found
+    write_atomically(record, json.dumps(seen, indent=1, sort_keys=True) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of its parameters."""
+    if not path.is_dir():
+        return file_sha256(path)
+    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    if not weights:
+        raise InputError(f"{path} holds no parameters (*.safetensors or *.bin): get the whole folder")
+    return file_sha256(weights[0])
+
+
+def random_files(table: Table, rows: Sequence[Row], folder: Path) -> dict[str, Path]:
+    """Random weights of the published shapes, made once, by the name of the file that they stand for."""
+    from ..exporting import check_installed
+
+    check_installed()
+    from ..exporting import random_weights
+
+    found: dict[str, Path] = {}
+    for network in table.networks:
+        function, *arguments = network.random
+        named = folder / "-".join(["random", *arguments, function])
+        if not named.is_dir():
+            named.mkdir(parents=True)
+            getattr(random_weights, function)(*arguments, folder=named)
+        (made,) = named.iterdir()
+        found |= {_file(network, row): made for row in rows}
+    return found
+
+
+def engines_of(table: Table, row: Row, files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The row's engine files by option, exported into `folder` unless they are there already, made of the same checkpoint."""
+    record = folder / MADE
+    made_of: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    found = {}
+    for network in table.networks:
+        if network.option == "unconditional" and row.options.get("method") != "apndc":
+            continue
+        source = files[_file(network, row)]
+        level = f"-{row.sigma:g}" if network.export == "denoiser" or "{sigma}" in network.file else ""
+        out = folder / f"{table.name}-{network.option}{level}.onnx"
+        sha256 = _sha256(source)
+        if not out.exists() or made_of.get(out.name) != sha256:
+            _export(network, source, row.sigma, out)
+            made_of[out.name] = sha256
+            write_atomically(record, json.dumps(made_of, indent=1, sort_keys=True) + "\n")
+        found[network.option] = out
+    return found
+
+
+def _export(network: Network, source: Path, sigma: float, out: Path) -> None:
+    from ..exporting import export_classifier, export_denoiser, export_detector
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = dict(network.options)
+    if network.export == "classifier":
+        arch = "hf" if source.is_dir() else network.family
+        report = export_classifier(arch, source, out, **options)
+    elif network.export == "detector":
+        report = export_detector(source, out, **options)
+    else:
+        config = options.pop("config", network.random[1])
+        conditional = network.export == "conditional"
+        level = None if conditional else sigma
+        report = export_denoiser(network.family, source, config, level, out, conditional=conditional, **options)
+    report.show()
+
+
+def zoo_engines(table: Table) -> dict[str, Path]:
+    """The zoo's engines in their places; InputError where it has none of a kind."""
+    if not table.zoo:
+        raise InputError(f"the zoo has no conditional denoiser, which {table.name} needs: use --random-weights")
+    return {option: getattr(zoo, name) for option, name in table.zoo.items()}
+
+
+def _file(network: Network, row: Row) -> str:
+    return network.file.format(sigma=f"{row.sigma:.2f}")
