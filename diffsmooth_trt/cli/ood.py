@@ -100,7 +100,12 @@ def _add_smoothing(parser: Parser) -> None:
     add = parser.add_argument
     add("--n", type=int, default=OodConfig.n, help="certified: the most samples an image may take (default: 10000)")
     add("--n0", type=int, default=OodConfig.n0, help="distro-l2: samples that select the class (default: 100)")
-    add("--alpha", type=float, default=OodConfig.alpha, help="failure probability an image (default: 0.001)")
+    add(
+        "--alpha",
+        type=float,
+        default=OodConfig.alpha,
+        help="failure probability an image (default: 0.001; distro-l2: 0.01)",
+    )
     text = "alpha is for all images together, not for each: without it certified figures are estimates"
     add("--family-wise", action="store_true", help=text)
     text = (

@@ -11,8 +11,9 @@ model's h, as sound as before.
 **The audit.** As in every run, rows are evaluated again among other mates (certify/self_audit.py): the bin that is counted, and for
 distro-l2 the class, have to be the same. Rows that wait are in memory only; a resumed run chooses as many more as a kill lost.
 
-**distro-l2** (Franco et al. 2023): the mean of the highest probability plus √(2/π)·R, R the certified radius of the class; 0
-where R is below the radius asked for. It bounds nothing; it is for comparison.
+**distro-l2** (Franco et al. 2023): the probability of the selected class in one further pass of the image itself, plus √(2/π)·R, R
+the certified radius of that class; 0 where R is below the radius asked for. In that pass the denoiser adds noise of its own, as
+in the published code (the image's noise of part 2, number 0); the detector sees the image. It bounds nothing; it is for comparison.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ..dtypes import Floats32, Floats64
 from ..errors import InputError
 from ..images import Image, flat_pixels, pixel_digest
 from ..noise import OOD
-from ..statistics.bounds import certificate
+from ..statistics.bounds import Certificate, certificate
 from ..statistics.sequential import looks
 from .bounds import BINS, MIDDLES, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
@@ -93,10 +94,17 @@ def estimate_of(record: Record) -> float:
     return float(dense(record) @ middles) / int(record["n"])
 
 
-def radius_of(record: Record, of: OodRecord) -> float:
-    """The ℓ2 radius within which the smoothed class cannot change (Cohen et al. 2019), of a run with distro-l2."""
+def certificate_of(record: Record, of: OodRecord) -> Certificate:
+    """The certificate of the smoothed class (Cohen et al. 2019), of a run with distro-l2."""
     selection, estimation = (np.array(votes, dtype=np.int64) for votes in record["votes"])
-    return certificate(selection, estimation, of.level, of.classifier.sigma, of.total_variation).radius
+    return certificate(selection, estimation, of.level, of.classifier.sigma, of.total_variation)
+
+
+def passed_of(record: Record) -> float:
+    """The probability of the selected class in the further pass. Raises InputError for records that have none."""
+    if "passed" not in record:
+        raise InputError("a record of distro-l2 has no further pass: an older version made the run, start anew")
+    return float(record["passed"])
 
 
 class Certifier:
@@ -319,7 +327,19 @@ class Certifier:
             record["distance"] = task.image.distance
         if task.votes is not None:
             record["votes"] = [votes.tolist() for votes in task.votes]
+            record["passed"] = self._passed(number, task)
         return record
+
+    def _passed(self, number: int, task: Task) -> float:
+        """The probability of the selected class of the image itself, by a denoiser's own noise where there is one."""
+        model, pixels = self.model, task.image.pixels.transpose(2, 0, 1)
+        images = np.repeat(np.ascontiguousarray(pixels, np.float32)[None] / np.float32(255), model.batch, axis=0)
+        d, seen = model.distances(images), images
+        if model.denoiser is not None:
+            words = np.full(model.batch, task.image.index, np.uint64)
+            seen = model.with_noise(images, self.key, phase_of(number, 2), words, 0)
+        chosen = 0 if task.votes is None else int(np.argmax(task.votes[0]))
+        return float(model.score.probabilities(model.logits(seen), d)[0, chosen])
 
 
 def _alone(span: Span, row: int, place: int) -> Span:

@@ -51,7 +51,7 @@ class OodConfig:
     draws: int = 1
     n0: int = 100
     n: int = 10_000
-    alpha: float = 0.001
+    alpha: float | None = None  # 0.001, as published 0.01 for distro-l2
     family_wise: bool = False
     tolerance: float = 0.05
     radius: float = 0.25
@@ -86,6 +86,8 @@ class OodConfig:
         if self.budget not in BUDGETS:
             raise InputError(f"--budget {self.budget!r} is unknown: use one of {', '.join(BUDGETS)}")
         self._check_kind()
+        if self.alpha is None and self.kind == "certified":
+            object.__setattr__(self, "alpha", 0.01 if self.score == "distro-l2" else 0.001)
         self._check_score()
         self._check_numbers()
         self._check_sets()
@@ -136,7 +138,8 @@ class OodConfig:
         integer("n0", self.n0, 1, MAX_DRAWS)
         integer("n", self.n, FIRST_LOOK, MAX_DRAWS)
         integer("seed", self.seed, 0, 2**128 - 1)
-        number("alpha", self.alpha, 0, 1, "0.001 is usual")
+        if self.alpha is not None:
+            number("alpha", self.alpha, 0, 1, "0.001 is usual")
         number("epsilon", self.epsilon, 0, 1, "ℓ∞ distance in [0, 1] image units, 0.01 is usual")
         number("radius", self.radius, 0, math.inf, "give an ℓ2 radius in image units")
         if self.sigma is not None:

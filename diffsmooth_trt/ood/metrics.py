@@ -86,6 +86,17 @@ def fpr_at_tpr(inside: ArrayLike, outside: ArrayLike, tpr: float = TPR) -> float
     return float(passed[int(np.argmax(reached >= tpr))])
 
 
+def fpr_nearest(inside: ArrayLike, outside: ArrayLike, tpr: float = TPR) -> float:
+    """The same at the threshold whose share of in-distribution scores is nearest to `tpr`, the lower threshold of equals.
+
+    So the published code of DISTRO has it; thresholds below the one that accepts all in-distribution scores do not count.
+    """
+    _, reached, passed = curve(inside, outside)
+    last = int(np.argmax(reached >= 1))
+    distance = np.abs(reached[: last + 1][::-1] - tpr)
+    return float(passed[last - int(np.argmin(distance))])
+
+
 def bounded(inside: ArrayLike, outside: ArrayLike) -> Metrics:
     """Bounds of all three from lower bounds of in-distribution and upper bounds of out-of-distribution scores (see above).
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..dtypes import Floats64
 from ..errors import EngineError, InputError
@@ -17,9 +18,8 @@ from ..report.tables import chosen_of, space_of
 from ..runs.audit import audit_line
 from ..runs.identity import rows_note
 from .bounds import further, shifted_lower, shifted_upper
-from .certified import bound_of, estimate_of, radius_of
-from .metrics import Metrics, bounded, metrics
-from .scores import Score
+from .certified import bound_of, certificate_of, estimate_of, passed_of
+from .metrics import Metrics, bounded, fpr_nearest, metrics
 from .sets import AVERAGE
 from .store import OodStore
 
@@ -129,25 +129,31 @@ def certified_name(store: OodStore) -> str:
 
 
 def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
-    """The published score at each radius: mean probability + √(2/π)·R where R reaches the radius, else 0, on both sides."""
-    run, score = store.record, Score(store.record.asked.score)
+    """The published score at each radius: probability of the class + √(2/π)·R where R reaches the radius, else 0, on both sides.
 
-    def pairs(rows: list[dict[str, Any]]) -> tuple[Floats64, Floats64]:
-        radius = np.array([radius_of(record, run) for record in rows])
-        mean = score.stretch(np.array([estimate_of(record) for record in rows]), run.classes)
-        return radius, mean + math.sqrt(2 / math.pi) * radius
+    As published, images that abstain have score 0 at the lowest radius and are left out of the others; radii at which a side
+    has no image then are left out.
+    """
+    run = store.record
+
+    def pairs(rows: list[dict[str, Any]]) -> tuple[NDArray[np.bool_], Floats64, Floats64]:
+        found = [certificate_of(record, run) for record in rows]
+        radius = np.array([each.radius for each in found])
+        passed = np.array([passed_of(record) for record in rows])
+        return np.array([each.predict >= 0 for each in found]), radius, passed + math.sqrt(2 / math.pi) * radius
+
+    def scored(side: tuple[NDArray[np.bool_], Floats64, Floats64], r: float, lowest: bool) -> Floats64:
+        decided, radius, score = side
+        found = np.where(decided & (radius >= r), score, 0.0)
+        return found if lowest else found[decided]
 
     inside, outside = pairs(store.of_set(0)), {name: pairs(rows) for name, rows in _outside(store).items()}
-    return [
-        Version(
-            "distro-l2",
-            r,
-            np.where(inside[0] >= r, inside[1], 0.0),
-            {name: np.where(radius >= r, score, 0.0) for name, (radius, score) in outside.items()},
-            missing=_missing(store),
-        )
-        for r in radii
-    ]
+    versions = []
+    for number, r in enumerate(radii):
+        first, others = scored(inside, r, not number), {name: scored(o, r, not number) for name, o in outside.items()}
+        if min(len(first), *map(len, others.values())):
+            versions.append(Version("distro-l2", r, first, others, missing=_missing(store)))
+    return versions
 
 
 def versions_of(store: OodStore, radii: Sequence[float]) -> list[Version]:
@@ -256,10 +262,14 @@ def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
     run = store.record
     names = ("config", "classifier", "key", "key_source", "sets", "versions", "notes")
     meta = {name: value for name, value in run.to_meta().items() if name in names}
-    tables = [
+    tables: list[dict[str, Any]] = [
         {"scores": v.name, "radius": v.radius, "sets": {name: asdict(m) for name, m in v.measured().items()}}
         for v in found
     ]
+    for version, row in zip(found, tables, strict=True):
+        if not version.bounds and not any(version.missing.values()):  # the published convention; of bounds it is none
+            nearest = {name: fpr_nearest(version.inside, scores) for name, scores in version.outside.items()}
+            row["fpr_nearest"] = {**nearest, AVERAGE: float(np.mean(list(nearest.values())))}
     draws = {each.name: [r["n"] for r in store.of_set(i) if "n" in r] for i, each in enumerate(run.sets)}
     means = {name: float(np.mean(values)) for name, values in draws.items() if values}
     missing = {each.name: store.missing(number) for number, each in enumerate(run.sets)}

@@ -61,6 +61,12 @@ class Score:
             raise EngineError(f"{int(np.isnan(found).sum())} of {len(found)} scores are NaN: run in a wider precision")
         return np.asarray(found)
 
+    def probabilities(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats64:
+        """The probabilities `[N, K]` of a classifier's logits `[N, K]` or, with d `[N]`, of a joint model."""
+        values = logits.astype(np.float64)
+        log_p = log_softmax(values, axis=1) if d is None else joint_log_probabilities(values, d.astype(np.float64))
+        return np.asarray(np.exp(log_p))
+
     def confidence(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats64:
         """A number in [0, 1] that grows with the score, `[N]`: what is smoothed, see `Score.stretch`.
 

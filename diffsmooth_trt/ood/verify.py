@@ -275,6 +275,7 @@ def _wrong_draws(record: Record, runner: Certifier) -> str | None:
         whole = all(type(count) is int and count >= 0 for count in (*selection, *estimation))
         fits = whole and len(selection) == len(estimation) == runner.model.classes
         fits = fits and (sum(selection), sum(estimation)) == (config.n0, n)
+        fits = fits and 0 <= record["passed"] <= 1
     except (KeyError, TypeError, ValueError):
         fits = False
     return None if fits else "votes that its draws cannot have given"

@@ -15,7 +15,7 @@ from scipy import stats
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.ood.bounds import BINS, EDGES, bin_values, shifted_lower, shifted_upper
-from diffsmooth_trt.ood.certified import bound_of, dense, estimate_of, radius_of
+from diffsmooth_trt.ood.certified import bound_of, certificate_of, dense, estimate_of
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.report import versions_of
 from diffsmooth_trt.ood.run import run
@@ -175,18 +175,37 @@ def test_distro_score_counts_votes_of_both_phases(known, image_set, tmp_path):
     with run(made) as store:
         for record in store.of_set(0) + store.of_set(1):
             assert sum(record["votes"][0]) == 20 and sum(record["votes"][1]) == 100 == record["n"]
-            assert 0 <= radius_of(record, store.record) <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
+            assert 0 <= certificate_of(record, store.record).radius <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
 
 
 def test_distro_score_is_the_published_one(known, image_set, tmp_path):
-    """Mean of the highest probability over the noise, to 1/512 of rounding and the draws' spread, plus √(2/π)·R."""
-    inside, outside = image_set("inside", 5), image_set("outside", 5)
-    with run(config(known, inside, outside, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=1000)) as store:
-        (version,) = versions_of(store, (0.0,))
-        for number, path, scores in ((0, inside, version.inside), (1, outside, version.outside["outside.npz"])):
-            radii = np.array([radius_of(record, store.record) for record in store.of_set(number)])
-            highest = [(1 + smoothed(image[0, 0, 0])) / 2 for image in np.load(path)["images"]]
-            assert scores == pytest.approx(highest + math.sqrt(2 / math.pi) * radii, abs=0.05)
+    """Restated: p of the selected class at the image itself + √(2/π)·R; abstentions 0 at radius 0 and absent from the rest."""
+    inside, outside = image_set("inside", 12, 110, 146), image_set("outside", 12, 118, 138)
+    with run(
+        config(known, inside, outside, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=100, alpha=None)
+    ) as store:
+        assert store.record.asked.alpha == 0.01
+        zero, half = versions_of(store, (0.0, 0.5))[:1], versions_of(store, (0.0, 0.1))[1:]
+        for number, path in ((0, inside), (1, outside)):
+            expected, further = [], []
+            for record, image in zip(store.of_set(number), np.load(path)["images"], strict=True):
+                selection, estimation = record["votes"]
+                chosen = int(np.argmax(selection))
+                logits = np.array([1, -1]) * GAIN * (image[0, 0, 0] / 255 - 0.5)
+                p = np.exp(logits[chosen]) / np.exp(logits).sum()
+                lower = stats.beta.ppf(0.01, estimation[chosen], 101 - estimation[chosen])
+                radius = SIGMA * stats.norm.ppf(lower)
+                if not lower >= 0.5:
+                    expected.append(0.0)
+                    continue
+                expected.append(p + math.sqrt(2 / math.pi) * radius)
+                further.append(expected[-1] if radius >= 0.1 else 0.0)
+            first = zero[0].outside["outside.npz"] if number else zero[0].inside
+            assert first == pytest.approx(expected, abs=1e-6)
+            if half:
+                second = half[0].outside["outside.npz"] if number else half[0].inside
+                assert second == pytest.approx(further, abs=1e-6)
+            assert 0.0 in expected
 
 
 def test_estimates_of_both_sides_are_rounded_alike():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.ood.metrics import Metrics, auroc, bounded, labelled, metrics
+from diffsmooth_trt.ood.metrics import Metrics, auroc, bounded, fpr_nearest, labelled, metrics
 from diffsmooth_trt.ood.report import shown
 
 CASES = {
@@ -117,3 +117,22 @@ def test_percentages_are_rounded_against_us():
         (0.0, "0.00", "0.00"), (0.99999999999, "99.99", "100.00"), (1e-12, "0.00", "0.01"), (2 / 3, "66.66", "66.67"),
     ):  # fmt: skip
         assert (shown(value, False), shown(value, True)) == (down, up)
+
+
+def test_fpr_at_the_nearest_recall_is_the_published_codes():
+    """Restated with its sorting, distinct thresholds and reversed lists; on small sets it is not the one at 95 % or more."""
+    rng, other = np.random.default_rng(2), 0
+    for count in (7, 19, 30, 100):
+        inside, outside = np.round(rng.normal(1, 1, count), 1), np.round(rng.normal(0, 1, 40), 1)
+        scores, labels = np.r_[inside, outside], np.r_[np.ones(count), np.zeros(40)]
+        order = np.argsort(scores, kind="mergesort")[::-1]
+        last = np.r_[np.where(np.diff(scores[order]))[0], len(scores) - 1]
+        hits = np.cumsum(labels[order])[last]
+        misses, recall = 1 + last - hits, hits / hits[-1]
+        back = slice(int(hits.searchsorted(hits[-1])), None, -1)
+        recall, misses = np.r_[recall[back], 1], np.r_[misses[back], 0]
+        expected = misses[np.argmin(np.abs(recall - 0.95))] / 40
+        assert fpr_nearest(inside, outside) == expected
+        other += expected != metrics(inside, outside).fpr
+    assert other
+    assert fpr_nearest([3.0, 2.0, 1.0], [2.5, 0.5]) == 0.5
