@@ -13,23 +13,50 @@ import numpy as np
 from ..files import write_atomically
 from .metrics import curve
 from .report import Version
+from .sets import AVERAGE
 from .store import OodStore
 
 
+def colours_of(version: Version) -> dict[str, str]:
+    """One colour a set through all panels; the in-distribution set, under "", has the first."""
+    return {name: f"C{number}" for number, name in enumerate(["", *version.outside])}
+
+
+def title_of(store: OodStore, found: Sequence[Version]) -> str:
+    """Kind, score, norm, ε or σ, and how many images of each set there are."""
+    run = store.record
+    asked, sigma = run.asked, run.classifier.parts.get("sigma")
+    said = {"clean": "images as they are", "certified": f"ℓ2, σ = {sigma:g}, α = {asked.alpha:g}" if sigma else "ℓ2"}
+    ball = said.get(asked.kind, f"ℓ∞, ε = {asked.epsilon:g}")
+    name = found[-1].name if asked.certified else asked.kind
+    counts = ", ".join(
+        f"{each.name.lstrip('_')} {len(store.of_set(number))}"
+        + ("" if not store.missing(number) else f" of {each.images}")
+        for number, each in enumerate(run.sets)
+    )
+    unfinished = "" if store.finished() else "UNFINISHED: of the images scored so far\n"
+    return f"{unfinished}{name}, score {asked.score}; {ball}\nimages: {counts}"
+
+
 def _histograms(axes: Any, version: Version) -> None:
+    """The share of each set's images a bin, on a logarithmic axis: what all scores of one value make does not flatten the rest."""
     values = np.concatenate([version.inside, *version.outside.values()])
     finite = values[np.abs(values) < 1e300]  # histograms of larger ones overflow
     bins = np.linspace(finite.min(), finite.max() + 1e-9, 41) if finite.size else np.linspace(0, 1, 41)
-    axes.hist(version.inside, bins, density=True, histtype="stepfilled", alpha=0.35, label="in-distribution")
-    for name, scores in version.outside.items():
-        axes.hist(scores[np.isfinite(scores)], bins, density=True, histtype="step", label=name.lstrip("_"))
-    axes.set(xlabel=f"score ({version.name})", ylabel="density")
+    for (name, colour), scores in zip(
+        colours_of(version).items(), [version.inside, *version.outside.values()], strict=True
+    ):
+        kept = scores[np.isfinite(scores)]
+        shares = np.full(len(kept), 1 / max(len(scores), 1))
+        style: dict[str, Any] = {"histtype": "step"} if name else {"histtype": "stepfilled", "alpha": 0.35}
+        axes.hist(kept, bins, weights=shares, color=colour, label=name.lstrip("_") or "in-distribution", **style)
+    axes.set(xlabel=f"score ({version.name})", ylabel="share of the set's images, a bin", yscale="log")
     axes.legend(fontsize=7)
 
 
 def _roc(axes: Any, versions: Sequence[Version]) -> None:
     styles = ("-", "--", ":", "-.")
-    colours = {name: f"C{number + 1}" for number, name in enumerate(versions[0].outside)}
+    colours = colours_of(versions[0])
     for version, style in zip(versions, styles, strict=False):
         for name, scores in version.outside.items():
             _, tpr, fpr = curve(version.inside, scores)
@@ -44,32 +71,38 @@ def _roc(axes: Any, versions: Sequence[Version]) -> None:
 def _against_radius(axes: Any, versions: Sequence[Version]) -> None:
     radii = [version.radius for version in versions]
     measured = [version.measured() for version in versions]
+    colours = {**colours_of(versions[0]), AVERAGE: "k"}
     for name in measured[0]:
-        axes.plot(radii, [100 * row[name].auroc for row in measured], marker=".", label=name.lstrip("_"))
+        values = [100 * row[name].auroc for row in measured]
+        axes.plot(radii, values, marker=".", color=colours[name], label=name.lstrip("_"))
     axes.set(xlabel="ℓ2 radius", ylabel=f"AUROC, % ({versions[0].name})", ylim=(0, 101))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
 
 
-def draw(store: OodStore, found: Sequence[Version], kind: str) -> bytes:
-    """The figure of a run and its `versions_of` as a picture file of `kind` ("png", "svg", "pdf")."""
+def figure_of(store: OodStore, found: Sequence[Version]) -> Any:
+    """The matplotlib figure of a run and its `versions_of`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     smoothed = store.record.asked.certified
-    figure = Figure(figsize=(4.6 * (3 if smoothed else 2), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.6 * (3 if smoothed else 2), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3 if smoothed else 2)
     _histograms(panels[0], found[0])
     _roc(panels[1], found[:4])
     if smoothed:
         _against_radius(panels[2], [version for version in found if version.name != "estimated"])
-    if not store.finished():
-        figure.suptitle("UNFINISHED: histograms and ROC curves are of the images scored so far", fontsize=8)
+    figure.suptitle(title_of(store, found), fontsize=8)
+    return figure
+
+
+def draw(store: OodStore, found: Sequence[Version], kind: str) -> bytes:
+    """The figure of a run and its `versions_of` as a picture file of `kind` ("png", "svg", "pdf")."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
-        figure.savefig(picture, format=kind, dpi=150)
+        figure_of(store, found).savefig(picture, format=kind, dpi=150)
     return picture.getvalue()
 
 

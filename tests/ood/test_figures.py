@@ -1,0 +1,59 @@
+"""Figures of `ood`: one colour a set in every panel, a title that says what is shown, spikes that leave the rest visible."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.ood.figures import colours_of, figure_of, title_of
+from diffsmooth_trt.ood.report import versions_of
+from diffsmooth_trt.ood.run import run
+from diffsmooth_trt.ood.store import OodStore
+
+SETS = ("generated:uniform", "generated:smooth")
+
+
+@pytest.fixture(params=["clean", "certified"])
+def finished(request, linear_classifier, image_set, tmp_path):
+    weights = np.random.default_rng(0).normal(0, 0.5, (5, 48))
+    config = OodConfig(
+        linear_classifier(weights, np.zeros(5)), image_set("inside", 6), SETS, tmp_path / "r.jsonl", kind=request.param,
+        sigma=0.25, batch=8, backend="onnxruntime", **({"n": 100} if request.param == "certified" else {}),
+    )  # fmt: skip
+    run(config).close()
+    return tmp_path / "r.jsonl", request.param
+
+
+def test_a_set_has_one_colour_in_all_panels(finished):
+    path, kind = finished
+    with OodStore.open(path) as store:
+        found = versions_of(store, (0.0, 0.25))
+        panels, colours = figure_of(store, found).axes, colours_of(found[0])
+    assert len(panels) == (3 if kind == "certified" else 2)
+    assert len(set(colours.values())) == 3
+    for name in SETS:
+        expected = to_hex(colours[name])
+        handles, labels = panels[0].get_legend_handles_labels()
+        assert to_hex(handles[labels.index(name)].get_edgecolor()) == expected
+        assert expected in {to_hex(line.get_color()) for line in panels[1].lines}
+        if kind == "certified":
+            handles, labels = panels[2].get_legend_handles_labels()
+            assert to_hex(handles[labels.index(name)].get_color()) == expected
+    assert to_hex(colours[""]) not in {to_hex(line.get_color()) for panel in panels[1:] for line in panel.lines}
+    assert panels[0].get_yscale() == "log"
+
+
+def test_the_title_says_what_is_shown(finished):
+    path, kind = finished
+    with OodStore.open(path) as store:
+        found = versions_of(store, (0.0, 0.25))
+        title = title_of(store, found)
+        assert "UNFINISHED" not in title
+        assert "images: inside.npz 6, generated:uniform 6, generated:smooth 6" in title
+        assert (
+            "ℓ2, σ = 0.25, α = 0.001" if kind == "certified" else "clean, score softmax; images as they are"
+        ) in title
+        del store.records[2, 0]
+        assert title_of(store, found).startswith("UNFINISHED") and "generated:smooth 5 of 6" in title_of(store, found)
