@@ -50,21 +50,41 @@ def warm_up(method: Method) -> None:
     step.collect()
 
 
+class Clock:
+    """Times whole steps of a method, each a full batch of a gray image; the first one, which takes memory, is not counted.
+
+    With `graph` False no device records its work: then `Device.watch` is told each stage of each step.
+    """
+
+    def __init__(self, method: Method, *, graph: bool = True) -> None:
+        self.method, self.spans = method, _spans(method)
+        self.step = Step(method, grid_law(method.sigma or ANY_SIGMA), Key(0), graph=graph)
+        self.latency()
+
+    def latency(self) -> float:
+        """Seconds of one step that is alone."""
+        start = time.perf_counter()
+        self.step.launch(self.spans)
+        self.step.collect()
+        return time.perf_counter() - start
+
+    def rate(self, seconds: float) -> float:
+        """Samples a second, as many steps under way as in a run, over `seconds` or a little more."""
+        step, start, done = self.step, time.perf_counter(), 0
+        while done < FEWEST_STEPS or time.perf_counter() - start < seconds:
+            while not step.full:
+                step.launch(self.spans)
+            step.collect()
+            done += 1
+        while step.flying:
+            step.collect()
+            done += 1
+        return done * self.method.batch / (time.perf_counter() - start)
+
+
 def throughput(method: Method, seconds: float = SECONDS) -> float:
     """Samples a second of whole steps, as many under way as in a run, over `seconds` or a little more."""
-    step, spans = Step(method, grid_law(method.sigma or ANY_SIGMA), Key(0)), _spans(method)
-    step.launch(spans)
-    step.collect()
-    start, done = time.perf_counter(), 0
-    while done < FEWEST_STEPS or time.perf_counter() - start < seconds:
-        while not step.full:
-            step.launch(spans)
-        step.collect()
-        done += 1
-    while step.flying:
-        step.collect()
-        done += 1
-    return done * method.batch / (time.perf_counter() - start)
+    return Clock(method).rate(seconds)
 
 
 def fit(build: Build, batch: int) -> SizedMethod:

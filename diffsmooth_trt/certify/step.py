@@ -110,6 +110,7 @@ class Step:
     law: GridLaw
     key: Key
     seconds: dict[str, float] = field(default_factory=lambda: {"noise": 0.0, "method": 0.0, "count": 0.0})
+    graph: bool = True  # whether the device may record the work once, and replay it: then stages are begun only once
 
     def __post_init__(self) -> None:
         method, device = self.method, self.method.device
@@ -186,7 +187,7 @@ class Step:
             def enqueue() -> None:
                 step._enqueue()
 
-            recordable = self.method.capturable and not self.device.synchronous
+            recordable = self.graph and self.method.capturable and not self.device.synchronous
             self.work = self.device.recorded(enqueue) if recordable else enqueue
         self.work()
 

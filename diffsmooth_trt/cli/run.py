@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
         verify.add_argument(f"--{name}", type=Path, nargs=nargs, metavar="PATH", help=text)
     text = "the run may lack images still: note which, and verify what is there; else that is a mismatch (status 1)"
     verify.add_argument("--unfinished", action="store_true", help=text)
-    _add_host_code(verify)
+    add_host_code(verify)
     verify.add_argument("--device", metavar="DEVICE", help="cpu, or cuda:0; default: the kind that the run was on")
     verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
     verify.add_argument(
@@ -60,21 +60,21 @@ def add(commands: Commands) -> None:
     )
 
 
-def _add_host_code(parser: argparse.ArgumentParser) -> None:
+def add_host_code(parser: argparse.ArgumentParser) -> None:
     text = "load the host code that a version-compatible TensorRT plan holds"
     parser.add_argument("--allow-host-code", action="store_true", help=text)
 
 
-def _add_option(parser: argparse.ArgumentParser, option: Field[Any]) -> None:
+def add_option(parser: argparse.ArgumentParser, option: Field[Any]) -> None:
     """A flag for a method's own option."""
     shown = {name: value for name, value in option.metadata.items() if name not in ("type", "help")}
     kind = option.metadata.get("type", type(option.default))
     if "choices" not in shown:
         shown["type"] = _several if kind is integers else kind
-    parser.add_argument(_flag(option.name), default=option.default, help=option.metadata["help"], **shown)
+    parser.add_argument(flag(option.name), default=option.default, help=option.metadata["help"], **shown)
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
@@ -137,7 +137,7 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
     add("--alpha", type=float, default=0.001, help="failure probability an image (default: 0.001)")
     for option in options().values():
-        _add_option(parser, option)
+        add_option(parser, option)
     text = "rows an engine call, part of the classifier (default: 64); auto: the fastest, by a short search"
     add("--batch", type=_batch, default=64, metavar="B|auto", help=text)
     text = "default: for .onnx openvino where installed, else onnxruntime; on a GPU onnxruntime, for .plan tensorrt"
@@ -146,7 +146,7 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--precision", choices=PRECISIONS, help=text)
     add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
-    _add_host_code(parser)
+    add_host_code(parser)
     _add_output(parser)
 
 

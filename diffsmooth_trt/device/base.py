@@ -83,8 +83,12 @@ class Device(ABC):
         EngineError, naming the stage, or OutOfMemory."""
         return nullcontext()
 
-    def stage(self, name: str) -> None:  # noqa: B027
+    watch: Callable[[str], None] | None = None  # called at the begin of each stage, with its name
+
+    def stage(self, name: str) -> None:
         """What follows belongs to stage `name`, which an error names."""
+        if self.watch is not None:
+            self.watch(name)
 
     @abstractmethod
     def check_finite(self, values: Array, name: str) -> None:

@@ -46,6 +46,7 @@ class KernelDevice(Device):
     # Failures
 
     def stage(self, name: str) -> None:
+        super().stage(name)
         if name not in self.stages:
             self.stages.append(name)
         self.kernels.mark(np.uint64(self.place.ctypes.data), self.stages.index(name))

@@ -196,9 +196,9 @@ class RunConfig:
             check_noise_level("sigma", self.sigma)
         if not stopping.smoothing:
             self._check_lipschitz()
-        self._check_files()
-        if stopping.smoothing and self.sigma is None and not method.states_sigma():
-            raise InputError(f"--sigma is needed by --method {method.name}: a classifier does not say its noise level")
+        check_files(method, self.files)
+        if stopping.smoothing:
+            check_sigma(method, self.sigma)
         draws = max(stopping.n0, stopping.n)
         self.options.check_run(sigma=self.sigma, draws=draws, smoothing=stopping.smoothing)
         inputs = {**{_flag(slot): path for slot, path in self.files.items()}, "--data": self.data}
@@ -217,24 +217,31 @@ class RunConfig:
                 "--certificate lipschitz draws no noise: leave out --sigma, --radius, --tolerance, --family-wise"
             )
 
-    def _check_files(self) -> None:
-        """InputError unless there is a file for each engine that the method needs, and no foreign one."""
-        name, taken = self.method.name, self.method.slots
-        foreign = [slot for slot in self.files if slot not in taken]
-        if foreign:
-            raise InputError(
-                f"{_flag(foreign[0])} is not used by --method {name}: --engine is the classifier itself"
-                if len(taken) == 1 and foreign[0] == "classifier"
-                else f"{_flag(foreign[0])} is not used by --method {name}: leave it out"
-            )
-        missing = [name for name, slot in taken.items() if name not in self.files and not slot.optional]
-        if missing:
-            role = taken[missing[0]].role
-            raise InputError(f"{_flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")
-
     def recorded(self) -> dict[str, Any]:
         """The part that decides the results, as JSON values: what a resumed run must agree with."""
         return {"method": self.method.name, **self.choice.recorded(), **self.stopping.recorded()}
+
+
+def check_files(method: type[Method], files: Mapping[str, Path]) -> None:
+    """InputError unless there is a file for each engine that the method needs, by its option, and no foreign one."""
+    name, taken = method.name, method.slots
+    foreign = [slot for slot in files if slot not in taken]
+    if foreign:
+        raise InputError(
+            f"{_flag(foreign[0])} is not used by --method {name}: --engine is the classifier itself"
+            if len(taken) == 1 and foreign[0] == "classifier"
+            else f"{_flag(foreign[0])} is not used by --method {name}: leave it out"
+        )
+    missing = [name for name, slot in taken.items() if name not in files and not slot.optional]
+    if missing:
+        role = taken[missing[0]].role
+        raise InputError(f"{_flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")
+
+
+def check_sigma(method: type[Method], sigma: float | None) -> None:
+    """InputError where neither `sigma` nor an engine of the method says the noise level."""
+    if sigma is None and not method.states_sigma():
+        raise InputError(f"--sigma is needed by --method {method.name}: a classifier does not say its noise level")
 
 
 def _of(part: type, given: Mapping[str, Any]) -> dict[str, Any]:
