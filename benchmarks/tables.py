@@ -92,6 +92,32 @@ def demo() -> str:
     )
 
 
+def bench() -> str:
+    """How far runs of `bench` agree that had the machine to themselves."""
+    document = json.loads((RESULTS / "bench_cpu.json").read_text())
+    quiet = [share <= document["loud"] for share in document["others"]]
+
+    def cells(row: dict[str, Any], which: bool) -> str:
+        rates = (r for r, q in zip(row["samples_per_second"], quiet, strict=True) if q is which)
+        return " · ".join("–" if rate is None else f"{rate:.0f}" for rate in rates)
+
+    rows = [
+        [
+            *(str(row["batch"]), cells(row, True)),
+            *("" if row["apart"] is None else f"{100 * row['apart']:.1f} %", cells(row, False)),
+        ]
+        for row in document["rows"]
+    ]
+    machine, seconds = document["machine"], document["seconds"]
+    others = ", ".join(f"{100 * share:.0f} %" for share in document["others"])
+    note = (
+        f"{machine['processors']} cores of {machine['cpu']}, OpenVINO bf16; {len(seconds)} runs of {min(seconds)} – "
+        f"{max(seconds)} s, in which other processes took {others} of the processors."
+    )
+    head = ["batch", "samples/s, median of each quiet run", "apart, at most", "of the other runs"]
+    return markdown(head, rows) + f"\n\n{note}"
+
+
 def samples() -> str:
     """Samples that deciding one radius takes, by simulation."""
     document = json.loads((RESULTS / "samples.json").read_text())
@@ -391,6 +417,7 @@ TABLES = {
     "speed": speed,
     "memory": memory,
     "demo": demo,
+    "bench": bench,
     "samples": samples,
     "tolerance": tolerance,
     "radius": radius,

@@ -23,7 +23,7 @@ FLOORS = (
     ("runs",),
     ("report",),
     ("distributed",),
-    ("smoothed", "api", "ood", "doctor", "exporting"),
+    ("smoothed", "api", "ood", "doctor", "exporting", "bench"),
     ("reproduce",),
     ("cli",),
 )

@@ -1,0 +1,1 @@
+"""How fast a classifier votes here: rates, latencies, what the time goes into, and how that compares."""
