@@ -118,6 +118,26 @@ def bench() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def predictor() -> str:
+    """The DiffSmooth predictor on the zoo."""
+    document = json.loads((RESULTS / "predictor.json").read_text())
+    rows = [
+        [
+            f"{row['denoising_sigma']:g}",
+            str(row["num_samples"]),
+            str(row["local_vote"]),
+            " · ".join(map(str, row["right"])),
+            " · ".join(f"{loss:.3f}" for loss in row["loss"]),
+            str(row["same"]),
+            f"{1000 * min(row['seconds']) / document['images']:.1f}",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["denoising sigma", "samples", "local votes", "right, by key", "mean −log p", "same answer", "ms/image"]
+    note = f"{document['images']} images, local sigma 0.12, two keys; 2 cores of {document['machine']['cpu']}, OpenVINO bf16."
+    return markdown(head, rows) + f"\n\n{note}"
+
+
 def samples() -> str:
     """Samples that deciding one radius takes, by simulation."""
     document = json.loads((RESULTS / "samples.json").read_text())
@@ -418,6 +438,7 @@ TABLES = {
     "memory": memory,
     "demo": demo,
     "bench": bench,
+    "predictor": predictor,
     "samples": samples,
     "tolerance": tolerance,
     "radius": radius,

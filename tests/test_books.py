@@ -20,7 +20,7 @@ PAGES += sorted((ROOT / "docs").rglob("*.md"))
 FENCED = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"^<!-- run -->\n```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^diffsmooth-trt ((?:export )?[a-z0-9]+)(.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^diffsmooth-trt ((?:export )?[a-z0-9][a-z0-9-]*)(.*)$", re.MULTILINE)
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 
 

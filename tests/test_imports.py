@@ -23,7 +23,7 @@ FLOORS = (
     ("runs",),
     ("report",),
     ("distributed",),
-    ("smoothed", "api", "ood", "doctor", "exporting", "bench"),
+    ("smoothed", "api", "ood", "doctor", "exporting", "bench", "predictor"),
     ("reproduce",),
     ("cli",),
 )

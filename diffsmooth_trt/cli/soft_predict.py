@@ -1,0 +1,77 @@
+"""soft-predict: the DiffSmooth predictor, which certifies nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..engine import BACKEND_NAMES, PRECISIONS
+from .options import Commands
+from .run import add_host_code
+
+ENGINES = ("backend", "precision", "threads", "allow_host_code")
+
+
+def add(commands: Commands) -> None:
+    """soft-predict with its options."""
+    text = "class probabilities by the DiffSmooth predictor, a soft vote over denoised draws: it gives no certificate"
+    example = (
+        "soft-predict --engine denoiser.onnx --classifier classifier.onnx --data images.parquet --tsv probabilities.tsv"
+    )
+    parser = commands.add("soft-predict", text, example, _soft_predict)
+    add = parser.add_argument
+    text = "denoiser: folded for the denoising sigma, or conditional with a null class; none with --denoising-sigma 0"
+    add("--engine", type=Path, metavar="FILE", help=text)
+    add(
+        "--classifier", type=Path, required=True, metavar="FILE", help="classifier engine, trained with the local sigma"
+    )
+    text = "noise in front of the denoiser, 0 to 0.5; 0: no denoising (default: the denoiser's own, else 0.12)"
+    add("--denoising-sigma", type=float, metavar="S", help=text)
+    text = "noise in front of the classifier: 0.06, 0.12 (default) or 0.25"
+    add("--local-sigma", type=float, default=0.12, metavar="S", help=text)
+    add("--num-samples", type=int, default=20, metavar="N", help="denoised draws an image (default: 20)")
+    add("--local-vote", type=int, default=5, metavar="M", help="local noises a draw (default: 5)")
+    add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
+    add("--skip", type=int, default=1, metavar="K", help="take every K-th image")
+    add("--max", type=int, metavar="N", help="take at most N images")
+    add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
+    add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
+    add("--batch", type=int, default=64, metavar="B", help="rows an engine call (default: 64)")
+    add("--backend", choices=BACKEND_NAMES, help="as for certify")
+    add("--precision", choices=PRECISIONS, help="as for certify")
+    add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
+    add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    add_host_code(parser)
+    add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
+    add("--tsv", type=Path, metavar="FILE", help="`idx label predict correct log_p_0 …`, natural logarithms")
+    add("--json", type=Path, metavar="FILE", help="everything, as JSON")
+
+
+def _soft_predict(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from ..engine.choice import EngineChoice
+    from ..files import check_outputs, write_atomically
+    from ..images import Images
+    from ..predictor import DiffSmoothPredictor
+    from ..predictor.run import predict_images
+
+    engines = {name: getattr(arguments, name) for name in ENGINES}
+    EngineChoice(batch=arguments.batch, device=arguments.device, **engines)
+    options = ("denoising_sigma", "local_sigma", "num_samples", "local_vote", "key", "batch", "device")
+    inputs = {"--engine": arguments.engine, "--classifier": arguments.classifier, "--data": arguments.data}
+    outputs = {"--tsv": arguments.tsv, "--json": arguments.json}
+    check_outputs(outputs, inputs)
+    chosen = {"skip": arguments.skip, "limit": arguments.max, "resize": arguments.resize, "crop": arguments.crop}
+    images = Images(arguments.data, **chosen)
+    given = {name: getattr(arguments, name) for name in options}
+    with DiffSmoothPredictor(arguments.classifier, arguments.engine, **given, **engines) as predictor:
+        with tqdm(total=len(images), desc="soft-predict", unit=" images", disable=None) as bar:
+            found = predict_images(
+                predictor, images, key_drawn=arguments.key is None, progress=lambda done: bar.update(done - bar.n)
+            )
+    print(found.text())
+    if arguments.tsv is not None:
+        write_atomically(arguments.tsv, found.tsv())
+    if arguments.json is not None:
+        write_atomically(arguments.json, found.to_json())

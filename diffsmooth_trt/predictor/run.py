@@ -1,0 +1,146 @@
+"""Predicting a data set: the log-probabilities of its images, as a table or JSON. There is no certificate in either."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import Floats64
+from ..errors import InputError
+from ..images import Image, Images
+from ..runs.identity import versions
+from .soft_vote import DiffSmoothPredictor, published_log_probabilities
+
+FORMAT = 1
+NO_CERTIFICATE = "a soft vote: it certifies nothing, of no image and at no radius; `certify --method diffsmooth` does"
+TOGETHER = 64  # images a call
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's answer: log p and the published log-probabilities, float64 `[K]` each."""
+
+    index: int
+    label: int
+    log_mean: Floats64
+    published: Floats64
+
+    @property
+    def predict(self) -> int:
+        """The likeliest class."""
+        return int(self.log_mean.argmax())
+
+    @property
+    def correct(self) -> bool:
+        """Whether it is the label."""
+        return self.predict == self.label
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a predictor says of a data set, whose content is named by `data`."""
+
+    predictor: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    key: str
+    key_drawn: bool
+    data: str
+    rows: Sequence[Prediction]
+
+    def text(self) -> str:
+        """A summary in a few lines."""
+        p = self.predictor
+        right = sum(row.correct for row in self.rows)
+        loss = -float(np.mean([row.log_mean[row.label] for row in self.rows]))
+        return "\n".join(
+            [
+                f"{p['method']} {p['id']}: denoising sigma {p['denoising_sigma']:g}, local sigma {p['local_sigma']:g}, "
+                f"{p['num_samples']} samples of {p['local_vote']} local noises",
+                f"{NO_CERTIFICATE}",
+                f"accuracy {right} of {len(self.rows)} images ({right / len(self.rows):.1%}), mean −log p of the label {loss:.4f}",
+            ]
+        )
+
+    def tsv(self) -> str:
+        """`idx label predict correct log_p_0 …`, natural logarithms of the mean probabilities."""
+        classes = range(len(self.rows[0].log_mean))
+        lines = ["\t".join(["idx", "label", "predict", "correct", *(f"log_p_{each}" for each in classes)])]
+        for row in self.rows:
+            cells = [row.index, row.label, row.predict, int(row.correct), *(f"{value:.9g}" for value in row.log_mean)]
+            lines.append("\t".join(map(str, cells)))
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> str:
+        """All of it as one JSON object."""
+        values = {
+            "format": FORMAT,
+            "certificate": None,
+            "note": NO_CERTIFICATE,
+            "predictor": self.predictor,
+            "machine": self.machine,
+            "key": self.key,
+            "key_source": "drawn" if self.key_drawn else "given",
+            "data": self.data,
+            "images": [
+                {
+                    "index": row.index,
+                    "label": row.label,
+                    "predict": row.predict,
+                    "correct": row.correct,
+                    "log_probabilities": row.log_mean.tolist(),
+                    "published_log_probabilities": row.published.tolist(),
+                }
+                for row in self.rows
+            ],
+        }
+        return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def predict_images(
+    predictor: DiffSmoothPredictor, images: Images, *, key_drawn: bool, progress: Callable[[int], None] = lambda _: None
+) -> Predictions:
+    """Predict each image under its own number. `progress` is told how many are done. InputError for labels beyond the classes."""
+    worst = max(images.labels(), default=0)
+    if worst >= predictor.classes:
+        raise InputError(
+            f"{images.path} has label {worst}, {predictor.classifier.name} has {predictor.classes} classes: give its data"
+        )
+    rows: list[Prediction] = []
+    waiting: list[Image] = []
+    for image in images:
+        waiting.append(image)
+        if len(waiting) == TOGETHER:
+            rows += _predicted(predictor, waiting)
+            progress(len(rows))
+            waiting = []
+    rows += _predicted(predictor, waiting) if waiting else []
+    return Predictions(
+        predictor=predictor.identity,
+        machine=versions(predictor.classifier.device),
+        key=predictor.key.hex,
+        key_drawn=key_drawn,
+        data=images.identity,
+        rows=rows,
+    )
+
+
+def _predicted(predictor: DiffSmoothPredictor, images: Sequence[Image]) -> list[Prediction]:
+    shapes = {image.pixels.shape for image in images}
+    channels, height, width = predictor.input_shape
+    if shapes != {(height, width, channels)}:
+        other = next(shape for shape in shapes if shape != (height, width, channels))
+        raise InputError(
+            f"the data set has images {other}, the engine takes {(height, width, channels)}: use --resize {min(height, width)} "
+            f"--crop {min(height, width)}"
+        )
+    pixels = np.stack([image.pixels for image in images])
+    found = predictor.predict_log_proba(pixels, np.array([image.index for image in images]))
+    published = published_log_probabilities(found)
+    return [
+        Prediction(image.index, image.label, log_mean, other)
+        for image, log_mean, other in zip(images, found, published, strict=True)
+    ]
