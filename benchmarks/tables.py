@@ -138,6 +138,43 @@ def predictor() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def transfer() -> str:
+    """Wrong certificates by simulation, and what of the radius is kept on the zoo."""
+    document = json.loads((RESULTS / "transfer.json").read_text())
+    rows = [
+        [
+            row["run"],
+            str(row["pairs"]),
+            f"{row['p']:g}",
+            f"{row['q']:g}",
+            f"{row['wrong']} of {row['cases']}",
+            f"{100 * row['interval'][0]:.2f} – {100 * row['interval'][1]:.2f} %",
+        ]
+        for row in document["simulated"]
+    ]
+    wrong = markdown(["run", "pairs", "P(f = c)", "P(f = c ≠ g)", "wrong", "95 % interval"], rows)
+    kept = [
+        [
+            row["to"],
+            str(row["n"]),
+            str(row["pairs"]),
+            f"{100 * row['differ']:.2f} %",
+            f"{row['mean_radius']:.3f}",
+            f"{row['transferred']:.3f}",
+            f"{100 * row['kept']:.1f} %",
+            f"{row['seconds'][0]:.0f} · {row['seconds'][1]:.0f}",
+        ]
+        for row in document["kept"]
+    ]
+    head = ["to", "n", "pairs", "f = c ≠ g", "mean radius of the run", "transferred", "kept", "seconds: run · transfer"]
+    images = document["kept"][0]["images"]
+    note = (
+        f"Simulated at α = {document['alpha']}, n = 2000. {images} of the zoo's images, from fp32, all in OpenVINO, α = 0.001; "
+        f"2 cores of {document['machine']['cpu']}, which other processes used too."
+    )
+    return f"{wrong}\n\n{markdown(head, kept)}\n\n{note}"
+
+
 def samples() -> str:
     """Samples that deciding one radius takes, by simulation."""
     document = json.loads((RESULTS / "samples.json").read_text())
@@ -439,6 +476,7 @@ TABLES = {
     "demo": demo,
     "bench": bench,
     "predictor": predictor,
+    "transfer": transfer,
     "samples": samples,
     "tolerance": tolerance,
     "radius": radius,

@@ -23,7 +23,7 @@ FLOORS = (
     ("runs",),
     ("report",),
     ("distributed",),
-    ("smoothed", "api", "ood", "doctor", "exporting", "bench", "predictor"),
+    ("smoothed", "api", "ood", "doctor", "exporting", "bench", "predictor", "transfer"),
     ("reproduce",),
     ("cli",),
 )

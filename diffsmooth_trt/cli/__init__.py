@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError, Stopped
-from . import bench, doctor, export, ood, report, reproduce, run, shards, soft_predict
+from . import bench, doctor, export, ood, report, reproduce, run, shards, soft_predict, transfer
 from .options import Commands, Parser
 
 
@@ -25,7 +25,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=version("diffsmooth-trt"))
     commands = Commands(parser)
-    for group in (report, run, soft_predict, shards, ood, export, reproduce, bench, doctor):
+    for group in (report, run, soft_predict, transfer, shards, ood, export, reproduce, bench, doctor):
         group.add(commands)
     return parser
 

@@ -21,7 +21,9 @@ def add(commands: Commands) -> None:
     demo.add_argument("--figure", type=Path, default=Path("demo.png"), metavar="FILE", help="default: demo.png")
     example = "report run.sqlite --figure curve.png"
     report = commands.add("report", "tables and figures of run stores", example, _report)
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run stores, or one file of `ood`")
+    report.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run stores, files of `transfer`, or one file of `ood`"
+    )
     report.add_argument(
         "--radii", type=numbers, metavar="R,R,…", help="default: the runs' preset radii, else 0,0.25,0.5,0.75,1"
     )
@@ -43,8 +45,12 @@ def _report(arguments: argparse.Namespace) -> None:
     from ..report.tables import summarise, text_table
     from ..report.tsv import write_tsv
     from ..runs.store import open_run
+    from ..transfer.file import is_transfer_file
 
     radii, enveloped = arguments.radii, arguments.envelope
+    if any(is_transfer_file(path) for path in arguments.runs):
+        _report_transfers(arguments)
+        return
     if any(is_ood_file(path) for path in arguments.runs):
         _report_ood(arguments)
         return
@@ -64,6 +70,24 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.figure:
         write_figure(arguments.figure, summaries)
     print(text)
+
+
+def _report_transfers(arguments: argparse.Namespace) -> None:
+    """The tables of files of `transfer`."""
+    from ..files import check_outputs, write_atomically
+    from ..transfer.file import TransferFile
+    from ..transfer.report import text, tsv
+
+    for option in ("html", "figure", "envelope"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option} is for runs of certify: leave it out for files of `transfer`")
+    if arguments.tsv and len(arguments.runs) != 1:
+        raise InputError(f"--tsv takes one file, got {len(arguments.runs)}: call it once a file")
+    check_outputs({"--tsv": arguments.tsv}, {f"run {path}": path for path in arguments.runs})
+    found = [TransferFile.read(path) for path in arguments.runs]
+    print("\n".join(text(each, arguments.radii) for each in found))
+    if arguments.tsv:
+        write_atomically(arguments.tsv, tsv(found[0]))
 
 
 def _report_ood(arguments: argparse.Namespace) -> None:

@@ -34,7 +34,9 @@ def add(commands: Commands) -> None:
         _add_run_options(commands.add(name, text, example, _run), name)
     example = "verify run.sqlite --fraction 0.01"
     verify = commands.add("verify", "draw votes of a run again and compare them", example, _verify)
-    verify.add_argument("run", type=Path, metavar="RUN", help="a run store or a file of `ood`, finished or not")
+    verify.add_argument(
+        "run", type=Path, metavar="RUN", help="a run store or a file of `ood`, finished or not, or one of `transfer`"
+    )
     verify.add_argument(
         "--fraction",
         type=float,
@@ -183,7 +185,32 @@ def _run(arguments: argparse.Namespace) -> None:
     print(text_table([execute_run(given)]))
 
 
+def _verify_transfer(arguments: argparse.Namespace) -> int:
+    """Verify a file of `transfer`."""
+    import secrets
+
+    from ..report.progress import ProgressBar
+    from ..transfer.verify import verify
+
+    for name in ("detector", "in_data", "out_data", "unfinished", "allow_host_code"):
+        if getattr(arguments, name):
+            raise InputError(f"--{name.replace('_', '-')} is not for files of transfer: leave it out")
+    given = {name: getattr(arguments, name) for name in ("engine", "classifier", "data")}
+    seed = secrets.randbits(32) if arguments.blocks_seed is None else arguments.blocks_seed
+    how = {name: getattr(arguments, name) for name in ("fraction", "device", "threads")}
+    with ProgressBar("verify") as progress:
+        done = verify(arguments.run, given=given, seed=seed, progress=progress, **how)
+    print("\n".join(done.lines()))
+    return 0 if done.agrees else 1
+
+
 def _verify(arguments: argparse.Namespace) -> int:
+    from ..transfer.file import is_transfer_file
+
+    return _verify_transfer(arguments) if is_transfer_file(arguments.run) else _verify_run(arguments)
+
+
+def _verify_run(arguments: argparse.Namespace) -> int:
     from ..api import verify
     from ..ood.store import is_ood_file
     from ..report.progress import ProgressBar

@@ -21,6 +21,7 @@ DRAWN_BY = {1: "0.3"}  # the release that draws an earlier version's noise
 SELECTION = 0
 ESTIMATION = 1
 PREDICTION = 2
+TRANSFER = 3  # of draws that two classifiers see, under a key of their own
 # … and noise that a random f adds of its own, fresh for every draw (methods/), which must be unknown when f is made, too.
 LOCAL = 16
 DIFFUSION_CLASSIFIER = 17

@@ -1,0 +1,148 @@
+"""Certificates that are transferred: how often they are wrong, by simulation, and what of the radius they keep, on the zoo.
+
+    python benchmarks/bench_transfer.py [--calibration-data ../shared/data/cifar10-train-lossless.parquet] [--max 10] [--n 10000]
+
+The simulation draws votes and pairs from their laws, without networks, where errors are likeliest: f and g differ only where f is
+right, so that P(g = c) = P(f = c) − P(f = c ≠ g) exactly. A certificate is wrong where its bound is above P(g = c). On the zoo the
+fp32 pair is certified, and transferred to the same pair in bf16 and, where calibration data are given, in int8. Writes
+benchmarks/results/transfer.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_noise import cpu_model
+
+import diffsmooth_trt as dst
+from diffsmooth_trt import zoo
+from diffsmooth_trt.certify.stopping import Stopping
+from diffsmooth_trt.engine.choice import EngineChoice
+from diffsmooth_trt.runs.identity import versions
+from diffsmooth_trt.runs.record import RunRecord
+from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper
+from diffsmooth_trt.statistics.sequential import looks
+from diffsmooth_trt.transfer.rule import Evidence, TransferRule
+from diffsmooth_trt.transfer.run import TransferConfig, transfer
+
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results"
+STATES = ROOT.parent / "export" / "zoo"
+ALPHA, CASES = 0.05, 20_000
+LAWS = ((0.9, 0.05), (0.99, 0.01), (0.7, 0.1), (0.6, 0.02), (0.999, 0.0005))  # P(f = c), P(f = c ≠ g)
+
+
+def record_of(stopping: Stopping) -> RunRecord:
+    """The record of a run that stops so, of the zoo's pair; no draw is taken."""
+    with dst.certify(
+        engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, data=zoo.IMAGES, max=1, n0=1, n=1, backend="onnxruntime"
+    ) as run:
+        return replace(run.record, stopping=stopping, total_variation=0.0)
+
+
+def simulated(cases: int) -> Iterator[dict[str, Any]]:
+    """Wrong certificates of `cases`, by stopping, pairs and law."""
+    rng = np.random.Generator(np.random.Philox(19))
+    runs = {"fixed": Stopping(n=2000, alpha=ALPHA), "tolerance": Stopping(n=2000, alpha=ALPHA, tolerance=0.05)}
+    for name, stopping in runs.items():
+        record = record_of(stopping)
+        for pairs in (200, 2000):
+            rule = TransferRule(record, pairs, ALPHA)
+            for p, q in LAWS:
+                wrong = 0
+                ends = np.array(looks(stopping.n) if stopping.sequential else [stopping.n])
+                hits = np.cumsum(rng.binomial(np.diff([0, *ends]), p, size=(cases, len(ends))), axis=1)
+                differ = rng.binomial(pairs, q, size=cases)
+                for row, differs in zip(hits.tolist(), differ.tolist(), strict=True):
+                    found = rule.outcome(Evidence(0, tuple(row), int(ends[-1]), differs))
+                    wrong += (found.p_lower or 0.0) > p - q
+                interval = [binomial_lower(wrong, cases, 0.025), binomial_upper(wrong, cases, 0.025)]
+                result = {
+                    "run": name,
+                    "pairs": pairs,
+                    "p": p,
+                    "q": q,
+                    "cases": cases,
+                    "wrong": wrong,
+                    "interval": interval,
+                }
+                print(result, flush=True)
+                yield result
+
+
+def exported(folder: Path, data: Path) -> dict[str, Path]:
+    """The zoo's pair in int8."""
+    from diffsmooth_trt.exporting import export_classifier, export_denoiser
+
+    made = {"engine": folder / "denoiser.onnx", "classifier": folder / "classifier.onnx"}
+    how: dict[str, Any] = {"precision": "int8", "calibration_data": data, "verify_samples": 64}
+    export_denoiser("guided-diffusion", STATES / "unet.pt", config="zoo", sigma=0.25, out=made["engine"], **how)
+    export_classifier(
+        "resnet56", STATES / "classifier-dds.pt", out=made["classifier"], verify_denoiser=zoo.DENOISER, **how
+    )
+    return made
+
+
+def kept(images: int, n: int, data: Path | None) -> Iterator[dict[str, Any]]:
+    """What share of the mean radius is kept, by precision."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = time.perf_counter()
+        with dst.certify(
+            engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, data=zoo.IMAGES, skip=100 // images, max=images, n=n,
+            backend="openvino", precision="fp32", out=folder / "run.sqlite",
+        ) as run:  # fmt: skip
+            radii = [result.radius or 0.0 for result in run.results()]
+        spent = time.perf_counter() - start
+        others: dict[str, dict[str, Path]] = {"bf16": {}}
+        if data is not None:
+            others["int8"] = exported(folder, data)
+        pairs = n // 10
+        for precision, files in others.items():
+            start = time.perf_counter()
+            out = folder / f"{precision}.json"
+            engines = EngineChoice(backend="openvino")
+            options = TransferConfig(run=folder / "run.sqlite", out=out, files=files, engines=engines, pairs=pairs)
+            made = transfer(options)
+            transferred = [image.outcome.radius or 0.0 for image in made.images]
+            result = {
+                "to": precision,
+                "pairs": pairs,
+                "n": n,
+                "images": len(radii),
+                "mean_radius": float(np.mean(radii)),
+                "transferred": float(np.mean(transferred)),
+                "kept": float(np.sum(transferred) / np.sum(radii)),
+                "differ": float(np.mean([image.pairs.f_alone / pairs for image in made.images])),
+                "seconds": [spent, time.perf_counter() - start],
+            }
+            print(result, flush=True)
+            yield result
+
+
+def main() -> None:
+    p = argparse.ArgumentParser()
+    p.add_argument("--calibration-data", type=Path)
+    p.add_argument("--max", type=int, default=10)
+    p.add_argument("--n", type=int, default=10_000)
+    p.add_argument("--cases", type=int, default=CASES)
+    a = p.parse_args()
+    document = {
+        "machine": {**versions(), "cpu": cpu_model()},
+        "alpha": ALPHA,
+        "simulated": list(simulated(a.cases)),
+        "kept": list(kept(a.max, a.n, a.calibration_data)),
+    }
+    RESULTS.joinpath("transfer.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""transfer: certificates for another engine of a certified network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..engine import BACKEND_NAMES, PRECISIONS
+from .options import Commands
+from .run import add_host_code
+
+OWN = ("engine", "classifier")
+
+
+def add(commands: Commands) -> None:
+    """transfer with its options."""
+    text = (
+        "certificates for another engine of the same network, from a run's votes and a few draws that both engines see"
+    )
+    example = "transfer run.sqlite --engine denoiser-int8.onnx --classifier classifier-int8.onnx --out int8.json"
+    parser = commands.add("transfer", text, example, _transfer)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a run store of certify")
+    for name in OWN:
+        text = "the other engine in place of the run's --engine" if name == "engine" else "… of its --classifier"
+        add(f"--{name}", type=Path, metavar="FILE", help=f"{text}; the run's own where left out")
+    add("--n", type=int, metavar="N", help="paired draws an image (default: a tenth of the run's draws)")
+    add("--alpha", type=float, help="failure probability, split between votes and pairs (default: the run's)")
+    add("--batch", type=int, default=64, metavar="B", help="rows an engine call of the other engines (default: 64)")
+    add("--backend", choices=BACKEND_NAMES, help="of the other engines, as for certify")
+    add("--precision", choices=PRECISIONS, help="… likewise")
+    add("--device", default="cpu", help="… cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
+    add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    add_host_code(parser)
+    for name in (*OWN, "data"):
+        option = "--data" if name == "data" else f"--from-{name}"
+        add(
+            option,
+            dest=f"from_{name}",
+            type=Path,
+            metavar="PATH",
+            help=f"the run's --{name}; default: the path that it records",
+        )
+    add(
+        "--key",
+        metavar="HEX",
+        help="256-bit key of the pairs, 64 digits; drawn from the operating system where left out",
+    )
+    add("--out", type=Path, required=True, metavar="FILE.json", help="the file to make; report and verify read it")
+    add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
+
+
+def _transfer(arguments: argparse.Namespace) -> None:
+    from ..engine.choice import EngineChoice
+    from ..files import check_outputs, write_atomically
+    from ..noise import Key
+    from ..report.progress import ProgressBar
+    from ..transfer.report import text, tsv
+    from ..transfer.run import TransferConfig, transfer
+
+    chosen = ("batch", "backend", "precision", "device", "threads", "allow_host_code")
+    check_outputs({"--out": arguments.out, "--tsv": arguments.tsv}, {"RUN": arguments.run})
+    own = {name: path for name in (*OWN, "data") if (path := getattr(arguments, f"from_{name}")) is not None}
+    config = TransferConfig(
+        run=arguments.run,
+        out=arguments.out,
+        files={name: path for name in OWN if (path := getattr(arguments, name)) is not None},
+        engines=EngineChoice(**{name: getattr(arguments, name) for name in chosen}),
+        pairs=arguments.n,
+        alpha=arguments.alpha,
+        key=None if arguments.key is None else Key.parse(arguments.key),
+        given=own,
+    )
+    with ProgressBar("transfer") as progress:
+        made = transfer(config, progress)
+    print(text(made))
+    if arguments.tsv is not None:
+        write_atomically(arguments.tsv, tsv(made))

@@ -1,0 +1,184 @@
+"""The file of a transfer: one JSON object with the run's record, the other classifier, and each image's evidence and certificate.
+
+It is written whole or not at all. Certificates are derived from the evidence again whenever it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from ..certify.rules import Outcome
+from ..errors import InputError, StoreError
+from ..files import write_atomically
+from ..noise import Key
+from ..noise.counters import KEY_BITS
+from ..runs.record import ClassifierId, RunRecord, naming_damage
+from .pairs import Pairs
+from .rule import Evidence, TransferRule
+
+KIND, FORMAT = "diffsmooth-trt transfer", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transferred:
+    """One image: its row in the data set, label and pixels, the run's `hits` for its `chosen` class among `trials`, the `pairs`,
+    and the `outcome` for the other classifier."""
+
+    index: int
+    label: int
+    sha256: str
+    distance: float
+    chosen: int
+    hits: tuple[int, ...]
+    trials: int
+    pairs: Pairs
+    outcome: Outcome
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the certificate follows from."""
+        return Evidence(self.chosen, self.hits, self.trials, self.pairs.f_alone, self.distance)
+
+    @property
+    def correct(self) -> bool:
+        """Whether the class is the label."""
+        return self.outcome.predict == self.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferFile:
+    """A transfer: from the `run` at a path to `classifier`, by `pairs` draws an image at `alpha`, under a key of its own.
+
+    `files` are the other classifier's and the data's paths by option, `versions` software and machine.
+    """
+
+    path: Path
+    run: str
+    record: RunRecord
+    classifier: ClassifierId
+    pairs: int
+    alpha: float
+    key: Key
+    key_drawn: bool
+    files: Mapping[str, str]
+    versions: Mapping[str, Any]
+    rows: Mapping[str, str]
+    images: Sequence[Transferred]
+
+    @cached_property
+    def rule(self) -> TransferRule:
+        """What its evidence says."""
+        return TransferRule(self.record, self.pairs, self.alpha)
+
+    def write(self) -> None:
+        """Write it. Raises StoreError where that fails."""
+        values: dict[str, Any] = {
+            "file": KIND,
+            "format": FORMAT,
+            "run": self.run,
+            "record": self.record.to_meta(),
+            "classifier": dict(self.classifier.parts),
+            "pairs": self.pairs,
+            "alpha": self.alpha,
+            "alpha_of_votes": self.rule.of_votes,
+            "alpha_of_pairs": self.rule.of_pairs,
+            "key": self.key.hex,
+            "key_source": "drawn" if self.key_drawn else "given",
+            "files": dict(self.files),
+            "versions": dict(self.versions),
+            "rows": dict(self.rows),
+            "images": [_line(image) for image in self.images],
+        }
+        write_atomically(self.path, json.dumps(values) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The transfer at `path`. InputError for other files; StoreError where a certificate does not follow from its evidence."""
+        values = _loaded(path)
+        if values is None:
+            raise InputError(f"{path} is no file of `diffsmooth-trt transfer`: give its --out")
+        if values.get("format") != FORMAT:
+            raise InputError(
+                f"{path} is of format {values.get('format')}, this version reads {FORMAT}: use the one that wrote it"
+            )
+        with naming_damage(f"{path} holds values"):
+            if not 0 <= int(values["key"], 16) < 2**KEY_BITS:
+                raise ValueError("key")
+            found = cls(
+                path=path,
+                run=str(values["run"]),
+                record=RunRecord.from_meta(values["record"]),
+                classifier=ClassifierId(dict(values["classifier"])),
+                pairs=values["pairs"],
+                alpha=float(values["alpha"]),
+                key=Key(int(values["key"], 16)),
+                key_drawn=values["key_source"] == "drawn",
+                files=dict(values["files"]),
+                versions=dict(values["versions"]),
+                rows=dict(values["rows"]),
+                images=[_image(line) for line in values["images"]],
+            )
+            found._check(values)
+        return found
+
+    def _check(self, values: Mapping[str, Any]) -> None:
+        """Raise for what does not follow from the evidence."""
+        if (values["alpha_of_votes"], values["alpha_of_pairs"]) != (self.rule.of_votes, self.rule.of_pairs):
+            raise StoreError(
+                f"{self.path}: the shares of alpha do not follow from pairs and draws: restore it from a copy"
+            )
+        numbers = [image.index for image in self.images]
+        if numbers != sorted(set(numbers)) or any(number not in self.record.asked for number in numbers):
+            raise StoreError(f"{self.path}: its images are not those of the run, each once: restore it from a copy")
+        for image in self.images:
+            if image.pairs.total != self.pairs or min(vars(image.pairs).values()) < 0:
+                raise StoreError(
+                    f"{self.path}: image {image.index} does not have {self.pairs} pairs: restore it from a copy"
+                )
+            if not self.rule.outcome(image.evidence).agrees(image.outcome, image.distance):
+                raise StoreError(
+                    f"{self.path}: the certificate of image {image.index} does not follow from its evidence"
+                )
+
+
+def is_transfer_file(path: Path) -> bool:
+    """Whether the file is one of `diffsmooth-trt transfer`."""
+    return _loaded(path) is not None
+
+
+def _loaded(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            if not file.read(64).startswith(b'{"file": "' + KIND.encode() + b'"'):
+                return None
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _line(image: Transferred) -> dict[str, Any]:
+    values = asdict(image)
+    outcome = values.pop("outcome")
+    return {**values, **{name: outcome[name] for name in ("predict", "radius", "p_lower")}}
+
+
+def _image(line: Mapping[str, Any]) -> Transferred:
+    outcome = Outcome(line["predict"], line["radius"], line["p_lower"], line["hits"][-1], line["trials"])
+    more = {name: line[name] for name in ("index", "label", "sha256", "distance", "chosen", "trials")}
+    for value in (
+        *line["hits"],
+        *line["pairs"].values(),
+        line["index"],
+        line["chosen"],
+        line["trials"],
+        line["predict"],
+    ):
+        if type(value) is not int:
+            raise TypeError(f"{value!r} where an integer belongs")
+    return Transferred(**more, hits=tuple(line["hits"]), pairs=Pairs(**line["pairs"]), outcome=outcome)

@@ -1,0 +1,243 @@
+"""From a finished run and another engine of the same network to certificates for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..certify.progress import NoProgress, Progress
+from ..device import open_device
+from ..engine.choice import EngineChoice
+from ..errors import InputError
+from ..files import check_outputs
+from ..images import Image, Images, pixel_digest
+from ..methods import METHODS, Method
+from ..noise import ESTIMATION, Key
+from ..runs.config import RunConfig
+from ..runs.engines import build_method, device_of, open_method
+from ..runs.identity import classifier_id, differences, independence, versions
+from ..runs.record import check_noise_version
+from ..runs.reopen import check_weights, find, recorded_config
+from ..runs.run import check_noise
+from ..runs.store import RunStore, open_run
+from ..statistics.bounds import binomial_upper
+from .file import TransferFile, Transferred
+from .pairs import Pairs, labels
+from .rule import Evidence, TransferRule
+
+TOGETHER = 16  # images whose draws fill batches together
+EARLY = 10  # certified images of which one at least has to be transferable
+SHARE = 10  # of the run's draws, one in so many is paired by default
+FROM = "from-"  # the options that name the run's own files, where they are elsewhere now
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """`run` is a finished run of certify; `files` are the other classifier's by option, the run's own where they are left out;
+    `engines` says how they are run. `pairs` (n on the command line) defaults to a tenth of the run's draws, `alpha` to the run's.
+    `given` are the run's own files, and `data`, where they are elsewhere now.
+    """
+
+    run: Path
+    out: Path
+    files: Mapping[str, Path]
+    engines: EngineChoice
+    pairs: int | None = None
+    alpha: float | None = None
+    key: Key | None = None
+    given: Mapping[str, Path] | None = None
+
+    def __post_init__(self) -> None:
+        inputs = {"RUN": self.run, **{f"--{name}": path for name, path in self.files.items()}}
+        check_outputs({"--out": self.out}, inputs)
+        if self.out.exists():
+            raise InputError(f"--out {self.out} exists: give another name")
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """f, the run's classifier, and g, the other; and where g's files and the data are."""
+
+    f: Method
+    g: Method
+    config: RunConfig
+    files: Mapping[str, Path]
+
+
+def transfer(config: TransferConfig, progress: Progress | None = None) -> TransferFile:
+    """Certify `config.files` from the run, and write that to `config.out`.
+
+    Raises InputError where the two classifiers are not of one method, noise level, shape and number of classes, where f is not
+    exactly the run's classifier, and where their labels agree too rarely for any certificate: it says how often.
+    """
+    with open_run(config.run) as store, ExitStack() as stack:
+        record = store.record
+        check_noise_version(store.path, record.classifier)
+        pairs = max(1, record.stopping.n // SHARE) if config.pairs is None else config.pairs
+        alpha = record.stopping.alpha if config.alpha is None else config.alpha
+        rule = TransferRule(record, pairs, alpha)
+        least = binomial_upper(0, pairs, rule.of_pairs)
+        if least >= 0.5:
+            raise InputError(f"--n {pairs} pairs prove nothing even where all labels agree: raise --n")
+        both = open_both(store, config.files, config.engines, config.given or {}, stack)
+        images = Images.chosen(both.config.data, record.choice)
+        key = Key.draw() if config.key is None else config.key
+        found: list[Transferred] = []
+        shown = progress or NoProgress()
+        shown.start(len(store.images_with_results()), 0, 2 * pairs * len(store.images_with_results()), 0)
+        certified = 0
+        for group in groups(images, store):
+            found += evaluated(store, both, rule, key, group)
+            certified += sum(store.result(image.index).predict >= 0 for image in group)
+            shown.update(2 * pairs * len(group), len(group))
+            if certified >= EARLY:
+                check_agreement(found, certified)
+        if not found:
+            raise InputError(f"{store.path} has no results yet: finish the run first")
+        check_agreement(found, certified)
+        made = TransferFile(
+            path=config.out,
+            run=str(store.path),
+            record=record,
+            classifier=classifier_id(both.g),
+            pairs=pairs,
+            alpha=alpha,
+            key=key,
+            key_drawn=config.key is None,
+            files={**{name: str(path) for name, path in both.files.items()}, "data": str(both.config.data)},
+            versions=versions(both.g.device),
+            rows=independence(both.g.engines),
+            images=found,
+        )
+        made.write()
+    return made
+
+
+def open_both(
+    store: RunStore,
+    files: Mapping[str, Path],
+    engines: EngineChoice,
+    given: Mapping[str, Path],
+    stack: ExitStack,
+) -> Classifiers:
+    """f as the run had it and g of `files`, closed with `stack`. Raises InputError where they do not go together."""
+    record = store.record
+    if record.method not in METHODS:
+        raise InputError(f"{store.path} has method {record.method!r}: use the version that wrote it")
+    slots = METHODS[record.method].slots
+    foreign = [name for name in (*files, *given) if name not in (*slots, "data")]
+    if foreign:
+        raise InputError(f"--{foreign[0]} is not used by --method {record.method}, which the run has: leave it out")
+    own = {name: given.get(name) or _own(store, name) for name in (*slots, "data")}
+    config = recorded_config(store, own, engines.threads)
+    f = build_method(config, device=device_of(config))
+    stack.callback(f.close)
+    check_weights(record.classifier, f.engines)
+    apart = differences(record.classifier.parts, classifier_id(f).parts, words=("run", "here"))
+    if apart:
+        raise InputError(
+            f"this machine makes another classifier of the run's files ({apart[0]}): transfer where the run was made"
+        )
+    taken = {name: files.get(name, own[name]) for name in slots}
+    g = open_method(
+        config.method,
+        taken,
+        sigma=config.sigma,
+        options=config.options,
+        engines=engines,
+        batch=int(engines.batch),
+        device=open_device(engines.device),
+    )
+    stack.callback(g.close)
+    _check_pair(f, g)
+    for method in (f, g):
+        check_noise(method, record.stopping)
+    return Classifiers(f, g, config, taken)
+
+
+def _own(store: RunStore, name: str) -> Path:
+    """Where a file of the run is; the error names the option that says so here."""
+    option = "--data" if name == "data" else f"--{FROM}{name}"
+    recorded = store.files.get(name)
+    if recorded is None:
+        raise InputError(f"{store.path} does not record where its {name} is: pass {option}")
+    return find(store.path, recorded, option)
+
+
+def _check_pair(f: Method, g: Method) -> None:
+    """InputError unless certificates of f may be transferred to g."""
+    if classifier_id(f).id == classifier_id(g).id:
+        raise InputError("the engines make the run's own classifier, which has its certificates: give another --engine")
+    for what, ours, theirs in (
+        ("classes", f.classes, g.classes),
+        ("sigma", f.sigma, g.sigma),
+        ("images", f.input_shape, g.input_shape),
+        ("class of abstentions", f.void, g.void),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"the run's classifier has {what} {ours}, the other {theirs}: give an engine of the same network"
+            )
+    for method in (f, g):
+        if method.place_dependent:
+            raise InputError(
+                "last bits of a classifier depend on a row's place in the batch on this device, which transfer does not bound: use "
+                "--device cpu, or certify it by itself"
+            )
+
+
+def groups(images: Images, store: RunStore) -> Iterator[list[Image]]:
+    """The images that have a result, some at a time; InputError for one that is not the run's."""
+    waiting: list[Image] = []
+    held = set(store.images_with_results())
+    for image in images:
+        if image.index not in held:
+            continue
+        held.remove(image.index)
+        known = store.known(image.index)
+        if known is None or known[:2] != (image.label, pixel_digest(image)):
+            raise InputError(f"image {image.index} in --data is not the run's: pass the data that it used")
+        waiting.append(image)
+        if len(waiting) == TOGETHER:
+            yield waiting
+            waiting = []
+    if held:
+        raise InputError(f"--data has no image {min(held)}, of which the run has a result: pass the data that it used")
+    if waiting:
+        yield waiting
+
+
+def evaluated(
+    store: RunStore, both: Classifiers, rule: TransferRule, key: Key, images: Sequence[Image]
+) -> list[Transferred]:
+    """The images' paired draws, and what follows from them."""
+    found = []
+    of_f, of_g = (labels(method, key, images, rule.pairs) for method in (both.f, both.g))
+    for image, f, g in zip(images, of_f, of_g, strict=True):
+        known, votes = store.known(image.index), store.votes(image.index)
+        chosen = votes.selected
+        pairs = Pairs.of(f, g, chosen)
+        more: dict[str, Any] = {
+            "chosen": chosen,
+            "hits": tuple(votes.hits) or (int(votes.totals[ESTIMATION][chosen]),),
+            "trials": votes.trials,
+        }
+        distance = known[2] if known else 0.0
+        evidence = Evidence(**more, differ=pairs.f_alone, distance=distance)
+        more |= {"index": image.index, "label": image.label, "sha256": pixel_digest(image), "distance": distance}
+        found.append(Transferred(**more, pairs=pairs, outcome=rule.outcome(evidence)))
+    return found
+
+
+def check_agreement(found: Sequence[Transferred], certified: int) -> None:
+    """InputError where the run certified images and none of them can be certified for g."""
+    if not certified or any(image.outcome.predict >= 0 for image in found):
+        return
+    share = sum(image.pairs.agree for image in found) / sum(image.pairs.total for image in found)
+    raise InputError(
+        f"the two classifiers agree on the run's class in {share:.1%} of paired draws, too rarely to certify any of {len(found)} "
+        "images: give an engine of the same network, or more --n"
+    )
