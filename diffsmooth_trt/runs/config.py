@@ -232,7 +232,7 @@ def check_files(method: type[Method], files: Mapping[str, Path]) -> None:
             if len(taken) == 1 and foreign[0] == "classifier"
             else f"{_flag(foreign[0])} is not used by --method {name}: leave it out"
         )
-    missing = [name for name, slot in taken.items() if name not in files and not slot.optional]
+    missing = [option for option, slot in taken.items() if option not in files and not slot.optional]
     if missing:
         role = taken[missing[0]].role
         raise InputError(f"{_flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")
