@@ -18,8 +18,7 @@ in the published code (the image's noise of part 2, number 0); the detector sees
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +27,12 @@ from scipy.special import expit, ndtr, ndtri
 
 from ..certify.audit_rows import Seat
 from ..certify.batch import Span, fill, packed
-from ..certify.blocks import BLOCK, Block
+from ..certify.blocks import BLOCK
 from ..certify.progress import Progress
 from ..certify.self_audit import SelfAudit
 from ..dtypes import Floats32, Floats64
 from ..errors import InputError
-from ..images import Image, flat_pixels, pixel_digest
+from ..images import Image
 from ..noise import OOD
 from ..statistics.bounds import Certificate, certificate
 from ..statistics.sequential import looks
@@ -43,8 +42,9 @@ from .model import Model
 from .record import OodRecord
 from .sets import DataSet
 from .store import OodStore, Record
+from .tasks import Task
 
-# Images in work at once: no more than fill so many batches, of which the last may be partly empty; a kill loses what they drew.
+# Images in work at once: no more than fill so many batches, of which the last may be partly empty.
 GROUP = 64
 BATCHES = 64
 
@@ -52,18 +52,6 @@ BATCHES = 64
 def phase_of(number: int, part: int) -> int:
     """The phase word of set `number`: part 0 selects a class, 1 estimates, 2 is for noise that a score is averaged over."""
     return OOD + 4 * number + part
-
-
-@dataclass
-class Task:
-    """One image in work: what was counted so far, and of which draw the next one is."""
-
-    image: Image
-    pixels: NDArray[np.uint8]
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    votes: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # selection, estimation
-    drawn: int = 0
-    selected: bool = True
 
 
 def dense(record: Record) -> NDArray[np.int64]:
@@ -129,12 +117,14 @@ class Certifier:
         """Finish every image of every set, the in-distribution one first: its bounds are what the others' are compared with."""
         self.store, self.progress, self.key, self.alpha = store, progress, store.record.key, store.record.level
         done, drawn = len(self.store.records), sum(r["n"] for r in self.store.records.values())
+        drawn += sum(sum(state["counts"]) for state in self.store.draws.values())
         self.audit = self._open_audit(drawn) if self.audited else None
         self.progress.start(sum(map(len, sets)), done, None, drawn)
         for number, data in enumerate(sets):
             if number == 1:
                 self.inside = np.sort([bound_of(record, store.record) for record in store.of_set(0)])
             self._run_set(number, data)
+        self.store.forget_draws()
 
     def _open_audit(self, drawn: int) -> SelfAudit:
         """The run's audit, where the file's was left; `drawn` is what its records hold."""
@@ -171,25 +161,49 @@ class Certifier:
         while True:
             rows = sum(map(self._rows, active))
             while len(active) < GROUP and rows < BATCHES * self.model.batch and (image := next(waiting, None)):
-                active.append(self._task(image))
+                active.append(self._task(number, image))
                 rows += self._rows(active[-1])
             if not active:
                 break
             rows = self._round(number, active)
             finished = [task for task in active if task.drawn and self._stops(number, task)]
             for task in finished:
+                self.store.draws.pop((number, task.image.index), None)
                 self.store.add(self._record(number, task))
             active = [task for task in active if not any(task is other for other in finished)]
             self.progress.update(rows, len(finished))
         while self.audit is not None and self._check(number, self.audit.rest()):
             pass
 
-    def _task(self, image: Image) -> Task:
-        task = Task(image, flat_pixels(image))
-        if self.voting:
-            task.votes = (np.zeros(self.model.classes, np.int64), np.zeros(self.model.classes, np.int64))
-            task.selected = False
+    def _task(self, number: int, image: Image) -> Task:
+        """The image's task, as an unfinished run left it. InputError for counts that are not this image's."""
+        state = self.store.draws.get((number, image.index))
+        if state is None:
+            task = Task(image)
+            if self.voting:
+                task.votes = (np.zeros(self.model.classes, np.int64), np.zeros(self.model.classes, np.int64))
+                task.selected = False
+            return task
+        try:
+            task = Task.of_state(image, state)
+            stop = self._next(task) if task.selected else self.config.n0
+            sound = (state["sha256"], task.stop, self._votes_fit(task)) == (task.digest, stop, True)
+        except (ValueError, KeyError, TypeError, IndexError):
+            sound = False
+        if not sound:
+            raise InputError(
+                f"{self.store.path}.draws holds other draws of set {number}, row {image.index} than this run's: remove that file, "
+                "and unfinished images are drawn anew"
+            )
         return task
+
+    def _votes_fit(self, task: Task) -> bool:
+        """Whether votes are there where the score counts them, of every class, and in selection as many as there are draws."""
+        if task.votes is None or not self.voting:
+            return task.votes is None and task.selected and not self.voting
+        selection, estimation = task.votes
+        whole = len(selection) == len(estimation) == self.model.classes
+        return whole and (not task.selected or int(selection.sum()) == self.config.n0)
 
     def _next(self, task: Task) -> int:
         """How many draws the task has after the next block."""
@@ -203,28 +217,41 @@ class Certifier:
         """Draw the next block of each task; how many rows that were."""
         work = []
         for task in active:
-            if task.selected:
-                start, stop, part = task.drawn, self._next(task), 1
-            else:
-                start, stop, part = 0, self.config.n0, 0
-            work.append((Block(task.image.index, phase_of(number, part), start, stop), task.pixels))
-        owners = {block.image: task for (block, _), task in zip(work, active, strict=True)}
-        values: dict[int, list[Floats64]] = {block.image: [] for block, _ in work}
+            if not task.begun:
+                task.begin(self._next(task) if task.selected else self.config.n0)
+            phase = phase_of(number, 1 if task.selected else 0)
+            work += [(block, task.pixels) for block in task.blocks(phase)]
+        owners = {task.image.index: task for task in active}
         for spans in packed(work, self.model.batch):
             fill(self.law, self.key, spans, self.noisy)
-            for image, found in self._measured(spans, owners, number):
-                values[image].append(found)
+            self._count(self._measured(spans, owners, number), owners)
             while self.audit is not None and self._check(number, self.audit.due()):
                 pass
+            for span in spans:
+                owners[span.block.image].filled = span.start + span.high - span.low
+            self._keep(number, active)
         while self._pending:
-            for image, found in self._flush(number):
-                values[image].append(found)
-        for (block, _), task in zip(work, active, strict=True):
-            if task.selected:
-                task.drawn = block.stop
-                task.counts += np.bincount(bin_values(np.concatenate(values[block.image])), minlength=BINS)
-            task.selected = True
+            self._count(self._flush(number), owners)
+        for task in active:
+            task.end()
         return sum(block.stop - block.start for block, _ in work)
+
+    def _count(self, measured: Iterable[tuple[int, Floats64]], owners: dict[int, Task]) -> None:
+        """Count values by image; selection only counts votes."""
+        for image, values in measured:
+            if owners[image].selected:
+                owners[image].counts += np.bincount(bin_values(values), minlength=BINS)
+
+    def _keep(self, number: int, active: Sequence[Task]) -> None:
+        """Keep what the images in work have counted, about every second."""
+        if self.store.keeps_draws():
+            waiting: dict[int, list[int]] = {}
+            for span, _, _ in self._pending:
+                waiting.setdefault(span.block.image, []).append(span.start)
+            for task in active:
+                at = task.image.index
+                self.store.draws[number, at] = task.state(number, waiting.get(at, ()))
+            self.store.keep_draws()
 
     def _sided(self, confidence: Floats64, number: int) -> Floats64:
         """What is counted: the confidence, or for the in-distribution set 1 minus it, rounded up."""
@@ -318,7 +345,7 @@ class Certifier:
             "set": number,
             "row": task.image.index,
             "label": task.image.label,
-            "sha256": pixel_digest(task.image),
+            "sha256": task.digest,
             "n": task.drawn,
             "bins": used.tolist(),
             "counts": task.counts[used].tolist(),

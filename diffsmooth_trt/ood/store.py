@@ -2,7 +2,8 @@
 
 Besides them there are lines of what the run's audit has found so far (certify/self_audit.py); the last one counts. A file whose
 audit failed is not opened. Lines are only ever appended, and put on disk about every second. A kill loses what came after; a
-last line that was cut short is dropped when the run goes on. Everything that reports say is derived from the lines again.
+last line that was cut short is dropped when the run goes on. What unfinished images have drawn is kept in a file of its own
+(tasks.py). Everything that reports say is derived from the lines again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..noise.counters import KEY_BITS
 from ..runs.audit import refuse_void
 from ..runs.record import naming_damage
 from .record import FORMAT, KIND, OodRecord
+from .tasks import DrawsFile, State
 
 SYNC_SECONDS = 1.0
 Record = dict[str, Any]
@@ -36,7 +38,8 @@ def is_ood_file(path: Path) -> bool:
 
 
 class OodStore:
-    """`record` is the first line typed, `records` the others by (set, row), `audit` what the audit found.
+    """`record` is the first line typed, `records` the others by (set, row), `audit` what the audit found, `draws` what is counted
+    of images in work.
 
     Use as a context manager.
     """
@@ -47,7 +50,9 @@ class OodStore:
         self.path, self.record, self.records, self._file = path, record, records, file
         self.audit: Record | None = None
         self._told, self._audited = True, time.monotonic()
-        self._synced = time.monotonic()
+        self._synced = self._kept = time.monotonic()
+        self.draws: dict[tuple[int, int], State] = {}
+        self._draws_file: DrawsFile | None = None
 
     @property
     def files(self) -> Mapping[str, Any]:
@@ -57,7 +62,9 @@ class OodStore:
     @classmethod
     def create(cls, path: Path, record: OodRecord) -> Self:
         """A new file with its first line; raises StoreError where that cannot be written."""
-        write_atomically(path, json.dumps(record.to_meta(), sort_keys=True) + "\n")
+        first = json.dumps(record.to_meta(), sort_keys=True) + "\n"
+        DrawsFile(path, first.encode()).remove()
+        write_atomically(path, first)
         return cls.open(path, write=True)
 
     @classmethod
@@ -99,7 +106,34 @@ class OodStore:
                 raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place") from None
         store = cls(path, made, records, file)
         store.audit = audits[-1] if audits else None
+        if write:
+            store._open_draws(whole.splitlines()[0])
         return store
+
+    def _open_draws(self, first: bytes) -> None:
+        self._draws_file = DrawsFile(self.path, first)
+        try:
+            self.draws = self._draws_file.read()
+        except InputError:
+            self.close()
+            raise
+
+    def keeps_draws(self) -> bool:
+        """Whether it is time to keep what images in work have counted."""
+        return self._draws_file is not None and time.monotonic() - self._kept > SYNC_SECONDS
+
+    def keep_draws(self) -> None:
+        """Put `draws` on disk, after all lines: an image is never in neither."""
+        if self._draws_file is not None:
+            self.sync()
+            self._draws_file.write(self.draws.values())
+            self._kept = time.monotonic()
+
+    def forget_draws(self) -> None:
+        """Every image has its line: take the file of draws away."""
+        if self._draws_file is not None:
+            self.sync()
+            self._draws_file.remove()
 
     def add(self, record: Record) -> None:
         """Append what is known of one image."""
