@@ -79,8 +79,9 @@ class SmoothedClassifier:
 
     f: float32 `[B, C, H, W]`, images in [0, 1] plus noise that is not clipped, → integer labels `[B]` or logits
     `[B, classes]`; a NumPy or torch function, a torch module in eval mode, or an engine file. With `classifier`, another of
-    those, f is the denoiser in front of it: images → images `[B, C, H, W]` in [0, 1]. classes: how many there are; needed only
-    of a function that returns labels. sigma: image units, in [0.01, 4]; needed unless f is a denoiser's file, which says it.
+    those, f is the denoiser in front of it: images → images `[B, C, H, W]` in [0, 1]; with `unconditional`, f is the conditional
+    denoiser of method "apndc", and `unconditional` the denoiser that it denoises by. classes: how many there are; needed only of
+    a function that returns labels. sigma: image units, in [0.01, 4]; needed unless f is a denoiser's file, which says it.
     method: a name in `METHODS`, by default "rs", or "dds" with `classifier`; its own options are arguments too. batch: rows of a
     call of f. backend, device, precision, threads, allow_host_code: for engine files, see `open_engine`.
 
@@ -94,6 +95,7 @@ class SmoothedClassifier:
         f: Base,
         *,
         classifier: Base | None = None,
+        unconditional: Base | None = None,
         classes: int | None = None,
         sigma: float | None = None,
         method: str | None = None,
@@ -122,7 +124,10 @@ class SmoothedClassifier:
         if unknown:
             raise InputError(f"SmoothedClassifier got an unexpected keyword argument {unknown[0]!r}: leave it out")
         self.options = method_options(self.method, options)
-        self.bases = self._checked_bases({"engine": f, **({} if classifier is None else {"classifier": classifier})})
+        partners = {"classifier": classifier, "unconditional": unconditional}
+        self.bases = self._checked_bases(
+            {"engine": f, **{slot: base for slot, base in partners.items() if base is not None}}
+        )
         if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 2):
             raise InputError(f"classes is {classes!r}, expected an integer of 2 or more")
         if sigma is not None:

@@ -171,3 +171,23 @@ def test_a_null_class_that_was_not_trained_is_said(
             if noted:
                 assert "was not trained without a class" in alone.notes[0] and "--unconditional" in alone.notes[0]
         assert not opened(path, shrinking_denoiser(SIGMA)).notes
+
+
+def test_arrays_have_the_votes_of_a_file(conditional_denoiser, shrinking_denoiser, images_npz, tmp_path):
+    first, second, data = conditional_denoiser(MEANS, 0.5), shrinking_denoiser(SIGMA), images_npz(count=3, classes=5)
+    shared = {
+        "unconditional": second,
+        "method": "apndc",
+        "sigma": SIGMA,
+        "steps": 6,
+        "batch": 8,
+        "backend": "onnxruntime",
+    }
+    drawn = {"n0": 20, "n": 60, "key": "5" * 64}
+    with dst.certify(engine=first, data=data, out=tmp_path / "r.sqlite", **shared, **drawn) as store:
+        expected = [(result.predict, result.radius or 0.0) for result in store.results()]
+    with dst.SmoothedClassifier(first, **shared) as smoothed:
+        done = smoothed.certify(np.stack([image.pixels for image in dst.Images(data)]), **drawn)
+    assert list(zip(done.prediction, done.radius, strict=True)) == expected
+    with pytest.raises(InputError, match="^unconditional is not used by method 'dc'"):
+        dst.SmoothedClassifier(first, **{**shared, "method": "dc"})
