@@ -11,7 +11,7 @@ from ..engine.choice import AUTO
 from ..methods import METHODS
 from ..runs.config import options, slots
 from .options import Commands
-from .run import add_host_code, add_option
+from .run import add_host_code, add_option, flag
 
 if TYPE_CHECKING:
     from ..bench.report import Comparison
@@ -28,7 +28,8 @@ def add(commands: Commands) -> None:
     parser = commands.add("bench", text, example, _bench)
     add = parser.add_argument
     add("--engine", type=Path, required=True, metavar="FILE", help="as for certify")
-    add("--classifier", type=Path, metavar="FILE", help="as for certify")
+    for slot in slots()[1:]:
+        add(flag(slot), type=Path, metavar="FILE", help="as for certify")
     add("--method", choices=METHODS, default="dds", help="default: dds")
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
     for option in options().values():

@@ -12,7 +12,7 @@ from ..engine import BACKEND_NAMES, PRECISIONS
 from ..errors import InputError
 from ..methods import METHODS
 from ..methods.diffusion_classifier import integers
-from ..runs.config import RunConfig, names, options
+from ..runs.config import RunConfig, names, options, slots
 from .options import Commands
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _verify_transfer(arguments: argparse.Namespace) -> int:
     for name in ("detector", "in_data", "out_data", "unfinished", "allow_host_code"):
         if getattr(arguments, name):
             raise InputError(f"--{name.replace('_', '-')} is not for files of transfer: leave it out")
-    given = {name: getattr(arguments, name) for name in ("engine", "classifier", "data")}
+    given = {name: getattr(arguments, name) for name in (*slots(), "data")}
     seed = secrets.randbits(32) if arguments.blocks_seed is None else arguments.blocks_seed
     how = {name: getattr(arguments, name) for name in ("fraction", "device", "threads")}
     with ProgressBar("verify") as progress:

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..engine import BACKEND_NAMES, PRECISIONS
+from ..runs.config import slots
 from .options import Commands
 from .run import add_host_code
 
-OWN = ("engine", "classifier")
+OWN = slots()
 
 
 def add(commands: Commands) -> None:
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a run store of certify")
     for name in OWN:
-        text = "the other engine in place of the run's --engine" if name == "engine" else "… of its --classifier"
+        text = "the other engine in place of the run's --engine" if name == "engine" else f"… of its --{name}"
         add(f"--{name}", type=Path, metavar="FILE", help=f"{text}; the run's own where left out")
     add("--n", type=int, metavar="N", help="paired draws an image (default: a tenth of the run's draws)")
     add("--alpha", type=float, help="failure probability, split between votes and pairs (default: the run's)")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
-from ..methods import METHODS
+from ..methods import METHODS, Slot
 from .config import RunConfig
 from .record import ClassifierId, naming_damage
 from .store import RunStore
@@ -38,16 +38,23 @@ def recorded_config(store: RunStore, given: Given, threads: int | None, device: 
         return _config(store, given, threads, device)
 
 
+def own_slots(store: RunStore, given: Iterable[str]) -> dict[str, Slot]:
+    """The run's engines by the options that name them. InputError where `given` has one that the method takes, but not the run."""
+    taken, parts = METHODS[store.record.method].slots, store.record.classifier.parts
+    slots = {name: slot for name, slot in taken.items() if not slot.optional or slot.part in parts}
+    for name in given:
+        if name in taken and name not in slots:
+            raise InputError(f"{store.path} is of a run without --{name}: leave it out")
+    return slots
+
+
 def _config(store: RunStore, given: Given, threads: int | None, device: str | None) -> RunConfig:
     record = store.record
     parts = record.classifier.parts
     if record.method not in METHODS or parts["method"] != record.method:
         raise ValueError(f"method {parts['method']!r}")
     method = METHODS[record.method]
-    slots = {name: slot for name, slot in method.slots.items() if not slot.optional or slot.part in parts}
-    for name in method.slots:
-        if name not in slots and given.get(name) is not None:
-            raise InputError(f"{store.path} is of a run without --{name}: leave it out")
+    slots = own_slots(store, [name for name, path in given.items() if path is not None])
     needed = (*slots, "data", *(name for name, path in given.items() if path is not None))
     files = {name: locate(store, name, given.get(name)) for name in dict.fromkeys(needed)}
     for name, slot in slots.items():

@@ -20,7 +20,7 @@ from ..runs.config import RunConfig
 from ..runs.engines import build_method, device_of, open_method
 from ..runs.identity import classifier_id, differences, independence, versions
 from ..runs.record import check_noise_version
-from ..runs.reopen import check_weights, find, recorded_config
+from ..runs.reopen import check_weights, find, own_slots, recorded_config
 from ..runs.run import check_noise
 from ..runs.store import RunStore, open_run
 from ..statistics.bounds import binomial_upper
@@ -127,7 +127,7 @@ def open_both(
     record = store.record
     if record.method not in METHODS:
         raise InputError(f"{store.path} has method {record.method!r}: use the version that wrote it")
-    slots = METHODS[record.method].slots
+    slots = own_slots(store, (*files, *given))
     foreign = [name for name in (*files, *given) if name not in (*slots, "data")]
     if foreign:
         raise InputError(f"--{foreign[0]} is not used by --method {record.method}, which the run has: leave it out")

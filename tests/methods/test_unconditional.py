@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 
 import diffsmooth_trt as dst
+from diffsmooth_trt.cli import main
 from diffsmooth_trt.engine import EngineFacts, open_engine
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.methods import METHODS, Rows
@@ -191,3 +192,21 @@ def test_arrays_have_the_votes_of_a_file(conditional_denoiser, shrinking_denoise
     assert list(zip(done.prediction, done.radius, strict=True)) == expected
     with pytest.raises(InputError, match="^unconditional is not used by method 'dc'"):
         dst.SmoothedClassifier(first, **{**shared, "method": "dc"})
+
+
+def test_bench_and_transfer_take_it(conditional_denoiser, shrinking_denoiser, images_npz, tmp_path, capsys):
+    first, second, other = conditional_denoiser(MEANS, 0.5), shrinking_denoiser(SIGMA), tmp_path / "other.onnx"
+    other.write_bytes(second.read_bytes())
+    files = {"engine": first, "unconditional": second}
+    given = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    made = ["--method", "apndc", "--sigma", str(SIGMA), "--steps", "6", "--backend", "onnxruntime"]
+    assert main(["bench", *given, *made, "--batches", "4", "--rounds", "1", "--seconds", "0.01"]) == 0
+    capsys.readouterr()
+    run, out = tmp_path / "r.sqlite", tmp_path / "t.json"
+    data = ["--data", str(images_npz(count=3, classes=5)), "--n0", "20", "--n", "200"]
+    assert main(["certify", *given, *made, *data, "--out", str(run)]) == 0
+    more = ["transfer", str(run), "--unconditional", str(other), "--out", str(out), "--backend"]
+    assert main([*more, "onnxruntime"]) == 2
+    assert "the run's own classifier" in capsys.readouterr().err
+    assert main([*more, "openvino"]) == 0
+    assert main(["verify", str(out), "--unconditional", str(other)]) == 0
