@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "diffsmooth_trt"
 FLOORS = (
     ("errors", "files", "ranges", "dtypes"),
     ("grid", "statistics", "noise", "schedule", "prediction"),
+    ("datasets",),
     ("images", "arrays"),
     ("device",),
     ("nets",),
