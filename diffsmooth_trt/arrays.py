@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .grid import Pixels
-from .images import CHANNELS, ArraySource, Images, Source, pixel_digest
+from .images import CHANNELS, ArraySource, Images, pixel_digest
 
 
 class ArrayImages(Images):
@@ -23,11 +23,10 @@ class ArrayImages(Images):
 
     def __init__(self, x: NDArray[np.uint8], labels: NDArray[Any] | None = None) -> None:
         pixels = checked_pixels(x)
-        numbers = np.full(len(pixels), -1) if labels is None else np.asarray(labels)
-        self.labelled = labels is not None
         self.path = Path("x")
-        self.source: Source = ArraySource(self.path, [], pixels, numbers)
+        self.source = ArraySource(self.path, [], pixels, None if labels is None else np.asarray(labels))
         self.resize = self.crop = None
+        self.skipped = {}
         self.rows = range(len(pixels))
 
     @cached_property

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from .datasets import CHANNELS, ArraySource, Image, Source, decode, open_source
+from .datasets import CHANNELS, ArraySource, Classes, Entry, Header, Image, Matching, Source, decode, match, open_source
 from .errors import InputError
 from .grid import Pixels, distance
 from .ranges import integer
@@ -36,6 +37,8 @@ __all__ = [
     "pixel_digest",
 ]
 MAX_SIDE = 16384
+REFUSE, SKIP = BAD_IMAGES = ("refuse", "skip")
+ENOUGH_BAD = 1000  # where all images so far are bad, the rest is not looked at
 MANY = 2**62
 
 
@@ -61,6 +64,42 @@ def _cropped(pixels: NDArray[Any], crop: int | None) -> NDArray[Any]:
     return np.ascontiguousarray(pixels)
 
 
+def with_channels(pixels: NDArray[Any], channels: int | None) -> NDArray[Any]:
+    """`[H, W, C]` with so many channels: a grey image's one as three equal ones, or one of three equal ones."""
+    if channels in (None, pixels.shape[2]):
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    if not (pixels == pixels[:, :, :1]).all():
+        raise InputError("the image has colours, --channels 1 is for grey ones: leave it out, or store grey images")
+    return np.ascontiguousarray(pixels[:, :, :1])
+
+
+@dataclass
+class Checked:
+    """What the headers of `images` images say besides their sizes: how many are turned, and how many have which colours."""
+
+    images: int = 0
+    turned: int = 0
+    colours: Counter[str] = field(default_factory=Counter)
+
+    def see(self, header: Header) -> None:
+        """Take in a header."""
+        self.turned += header.turned
+        if header.colours:
+            self.colours[header.colours] += 1
+
+    def notes(self) -> list[str]:
+        """What a reader has to know of it."""
+        found = [f"turned: {self.turned} images, as their EXIF orientation says"] if self.turned else []
+        if self.colours:
+            named = ", ".join(f"{count} {name}" for name, count in self.colours.most_common(3))
+            found.append(
+                f"colours: {self.colours.total()} images are not sRGB ({named}); their numbers are taken as they are"
+            )
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageChoice:
     """Which images of a data set, and what becomes of their pixels; see `Images`. Raises InputError for what cannot be."""
@@ -70,20 +109,30 @@ class ImageChoice:
     resize: int | None = None
     crop: int | None = None
     quantise: bool = False
+    channels: int | None = None
+    bad_images: str = REFUSE
+    class_map: Path | None = None
 
     def __post_init__(self) -> None:
         integer("skip", self.skip, 1, MANY)
         if self.max is not None:
             integer("max", self.max, 1, MANY)
+        if self.channels not in (None, *CHANNELS):
+            raise InputError(f"--channels must be 1 or 3, got {self.channels}: leave it out for what the data set has")
+        if self.bad_images not in BAD_IMAGES:
+            raise InputError(f"--bad-images {self.bad_images!r} is unknown: use one of {', '.join(BAD_IMAGES)}")
+        if self.class_map is not None:
+            object.__setattr__(self, "class_map", Path(self.class_map))
 
     def recorded(self) -> dict[str, Any]:
-        """The choice as JSON values."""
-        return asdict(self)
+        """The choice as JSON values; not what becomes of bad images and where classes are said, as their outcome is recorded."""
+        found = {name: value for name, value in asdict(self).items() if name not in ("bad_images", "class_map")}
+        return found if self.channels is not None else {n: v for n, v in found.items() if n != "channels"}
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any]) -> Self:
         """What `recorded` gave, which may hold other things besides."""
-        return cls(**{field.name: recorded[field.name] for field in fields(cls) if field.name in recorded})
+        return cls(**{each.name: recorded[each.name] for each in fields(cls) if each.name in recorded})
 
 
 class Images:
@@ -91,11 +140,18 @@ class Images:
 
     `resize` scales the shorter side (bicubic) and `crop` cuts the centre, both on 8-bit pixels. `quantise` rounds floats to
     them, and each image says how far it was moved (`Image.distance`, of the pixels that `crop` keeps); such an image cannot
-    be resized too, as it would have no distance there. Memory does not grow with the number of images for parquet files
-    and folders.
+    be resized too, as it would have no distance there. `channels` makes of grey images as many equal channels as 3, or one of
+    three equal ones. Images that cannot be used are refused, or with `bad_images` "skip" left out and put down in `skipped`.
+    Memory does not grow with the number of images for parquet files, folders and tars, but by their names and places.
     """
 
-    labelled = True  # arrays may come without labels: then every label is −1
+    source: Source
+    matching: Matching | None = None  # how labels became classes, once `match` said it
+    _class: Mapping[int, int] | None = None
+    _shape: tuple[int, int, int] | None = None  # [H, W, C] that all images have to have, once `check` knows it
+    channels: int | None = None
+    skips = False
+    skipped: dict[int, tuple[int, str]]  # rows that cannot be used, with their labels and why
 
     def __init__(
         self,
@@ -106,6 +162,8 @@ class Images:
         resize: int | None = None,
         crop: int | None = None,
         quantise: bool = False,
+        channels: int | None = None,
+        bad_images: str = REFUSE,
     ) -> None:
         for name, value in (("--skip", skip), ("--max", limit), ("--resize", resize), ("--crop", crop)):
             if value is not None and value < 1:
@@ -115,7 +173,8 @@ class Images:
                 raise InputError(f"{name} must be at most {MAX_SIDE} pixels, got {value}: give a smaller one")
         self.path = Path(path)
         self.source = open_source(self.path, quantise)
-        self.resize, self.crop = resize, crop
+        self.resize, self.crop, self.channels = resize, crop, channels
+        self.skips, self.skipped = bad_images == SKIP, {}
         self.rows = range(0, len(self.source), skip)[:limit]
         if not self.rows:
             raise InputError(f"{path} holds no images")
@@ -130,6 +189,8 @@ class Images:
             resize=choice.resize,
             crop=choice.crop,
             quantise=choice.quantise,
+            channels=choice.channels,
+            bad_images=choice.bad_images,
         )
 
     def of_rows(self, rows: range) -> Self:
@@ -144,11 +205,104 @@ class Images:
     def __iter__(self) -> Iterator[Image]:
         return self.read(self.rows)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether images have labels; else all of them are −1."""
+        return self.source.labelled
+
+    def match(self, classes: Classes, class_map: Mapping[str, Entry] | None = None) -> Matching:
+        """Take labels for the classes of a classifier, from here on. Raises InputError where it is not known which is which."""
+        return self.match_as(match(self.path, self.source, classes, class_map))
+
+    def match_as(self, matching: Matching) -> Matching:
+        """Take labels for classes as an earlier `match` said."""
+        self._class, self.matching = matching.to_class(self.source), matching
+        return matching
+
+    def check(self, shape: tuple[int, int, int]) -> Checked:
+        """Read the headers of all images, which have to become `[H, W, C]` = `shape`, before any is decoded.
+
+        What cannot be used is put down in `skipped`, or refused: InputError names the first and how many there are. Damage and
+        transparency of pixels are not seen here.
+        """
+        self.expect(shape)
+        found, bad, ends = Checked(), dict[int, InputError](), dict[tuple[int, ...], InputError | None]()
+        for row, label, header in self.source.headers(self.rows):
+            found.images += 1
+            error = header if isinstance(header, InputError) else None
+            if not isinstance(header, InputError):
+                found.see(header)
+                size = (*header.size, header.channels)
+                if size not in ends:
+                    ends[size] = self._ends_as(size, shape)
+                error = ends[size]
+            if error is not None:
+                bad[row] = error
+                self.skipped[row] = (self._to_class(label), error.message)
+            if len(bad) == found.images == ENOUGH_BAD:
+                break
+        if bad and (not self.skips or len(bad) == found.images):
+            raise self._refused(bad, found.images)
+        return found
+
+    def expect(self, shape: tuple[int, int, int]) -> None:
+        """Take images that do not become `[H, W, C]` = `shape` for ones that cannot be used."""
+        self._shape = shape
+
+    def _ends_as(self, size: tuple[int, ...], shape: tuple[int, int, int]) -> InputError | None:
+        """Why images of a size do not become `shape`, if they do not."""
+        try:
+            pixels: Pixels = np.broadcast_to(np.uint8(0), size)
+            if self.resize is not None and self.crop is not None:  # the shorter side decides whether it can be cut
+                pixels = np.broadcast_to(np.uint8(0), (self.resize, self.resize, size[2]))
+            else:
+                pixels = _scaled(pixels, self.resize)
+            found = with_channels(_cropped(pixels, self.crop), self.channels).shape
+        except InputError as error:
+            return error
+        if found == shape:
+            return None
+        grey = found[2] != shape[2] and 1 in (found[2], shape[2])
+        remedy = f"pass --channels {shape[2]}" if grey else "pass --resize and --crop, or another engine or data set"
+        return InputError(f"{tuple(found)}, the engine takes {shape}: {remedy}")
+
+    def _refused(self, bad: Mapping[int, InputError], images: int) -> InputError:
+        row, error = next(iter(bad.items()))
+        said = error.message if not error.message.startswith("(") else f"image {row} is {error.message}"
+        if len(bad) == images:
+            return InputError(said)
+        more = f"; so are {len(bad) - 1} more of {images}" if len(bad) > 1 else ""
+        return InputError(f"{said}{more}; --bad-images skip goes on without, and counts them as not certified")
+
     def read(self, rows: range) -> Iterator[Image]:
         """The images of `rows` (ascending rows of the data set)."""
-        for image in self.source.read(rows):
-            pixels = _cropped(_scaled(image.pixels, self.resize), self.crop)
-            yield Image(image.index, image.label, pixels, self._distance(image, pixels))
+        for image in self.source.read(rows, self._bad):
+            label = self._to_class(image.label)
+            try:
+                pixels = with_channels(_cropped(_scaled(image.pixels, self.resize), self.crop), self.channels)
+                if self._shape not in (None, pixels.shape):
+                    raise InputError(f"image {image.index} is {pixels.shape}, the engine takes {self._shape}")
+                moved = self._distance(image, pixels)
+            except InputError as error:
+                self._bad(image.index, image.label, error)
+                continue
+            yield Image(image.index, label, pixels, moved)
+
+    def _bad(self, row: int, label: int, error: InputError) -> None:
+        """Put down a row that cannot be used, or raise what is wrong with it."""
+        if not self.skips:
+            if self._shape is None:
+                raise error
+            raise InputError(f"{error.message}; --bad-images skip goes on without it, and counts it as not certified")
+        self.skipped[row] = (self._to_class(label), error.message)
+
+    def _to_class(self, label: int) -> int:
+        """The class that a label of the data set is."""
+        if self._class is None:
+            return label
+        if label not in self._class:
+            raise InputError(f"{self.path} has label {label}, for which nothing says a class: add it to --class-map")
+        return self._class[label]
 
     def _distance(self, image: Image, pixels: Pixels) -> float:
         """How far rounding moved the pixels that are left of an image."""
@@ -160,11 +314,11 @@ class Images:
                 f"{self.path} image {image.index} is off the 8-bit grid and --resize {self.resize} works on 8-bit pixels: "
                 "resize the floats before you store them, or store 8-bit images"
             )
-        return distance(_cropped(given, self.crop), pixels)
+        return distance(with_channels(_cropped(given, self.crop), self.channels), pixels)
 
     def labels(self) -> Iterator[int]:
         """The labels of the chosen images, in their order; no pixel is decoded."""
-        return self.source.labels(self.rows)
+        return map(self._to_class, self.source.labels(self.rows))
 
     @cached_property
     def identity(self) -> str:

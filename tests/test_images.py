@@ -18,6 +18,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from diffsmooth_trt import zoo
+from diffsmooth_trt.datasets import Classes
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.grid import denoted, distance, on_grid
 from diffsmooth_trt.images import Images, decode
@@ -260,8 +261,8 @@ OPAQUE.putalpha(255)
         (encoded(PICTURE, transparency=tuple(map(int, PIXELS[0, 0, 0]))), "transparent pixels"),
         (encoded(PICTURE.convert("P"), transparency=PICTURE.convert("P").getpixel((0, 0))), "transparent pixels"),
         (encoded(PICTURE.convert("CMYK"), "JPEG"), "pixel mode CMYK"),
-        (encoded(PICTURE.convert("YCbCr"), "TIFF"), "not a readable image"),
-        (encoded(PICTURE, "TIFF"), "PNG, JPEG, BMP, WEBP, PPM"),
+        (encoded(PICTURE.convert("YCbCr"), "TIFF"), "pixel mode YCbCr"),
+        (encoded(PICTURE, "ICO"), "PNG, JPEG, BMP, WEBP, PPM"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -297,7 +298,7 @@ def test_grey_and_palette_images_are_read_as_rgb(mode):
 CELL = {"bytes": png(PIXELS[0]), "path": None}
 
 
-@pytest.mark.parametrize("labels", [[0.0, 1.5], ["0", "1"], [True, False]])
+@pytest.mark.parametrize("labels", [[0.0, 1.5], [b"0", b"1"], [True, False]])
 def test_parquet_labels_of_other_types_are_refused_on_opening(tmp_path, labels):
     pq.write_table(pa.table({"image": [CELL, CELL], "label": labels}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet column 'label' is .*expected integers"):
@@ -354,22 +355,28 @@ def test_what_is_no_class_or_no_image_does_not_move_labels_or_rows(tmp_path):
 
 
 def test_a_class_without_images_is_refused(tmp_path):
-    """Skipped, it would give every class behind it another label."""
+    """Skipped, it would give every class behind it another label, where ranks are labels."""
     folder = folder_of(tmp_path / "f", ["a/1.png", "c/1.png"])
     (folder / "b.bin").mkdir()  # nor is this a CIFAR file
+    images = Images(folder)
     with pytest.raises(InputError, match=r"sub-folders without images \(b\.bin\)"):
-        Images(folder)
+        images.match(Classes(3))
+    images.match(Classes(3, ("c", "b.bin", "a")))
+    assert list(images.labels()) == [2, 0]
 
 
 def test_broken_links_and_devices_are_refused(tmp_path):
     folder = folder_of(tmp_path / "f", ["a/1.png"])
     (folder / "a" / "2.png").symlink_to("nowhere.png")
     with pytest.raises(InputError, match=r"2\.png is a broken link"):
-        Images(folder)
+        list(Images(folder))
+    left = Images(folder, bad_images="skip")
+    assert [image.index for image in left] == [0]
+    assert list(left.skipped) == [1]
     (folder / "a" / "2.png").unlink()
     os.mkfifo(folder / "a" / "2.png")
     with pytest.raises(InputError, match=r"2\.png is a broken link or a device"):
-        Images(folder)
+        list(Images(folder))
 
 
 def test_an_image_that_vanished_is_named(tmp_path):
@@ -396,6 +403,7 @@ def test_missing_permission_is_called_so(parquet, tmp_path, monkeypatch):
             read()
         assert "again" not in str(error.value)
 
+    monkeypatch.setattr(PillowImage, "open", forbidden)
     monkeypatch.setattr(Path, "open", forbidden)
     monkeypatch.setattr(Path, "read_bytes", forbidden)
     monkeypatch.setattr(pq, "ParquetFile", forbidden)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..certify.stopping import CERTIFICATES
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..errors import InputError
+from ..images import BAD_IMAGES, REFUSE
 from ..methods import METHODS
 from ..methods.diffusion_classifier import integers
 from ..runs.config import RunConfig, names, options, slots
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ..report.tables import Summary
     from ..runs.verify import Verification
 
+DATA = (
+    "parquet, image folder, .npz, CIFAR binary, WebDataset .tar, or saved by datasets; several files as 'DIR/*.parquet'"
+)
 OOD_FILES = ("detector", "in-data", "out-data")
 
 
@@ -110,11 +114,16 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--unconditional", type=Path, metavar="FILE", help=text)
     add("--method", choices=METHODS, default="dds", help="default: dds")
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
-    add("--data", type=Path, required=True, metavar="PATH", help="parquet, image folder, .npz or CIFAR binary")
+    add("--data", type=Path, required=True, metavar="PATH", help=DATA)
     add("--skip", type=int, default=1, metavar="K", help="take every K-th image")
     add("--max", type=int, metavar="N", help="take at most N images")
     add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
+    add("--channels", type=int, metavar="C", help="read grey images with 1 or 3 equal channels")
+    text = "images that cannot be used: refuse the run, or skip them and count them as not certified (default: refuse)"
+    add("--bad-images", choices=BAD_IMAGES, default=REFUSE, help=text)
+    text = "which class a name of the data set is: lines `name,class`, or JSON like id2label"
+    add("--class-map", type=Path, metavar="FILE", help=text)
     if command == "certify":
         text = "round float images to the 8-bit grid; the distance is recorded and taken off each radius"
     else:

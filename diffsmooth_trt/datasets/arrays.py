@@ -11,15 +11,21 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..grid import on_grid
-from .base import CHANNELS, Image, Source, reading
+from .base import CHANNELS, Image, OnBad, Source, reading, refuse
+from .decoding import Header
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class ArraySource(Source):
-    """Arrays in memory, as an `.npz` or CIFAR binary files give them."""
+    """Arrays in memory, as an `.npz` or CIFAR binary files give them; `labels` None where there are none."""
 
     def __init__(
-        self, path: Path, files: list[Path], images: NDArray[Any], labels: NDArray[Any], quantise: bool = False
+        self, path: Path, files: list[Path], images: NDArray[Any], labels: NDArray[Any] | None, quantise: bool = False
     ) -> None:
+        self.labelled = labels is not None
+        if labels is None:
+            labels = np.full(images.shape[:1], -1)
         shape = images.shape
         if len(shape) != 4 or shape[3] not in CHANNELS or 0 in shape[1:] or labels.shape != shape[:1]:
             raise InputError(
@@ -34,9 +40,13 @@ class ArraySource(Source):
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, rows: range) -> Iterator[Image]:
+    def read(self, rows: range, bad: OnBad = refuse) -> Iterator[Image]:
         for row in rows:
             yield Image(row, int(self.numbers[row]), self.images[row])
+
+    def headers(self, rows: range) -> Iterator[tuple[int, int, Header | InputError]]:
+        found = Header((self.images.shape[1], self.images.shape[2]), channels=self.images.shape[3])
+        return ((row, int(self.numbers[row]), found) for row in rows)
 
     def labels(self, rows: range) -> Iterator[int]:
         return (int(self.numbers[row]) for row in rows)
@@ -53,7 +63,7 @@ def open_npz(path: Path, quantise: bool) -> Source:
         names = archive.files
         images = next((archive[name] for name in ("images", "image", "x") if name in names), None)
         labels = next((archive[name] for name in ("labels", "label", "y") if name in names), None)
-    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
         raise InputError(f"{path} has arrays {', '.join(sorted(names))}: expected 'images' and 'labels'")
     return ArraySource(path, [path], images, labels, quantise)
 
@@ -67,5 +77,7 @@ def open_cifar(path: Path, files: list[Path]) -> Source:
             if head == 1 and rows[:, 0].max() > 9:
                 continue
             images = rows[:, head:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            return ArraySource(path, files, np.ascontiguousarray(images), rows[:, head - 1].astype(np.int64))
+            source = ArraySource(path, files, np.ascontiguousarray(images), rows[:, head - 1].astype(np.int64))
+            source.names = CIFAR10 if head == 1 else None
+            return source
     raise InputError(f"{path} is not CIFAR-10 or CIFAR-100 binary: sizes must be multiples of 3073 or 3074 bytes")

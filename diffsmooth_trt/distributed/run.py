@@ -45,6 +45,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
                 runner.run(images.of_rows(record.asked))
             finally:
                 notes, spent = pool.told()
+                store.skip(images.skipped)
                 store.add_notes(notes)
             if any(spent):
                 store.add_evaluations(*spent)

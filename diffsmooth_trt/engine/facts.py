@@ -29,7 +29,7 @@ class EngineFacts:
     units and labels `[B]` → images); `input_shape` is (C, H, W), `output_shape` that of the images that a denoiser returns
     where it resizes them as well; `classes` counts real classes only; `sigma` is the noise level in image units that a
     denoiser was folded for, `timestep` the schedule's t*; `precision` that of the graph; `source_sha256` that of the
-    checkpoint; `details` anything else, for a conditional denoiser with `null_class`.
+    checkpoint; `details` anything else, for a conditional denoiser with `null_class`, for a classifier with `class_names`.
     """
 
     role: str
@@ -75,6 +75,14 @@ class EngineFacts:
         """The label of a conditional denoiser that stands for "no class"; None where there is none."""
         label = self.details.get("null_class") if self.role == "conditional" else None
         return label if label is None else int(label)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes by number, where the checkpoint knew them."""
+        names = self.details.get("class_names")
+        if not isinstance(names, list) or len(names) != self.classes:
+            return None
+        return tuple(names) if all(isinstance(name, str) for name in names) else None
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""

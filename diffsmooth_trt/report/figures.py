@@ -28,9 +28,11 @@ def draw(summaries: Sequence[Summary], kind: str) -> bytes:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    certified = [summary for summary in summaries if summary.certified]
-    if not certified:
+    certified = [summary for summary in summaries if summary.certified and summary.labelled]
+    if not any(summary.certified for summary in summaries):
         raise InputError("--figure needs a certify run: predict runs have no radii")
+    if not certified:
+        raise InputError("--figure shows certified accuracy, for which images need labels: these have none")
     reach = max(float(summary.radii.max()) for summary in certified)
     grid = np.linspace(0.0, max(reach, 0.1) * 1.05, 500)
     curves = []

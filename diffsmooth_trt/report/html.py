@@ -18,17 +18,22 @@ table { border-collapse: collapse } td, th { padding: .15rem .7rem; text-align: 
 
 
 def _images(summary: Summary) -> str:
-    rows = []
+    rows, matching = [], summary.record.matching
+    names = {} if matching is None else {number: name for name, number in matching.classes.items()}
+
+    def named(label: int) -> str:
+        return f"{label} {html.escape(names[label])}" if label in names else str(label)
+
     said = summary.decisions or ((),) * len(summary.images)
     outcomes = zip(summary.images, summary.labels, summary.predicted, summary.radii, summary.samples, said, strict=True)
     for image, label, predicted, radius, samples, decisions in outcomes:
         kind = "abstain" if predicted < 0 else "" if predicted == label else "wrong"
-        answer = "abstains" if predicted < 0 else str(predicted)
+        answer = "abstains" if predicted < 0 else named(int(predicted))
         shown = truncate(float(radius)) if summary.certified else "–"
-        cells = (image, label, answer, shown, samples, *decisions)
+        cells = (image, named(int(label)), answer, shown, samples, *decisions)
         rows.append(f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    names = ("image", "label", "answer", "radius", "samples", *(f"≥ {radius}" for radius in summary.preset))
-    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+    titles = ("image", "label", "answer", "radius", "samples", *(f"≥ {radius}" for radius in summary.preset))
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in titles)}</tr>"
     lacking = f"<p>{summary.missing} of {summary.asked} images have no result yet.</p>" if summary.missing else ""
     return f"<h2>{html.escape(summary.name)}</h2>{lacking}<table>{head}{''.join(rows)}</table>"
 
@@ -36,7 +41,7 @@ def _images(summary: Summary) -> str:
 def page(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> str:
     """The page as text; it refers to nothing outside itself."""
     figure = ""
-    if any(summary.certified for summary in summaries):
+    if any(summary.certified and summary.labelled for summary in summaries):
         svg = draw(summaries, "svg").decode()
         figure = svg[svg.index("<svg") :]
     return (

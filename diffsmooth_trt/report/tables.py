@@ -28,7 +28,7 @@ DEFAULT_RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 def space_of(choice: ImageChoice, shape: Sequence[int] | None) -> str:
     """Where the images of a run lie that distances are measured in: their shape, and what was done to the data set's images."""
     size = f"^({'×'.join(map(str, shape))})" if shape else " a pixel"
-    done = [f"--{name} {value}" for name in ("resize", "crop") if (value := getattr(choice, name))]
+    done = [f"--{name} {value}" for name in ("resize", "crop", "channels") if (value := getattr(choice, name))]
     after = f" after {' '.join(done)}" if done else ""
     return f"[0, 1]{size}{after}{' (--quantise)' if choice.quantise else ''}"
 
@@ -83,6 +83,11 @@ class Summary:
         """
         helping = bool(self.preset and self.record.stopping.family_wise and self.missing)
         return np.full_like(counts, self.asked) if helping else counts + self.missing
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels, of which accuracies are shares."""
+        return self.record.labelled
 
     @property
     def abstentions(self) -> int:
@@ -203,7 +208,31 @@ class Summary:
             notes.append(
                 "noise of version 1 (Philox, no cryptographic generator): right only for networks that were not made against it"
             )
-        return [*notes, *self._rounding, *self._reading]
+        return [*notes, *self._data, *self._rounding, *self._reading]
+
+    @property
+    def _data(self) -> list[str]:
+        """How labels became classes, and which images were skipped."""
+        record = self.record
+        found = [] if record.matching is None else [record.matching.line()]
+        if not self.labelled and self.certified:
+            counts, _ = certified_counts(self.predicted, self.predicted, self.radii, shown_radii([self]))
+            shares = (
+                f"{share(int(count), self)} at {_exactly(r)}"
+                for count, r in zip(counts, shown_radii([self]), strict=True)
+            )
+            found.append(f"certified, whatever the class is: {', '.join(shares)}")
+        if record.skipped:
+            named = "; ".join(f"image {row}: {why}" for row, (_, why) in list(record.skipped.items())[:3])
+            more = "; …" if len(record.skipped) > 3 else ""
+            found.append(
+                f"skipped: {len(record.skipped)} images that cannot be used, counted as not certified ({named}{more})"
+            )
+        if record.data_before:
+            found.append(
+                "the data set changed during the run, in images that it had not drawn from: each image's hash is the same"
+            )
+        return found
 
     @property
     def _rounding(self) -> list[str]:
@@ -229,7 +258,7 @@ class Summary:
                 f"unfinished: {len(self.images)} of {self.asked} images; a–b is what the finished run may show at least and at "
                 "most; no confidence interval, as images finish in the order of their difficulty"
             ]
-        if not self.certified:
+        if not self.certified or not self.labelled:
             return []
         drawn = "95% interval: for the distribution that the images were drawn from, where they were"
         if self.conditional or self.unguaranteed:
@@ -252,7 +281,7 @@ def summarise(store: RunStore) -> Summary:
     record = store.record
     n0 = record.stopping.n0 if record.stopping.smoothing and record.stopping.certifies else 0
     known = store.known_images()
-    here = [known[result.image] for result in results]
+    here = [known.get(result.image, (result.label, "", 0.0)) for result in results]
     return Summary(
         name=_printable(Path(store.path).stem),
         record=record,
@@ -261,7 +290,7 @@ def summarise(store: RunStore) -> Summary:
         labels=np.array([r.label for r in results]),
         predicted=np.array([r.predict for r in results]),
         radii=np.array([r.radius or 0.0 for r in results]),
-        samples=np.array([r.trials + n0 for r in results]),
+        samples=np.array([0 if r.image in record.skipped else r.trials + n0 for r in results]),
         seconds=sum(r.seconds for r in results),
         digests=tuple(digest for _, digest, _ in here),
         distances=np.array([distance for *_, distance in here]) if record.has_distances else None,
@@ -284,6 +313,8 @@ def envelope(summaries: Sequence[Summary]) -> Summary:
         kinds = {each.record.stopping.family_wise for each in (summary, first)}
         if not summary.certified or summary.conditional or len(kinds) > 1:
             raise InputError(f"--envelope takes certify runs of one kind, got {summary.name}: leave it out")
+        if not summary.labelled:
+            raise InputError(f"--envelope takes runs of labelled images, those of {summary.name} have no labels")
         if summary.missing:
             raise InputError(f"--envelope takes finished runs, {summary.name} is not: go on with it by --resume")
         differing = _other_images(summary, first)
@@ -361,7 +392,7 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
     rows = [head]
     for summary in summaries:
         rows.append(_row(summary, at, predictions))
-        if at is not None and summary.certified and not summary.missing:
+        if at is not None and summary.certified and not summary.missing and summary.labelled:
             rows.append(_intervals(summary, at, len(head)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
@@ -401,7 +432,7 @@ def _row(summary: Summary, radii: Sequence[float] | None, predictions: bool) -> 
     outcome = summary.labels, summary.predicted, summary.radii
     missing = summary.missing
     cells = [summary.name, f"{len(summary.images)}/{summary.asked}" if missing else str(summary.asked)]
-    if radii is not None and summary.certified:
+    if radii is not None and summary.certified and summary.labelled:
         counts, _ = certified_counts(*outcome, radii)
         cells += [share(int(count), summary) for count in counts]
         average = truncate(average_certified_radius(*outcome, missing), 4)
@@ -410,7 +441,7 @@ def _row(summary: Summary, radii: Sequence[float] | None, predictions: bool) -> 
         cells += ["-"] * (len(radii) + 1)
     if predictions:
         correct = int((summary.predicted == summary.labels).sum())
-        cells.append("-" if summary.certified else share(correct, summary))
+        cells.append("-" if summary.certified or not summary.labelled else share(correct, summary))
     abstain = summary.abstentions
     fewest = len(summary.images) - int(summary.most(np.array([len(summary.images) - abstain]))[0]) + missing
     cells.append(f"{max(0, fewest)}–{abstain + missing}" if missing else str(abstain))

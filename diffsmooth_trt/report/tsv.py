@@ -33,6 +33,8 @@ def condition_of(store: RunStore) -> str:
     if constant is not None:
         given = "given" if record.stopping.lipschitz is not None else "derived for ideal denoisers"
         found.append(f"only if the logits are {constant:.6g}-Lipschitz in [-1, 1] units ({given})")
+    if not record.labelled:
+        found.append("the images have no labels, so that no share of `correct` means anything")
     if not record.has_distances:
         found.append("about the rounded image, its distance from the given one was not recorded")
     return "; ".join(found)

@@ -201,7 +201,11 @@ class RunConfig:
             check_sigma(method, self.sigma)
         draws = max(stopping.n0, stopping.n)
         self.options.check_run(sigma=self.sigma, draws=draws, smoothing=stopping.smoothing)
-        inputs = {**{_flag(slot): path for slot, path in self.files.items()}, "--data": self.data}
+        inputs: dict[str, Path | None] = {
+            **{_flag(slot): path for slot, path in self.files.items()},
+            "--data": self.data,
+        }
+        inputs["--class-map"] = self.choice.class_map
         outputs = {"--out": self.output.out, "--tsv": self.output.tsv, "--key-file": self.output.key_file}
         check_outputs(outputs, inputs)
 

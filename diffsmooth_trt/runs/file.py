@@ -346,6 +346,23 @@ class RunFile:
                 self.connection.rollback()
             self._put(notes=[*known, *new])
 
+    def skip(self, skipped: Mapping[int, tuple[int, str]]) -> None:
+        """Keep which images cannot be used, with label and reason: these and no others. Drops what was not committed.
+
+        Raises InputError for one that the run has drawn from.
+        """
+        drawn = [image for image in skipped if self.known(image) is not None]
+        if drawn:
+            raise InputError(f"image {drawn[0]}, which {self.path} has drawn from, {skipped[drawn[0]][1]}: restore it")
+        if dict(skipped) != dict(self.record.skipped):
+            with guarded(self.path):
+                self.connection.rollback()
+            self._put(skipped={str(row): list(skipped[row]) for row in sorted(skipped)})
+
+    def change_data(self, data: str) -> None:
+        """Keep that the data set changed in images that the run has not drawn from. Committed at once."""
+        self._put(data=data, data_before=[*self.record.data_before, self.record.data])
+
     def add_evaluations(self, votes: int, evaluations: int) -> None:
         """Keep how many evaluations of a network some more votes took. Committed at once."""
         before = self.record.evaluations

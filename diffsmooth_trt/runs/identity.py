@@ -78,6 +78,7 @@ class MethodFacts:
     lipschitz_constant: float | None
     rows: Mapping[str, str]
     versions: Mapping[str, str]
+    class_names: tuple[str, ...] | None = None
 
 
 def facts_of(method: Method) -> MethodFacts:
@@ -95,6 +96,7 @@ def facts_of(method: Method) -> MethodFacts:
         lipschitz_constant=method.lipschitz_constant,
         rows=independence(method.engines),
         versions=versions(method.device),
+        class_names=method.classifier.facts.class_names,
     )
 
 

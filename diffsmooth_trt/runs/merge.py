@@ -90,6 +90,7 @@ def _merged(records: Sequence[RunRecord]) -> RunRecord:
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         evaluations=(sum(r.evaluations[0] for r in records), sum(r.evaluations[1] for r in records)),
         audit=_audit([dict(record.audit) for record in records if record.audit is not None]),
+        skipped={row: why for record in records for row, why in sorted(record.skipped.items())},
         rows=_rows([record.rows for record in records if record.rows is not None]),
     )
 

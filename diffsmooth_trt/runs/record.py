@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from ..certify.rules import Conditions, Rule, rule_of
 from ..certify.stopping import Stopping
+from ..datasets import Matching
 from ..errors import InputError
 from ..images import ImageChoice
 from ..noise import Key
@@ -122,8 +123,10 @@ class RunRecord:
 
     And what it keeps besides: `versions` of software and machine, `shape` of the images, whether `rows` of each engine are
     "proved" or "assumed" independent, how the batch was chosen, the name of its `source` and its `files`, `notes` on the votes,
-    network `evaluations` of how many votes, the n that it was `extended_from`, what its `audit` found, and which `shard` of
-    the images it draws (`images` are those of all shards). None: an older version made it.
+    network `evaluations` of how many votes, the n that it was `extended_from`, what its `audit` found, which `shard` of
+    the images it draws (`images` are those of all shards), how `labels` of the data set are classes (`Matching`), which images
+    were `skipped` as they cannot be used, with label and reason by row, and what `data` was before (`data_before`), where images
+    that were not drawn yet changed. None: an older version made it.
     """
 
     method: str
@@ -152,6 +155,9 @@ class RunRecord:
     extended_from: tuple[int, ...] = ()
     audit: Mapping[str, Any] | None = None
     shard: Shard | None = None
+    labels: Mapping[str, Any] | None = None
+    skipped: Mapping[int, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    data_before: tuple[str, ...] = ()
     format: int = FORMAT
 
     @property
@@ -178,6 +184,16 @@ class RunRecord:
         return rows if self.shard is None else self.shard.rows(rows)
 
     @property
+    def matching(self) -> Matching | None:
+        """How labels became classes."""
+        return None if self.labels is None else Matching.of_record(self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have labels."""
+        return self.matching is None or self.matching.by != "none"
+
+    @property
     def has_distances(self) -> bool:
         """Whether it says how far rounding moved each image: with `quantise` not before format 3, else it is 0."""
         return self.format > 2 or not self.choice.quantise
@@ -198,7 +214,7 @@ class RunRecord:
             "data": self.data,
             "images": self.images,
         }
-        more = {name: getattr(self, name) for name in ("lipschitz_constant", "void", "thresholds")}
+        more = {name: getattr(self, name) for name in ("lipschitz_constant", "void", "thresholds", "labels")}
         found |= {name: value for name, value in more.items() if value is not None}
         return found | ({"slack": self.slack} if self.slack else {})
 
@@ -218,6 +234,8 @@ class RunRecord:
         more["evaluations"] = list(self.evaluations) if any(self.evaluations) else None
         more["shard"] = None if self.shard is None else str(self.shard)
         more["extended_from"] = list(self.extended_from) or None
+        more["skipped"] = {str(row): list(why) for row, why in self.skipped.items()} or None
+        more["data_before"] = list(self.data_before) or None
         return found | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
@@ -267,6 +285,9 @@ class RunRecord:
             extended_from=tuple(map(int, meta.get("extended_from", ()))),
             audit=meta.get("audit"),
             shard=shard,
+            labels=Matching.of_record(_mapping(meta, "labels")).recorded() if "labels" in meta else None,
+            skipped={int(row): (int(n), str(why)) for row, (n, why) in meta.get("skipped", {}).items()},
+            data_before=tuple(map(str, meta.get("data_before", ()))),
             format=int(meta["format"]),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..datasets import files_at
 from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
@@ -104,7 +105,7 @@ def locate(store: Run, name: str, given: Path | None) -> Path:
 def find(run: Path, recorded: str, option: str) -> Path:
     """The file that `run` records as its `option`, where it was or beside the run; InputError if it is not there."""
     for path in (Path(recorded), run.parent / recorded):
-        if path.exists():
+        if files_at(path):
             return path
     raise InputError(f"{option} {recorded}, which {run} records, is not here: pass {option} with its new place")
 

@@ -17,10 +17,11 @@ from ..certify.progress import NoProgress, Progress
 from ..certify.rules import RadiusRule
 from ..certify.step import Step
 from ..certify.stopping import Stopping
+from ..datasets import Classes, read_class_map
 from ..device.selftest import check_device_noise
 from ..engine import choose_backend
 from ..errors import InputError
-from ..images import ImageChoice, Images
+from ..images import ImageChoice, Images, pixel_digest
 from ..methods import Method
 from ..noise import Key, grid_law
 from .config import RunConfig
@@ -28,6 +29,7 @@ from .engines import device_of, sized_method
 from .identity import MethodFacts, caveats, facts_of, independence, rows_note
 from .record import RunRecord
 from .resume import open_store, recorded_batch, refuse_existing
+from .shard import Shard
 from .store import RunStore, open_run
 
 
@@ -55,7 +57,7 @@ def opened_store(
     config: RunConfig, images: Images, facts: MethodFacts, batch_choice: Mapping[str, Any] | None = None
 ) -> Iterator[RunStore]:
     """The store that a run of `config` on `images` writes, closed where the run fails; nothing is written before all is checked."""
-    check_labels(images, facts)
+    said = prepare(images, config.choice, facts, config.output.shard)
     key, drawn = config.output.run_key()
     record = describe(facts, images, config.choice, config.stopping, key=key)
     named = {**config.files, "classifier": config.files.get("classifier"), "data": config.data}
@@ -63,10 +65,46 @@ def opened_store(
     record = replace(record, batch_choice=batch_choice, source=config.data.name, files=files, key_drawn=drawn)
     store = open_store(config.output, replace(record, shard=config.output.shard))
     try:
+        if store.record.data != record.data:
+            take_data(store, images, record.data)
+        store.skip(images.skipped)
+        store.add_notes(said)
         yield store
     except BaseException:
         store.close()
         raise
+
+
+def prepare(images: Images, choice: ImageChoice, facts: MethodFacts, shard: Shard | None = None) -> list[str]:
+    """Look at all images that a run will draw from, before it does: which class each label is, and what the headers say.
+
+    Returns what reports have to say of them. Raises InputError where it is not known which class a label is, and for images
+    that cannot be used, unless they are to be skipped.
+    """
+    said = None if choice.class_map is None else read_class_map(choice.class_map)
+    images.match(Classes(facts.classes, facts.class_names), said)
+    check_labels(images, facts)
+    rows = images.rows if shard is None else shard.rows(images.rows)
+    channels, height, width = facts.input_shape
+    found = images.of_rows(rows).check((height, width, channels))
+    images.expect((height, width, channels))
+    return [*images.source.left_out, *found.notes()]
+
+
+def take_data(store: RunStore, images: Images, data: str) -> None:
+    """Go on with a data set of other content, if the images that the run has drawn from are the same. InputError else."""
+    left = store.known_images()
+    last = max(left, default=-1)
+    for image in images.of_rows(images.rows[: sum(row <= last for row in images.rows)]):
+        known = left.pop(image.index, None)
+        if known is not None and known != (image.label, pixel_digest(image), image.distance):
+            left[image.index] = known
+            break
+    if left:
+        raise InputError(
+            f"image {min(left)} differs from the one in {store.path}: --data is not the run's; give its images as they were"
+        )
+    store.change_data(data)
 
 
 def finished(store: RunStore) -> RunStore:
@@ -100,6 +138,7 @@ def describe(
         lipschitz_constant=None if stopping.smoothing else stopping.lipschitz or facts.lipschitz_constant,
         shape=facts.input_shape,  # of the space that radii are distances in
         rows=facts.rows,
+        labels=None if images.matching is None else images.matching.recorded(),
     )
     rule = record.rule
     return replace(record, thresholds=rule.recorded) if isinstance(rule, RadiusRule) else record
@@ -142,6 +181,7 @@ def draw(
         else:
             run_margins(method, store, store.rule, images, shown, stop_at=stop_at)
     finally:
+        store.skip(images.skipped)
         store.add_notes(method.notes)  # of votes that an interrupted run keeps, too
     if any(method.spent):
         store.add_evaluations(*method.spent)

@@ -80,7 +80,7 @@ def status(run: str | Path) -> Status:
             raise
         return Status(str(path), 0, 0, 0, None, None, _is_written(path), _idle(path), failed=failed)
     with store:
-        asked, done = len(store.record.asked), store.finished()
+        asked, done = len(store.record.asked), store.finished() + len(store.record.skipped)
         with store.snapshot() as connection:
             (spent,) = connection.execute("SELECT COALESCE(SUM(seconds), 0) FROM timing").fetchone()
         each = spent / done if done else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,8 +11,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..certify.blocks import DrawPlan
-from ..certify.rules import LipschitzRule, Outcome, RadiusRule, Rule, Votes
+from ..certify.rules import UNDECIDED, LipschitzRule, Outcome, RadiusRule, Rule, Votes
 from ..errors import StoreError
+from ..statistics.bounds import ABSTAIN
 from .file import RunFile, guarded
 
 
@@ -25,8 +27,8 @@ class Result(Outcome):
 
     @property
     def correct(self) -> bool:
-        """Whether the prediction is the label."""
-        return self.predict == self.label
+        """Whether the prediction is the label; an abstention never is."""
+        return self.predict == self.label and self.predict != ABSTAIN
 
 
 class RunStore(RunFile):
@@ -104,13 +106,29 @@ class RunStore(RunFile):
     def results(self) -> Iterator[Result]:
         """Outcomes by ascending image, derived from the votes; StoreError where the recorded one says otherwise.
 
+        An image that was skipped, as it cannot be used, is an abstention.
+
         A family-wise run with preset radii adds what Holm's procedure gives for the images finished so far. StoreError, too,
         for a result of an image that the run was not asked for.
         """
-        rule, images, asked = self.rule, self.images_with_results(), self.record.asked
-        foreign = [image for image in images if image not in asked]
+        images, asked, skipped = self.images_with_results(), self.record.asked, self.record.skipped
+        foreign = [image for image in (*images, *skipped) if image not in asked]
         if foreign:
             raise StoreError(f"run store {self.path} has image {foreign[0]}, which its run was not asked for")
+        twice = skipped.keys() & {*images}
+        if twice:
+            raise StoreError(f"run store {self.path} has a result of image {min(twice)}, which it says it skipped")
+        return heapq.merge(self._drawn(images), map(self._skipped, sorted(skipped)), key=lambda result: result.image)
+
+    def _skipped(self, image: int) -> Result:
+        """The abstention that a skipped image is."""
+        radius, decisions = (0.0 if self.record.stopping.certifies else None), self.record.stopping.preset
+        said = (UNDECIDED,) * len(decisions)
+        label = self.record.skipped[image][0]
+        return Result(ABSTAIN, radius, radius, 0, 0, said, image=image, label=label, seconds=0.0)
+
+    def _drawn(self, images: list[int]) -> Iterator[Result]:
+        rule = self.rule
         if not isinstance(rule, RadiusRule) or rule.images == 1:
             yield from map(self.result, images)
             return

@@ -13,7 +13,7 @@ import heapq
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from ..certify.progress import NoProgress, Progress
 from ..certify.step import Step
 from ..engine import Engine
 from ..errors import InputError, StoreError
-from ..images import Image, Images, flat_pixels, pixel_digest
+from ..images import REFUSE, SKIP, Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
+from .config import RunConfig
 from .engines import build_method, device_of
 from .file import UNRECORDED
 from .identity import INDEPENDENT, differences, facts_of, fingerprint, rows_note, versions
@@ -154,12 +155,13 @@ def verify(
         record = store.record
         check_noise_version(store.path, record.classifier)
         config = recorded_config(store, given, threads, device).changed(allow_host_code=allow_host_code)
-        images = Images.chosen(config.data, config.choice)
+        images = recorded_images(record, config)
         opened = device_of(config)
         method = build_method(config, device=opened)
         done = Verification(store.path, seed)
         try:
             check_weights(record.classifier, method.engines)
+            check_skipped(record, images, method.input_shape, done)
             here = describe(facts_of(method), images, config.choice, config.stopping, key=record.key)
             if record.shard is not None:
                 images = images.of_rows(record.shard.rows(images.rows))
@@ -178,6 +180,25 @@ def verify(
         check_identity(record.classifier, here.classifier, done)
         note_versions(record.versions, versions(opened), done)
     return done
+
+
+def recorded_images(record: RunRecord, config: RunConfig) -> Images:
+    """The images of a run, with the labels that it took for classes."""
+    images = Images.chosen(config.data, replace(config.choice, bad_images=SKIP if record.skipped else REFUSE))
+    if record.matching is not None:
+        images.match_as(record.matching)
+    return images
+
+
+def check_skipped(record: RunRecord, images: Images, shape: tuple[int, int, int], done: Verification) -> None:
+    """Add images that the run skipped though they can be used; skipped ones count as not certified."""
+    if not record.skipped:
+        return
+    images.expect((*shape[1:], shape[0]))
+    for row in record.skipped:
+        if any(True for _ in images.read(range(row, row + 1))):
+            done.mismatches.append(f"image {row}: recorded as one that cannot be used, here it can")
+    done.notes.append(f"{len(record.skipped)} images were skipped as they cannot be used; they count as not certified")
 
 
 def verify_votes(
@@ -230,7 +251,8 @@ def verify_margins(
     count = to_draw(fraction, len(held))
     order = sorted(held, key=lambda image: choice(done.seed, image, 0, 0))
     chosen = set(order[:count])
-    check_asked(images.rows, sorted({*held} | {*store.known_images()} - {*images.rows}), unfinished, done)
+    there = {*held} | {*record.skipped} | {*store.known_images()} - {*images.rows}
+    check_asked(images.rows, sorted(there), unfinished, done)
     if not record.has_distances:
         done.notes.append(UNRECORDED)
 
@@ -320,7 +342,7 @@ def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done
         _check_results(store, images, done)
         results = {image for (image,) in connection.execute("SELECT image FROM results")}
         mentioned = {image for table in MENTIONS for (image,) in connection.execute(f"SELECT image FROM {table}")}
-        check_asked(asked, sorted(results | (mentioned - {*asked})), unfinished, done)
+        check_asked(asked, sorted(results | {*store.record.skipped} | (mentioned - {*asked})), unfinished, done)
     return _Chosen(images, chosen)
 
 

@@ -187,7 +187,7 @@ def test_resume_refuses_another_configuration(half_space, linear_classifier, ima
         with pytest.raises(dst.InputError, match=message):
             run(base.changed(**change))
     images_npz(count=2, seed=9)  # other pixels in the same file
-    with pytest.raises(dst.InputError, match="differs in data"):
+    with pytest.raises(dst.InputError, match="image 0 differs from the one in"):
         run(base)
     assert contents(base.output.out) == before
 

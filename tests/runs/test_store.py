@@ -163,7 +163,7 @@ def test_a_run_that_appeared_meanwhile_is_not_taken_over(finished):
     open_store(config.changed(resume=True).output, record).close()
 
 
-def test_other_data_is_refused_even_where_nothing_was_drawn(finished, images_npz):
+def test_data_that_changed_where_nothing_was_drawn_is_gone_on_with_and_other_data_refused(finished):
     edit(finished["out"], "DELETE FROM results WHERE image > 0")
     edit(finished["out"], "DELETE FROM blocks WHERE image > 0")
     edit(finished["out"], "DELETE FROM timing WHERE image > 0")
@@ -172,7 +172,18 @@ def test_other_data_is_refused_even_where_nothing_was_drawn(finished, images_npz
         images, labels = archive["images"], archive["labels"]
     images[2] = 255 - images[2]
     np.savez(finished["data"], images=images, labels=labels)
-    with pytest.raises(InputError, match="differs in data"):
+    with dst.certify(**finished, resume=True) as store:
+        assert len(list(store.results())) == len(images)
+        assert len(store.record.data_before) == 1
+    assert dst.verify(finished["out"], fraction=1).agrees
+    images[2] = 255 - images[2]
+    np.savez(finished["data"], images=images, labels=labels)
+    with pytest.raises(InputError, match="image 2 differs from the one in"):
+        dst.certify(**finished, resume=True)
+    with dst.open_run(finished["out"]) as store:
+        assert len(store.record.data_before) == 1
+    np.savez(finished["data"], images=images[:-1], labels=labels[:-1])
+    with pytest.raises(InputError, match="differs in .*images"):
         dst.certify(**finished, resume=True)
 
 

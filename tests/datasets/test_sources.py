@@ -1,0 +1,202 @@
+"""Data as it comes: shards, saved data sets, tars, and rows without labels."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.images import Images
+
+PIXELS = np.random.default_rng(4).integers(0, 256, (7, 5, 6, 3), dtype=np.uint8)
+LABELS = [2, 0, 1, 1, 0, 2, 1]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def table(rows: range, labels: list[object] | None = LABELS, names: list[str] | None = None) -> pa.Table:
+    cells = {"image": [{"bytes": png(PIXELS[row]), "path": None} for row in rows]}
+    if labels is not None:
+        cells["label"] = [labels[row] for row in rows]
+    made = pa.table(cells)
+    if names is None:
+        return made
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def check(images: Images, labels: list[int] | None = LABELS) -> None:
+    got = list(images)
+    assert [image.index for image in got] == list(images.rows)
+    for image in got:
+        np.testing.assert_array_equal(image.pixels, PIXELS[image.index])
+        assert image.label == (-1 if labels is None else labels[image.index])
+    assert [image.label for image in got] == list(images.labels())
+    assert images.labelled == (labels is not None)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    folder = tmp_path / "hub"
+    (folder / "data").mkdir(parents=True)
+    for number, rows in enumerate((range(3), range(3, 4), range(4, 7))):
+        pq.write_table(table(rows), folder / "data" / f"test-{number:05d}-of-00003.parquet", row_group_size=2)
+    return folder
+
+
+def test_shards_are_one_table(shards):
+    for path in (shards, shards / "data", shards / "data" / "test-*.parquet"):
+        check(Images(path))
+        check(Images(path, skip=3))
+        check(Images(path, skip=2, limit=2))
+    assert Images(shards).identity == Images(shards / "data" / "*.parquet").identity
+
+
+def test_shards_that_are_missing_or_of_several_splits_are_refused(shards):
+    (shards / "data" / "train-00000-of-00001.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds the splits test, train, expected one: give '.*data/test\*\.parquet'"):
+        Images(shards)
+    remedy = shards / "data" / "test*.parquet"
+    check(Images(remedy))
+    (shards / "data" / "test-00001-of-00003.parquet").unlink()
+    with pytest.raises(InputError, match=r"holds 2 files of 3 that test has: fetch the others"):
+        Images(remedy)
+    pq.write_table(pa.table({"image": [b""], "label": ["x"]}), shards / "data" / "test-00001-of-00003.parquet")
+    with pytest.raises(InputError, match="has other columns than"):
+        Images(remedy)
+
+
+def test_a_saved_data_set_is_read_where_it_lies(tmp_path):
+    """The layout of `Dataset.save_to_disk`: Arrow streams, state.json, dataset_info.json."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    for number, rows in enumerate((range(4), range(4, 7))):
+        made = table(rows)
+        with pa.OSFile(str(folder / f"data-{number:05d}-of-00002.arrow"), "wb") as file:
+            with pa.ipc.new_stream(file, made.schema) as stream:
+                stream.write_table(made, max_chunksize=3)
+    files = [{"filename": f"data-{number:05d}-of-00002.arrow"} for number in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files, "_fingerprint": "x"}))
+    features = {"label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+    check(Images(folder))
+    check(Images(folder, skip=2))
+    assert Images(folder).source.names == ("a", "b", "c")
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "saved"]}))
+    with pytest.raises(InputError, match="holds the splits train, saved, expected one data set: give .*saved$"):
+        Images(tmp_path)
+    state = {"_data_files": files, "_indices_data_files": [{"filename": "i.arrow"}]}
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(InputError, match="flatten_indices"):
+        Images(folder)
+    for damage in ("{", "{}", "[]"):
+        (folder / "state.json").write_text(damage)
+        with pytest.raises(InputError, match="is not the state of a saved data set"):
+            Images(folder)
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def samples(rows: range, label: str = "cls") -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for row in rows:
+        found[f"s/{row:03d}.png"] = png(PIXELS[row])
+        found[f"s/{row:03d}.{label}"] = (
+            str(LABELS[row]).encode() if label == "cls" else json.dumps({"label": LABELS[row], "caption": "x"}).encode()
+        )
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cls", "json"])
+def test_tars_are_read_where_they_lie(tmp_path, kind):
+    tar_of(tmp_path / "test-000000.tar", samples(range(4), kind))
+    tar_of(tmp_path / "test-000001.tar", {**samples(range(4, 7), kind), "s/notes.txt": b"hello"})
+    for path in (tmp_path, tmp_path / "test-*.tar", tmp_path / "test-{000000..000001}.tar"):
+        check(Images(path))
+        check(Images(path, skip=3))
+    assert Images(tmp_path).source.left_out == ("left out: 1 files in it (s/notes.txt)",)
+    with pytest.raises(InputError, match=r"names .*test-000002\.tar, which is not there"):
+        Images(tmp_path / "test-{000000..000002}.tar")
+
+
+def test_odd_tars_are_refused_in_one_line(tmp_path):
+    half = samples(range(3))
+    del half["s/001.cls"]
+    cases = {
+        "half": (tar_of(tmp_path / "half.tar", half), "row 1 has no label, others have"),
+        "two": (tar_of(tmp_path / "two.tar", {"a.png": png(PIXELS[0]), "a.jpg": b"x"}), "two images of sample a"),
+        "none": (tar_of(tmp_path / "none.tar", {"a.txt": b"x"}), "holds no images"),
+        "json": (tar_of(tmp_path / "json.tar", {"a.png": b"", "a.json": b"{"}), "not a readable, uncompressed tar"),
+    }
+    (tmp_path / "cut.tar").write_bytes(b"nonsense" * 100)
+    cases["cut"] = (tmp_path / "cut.tar", "not a readable, uncompressed tar")
+    for path, message in cases.values():
+        with pytest.raises(InputError, match=message) as error:
+            Images(path)
+        assert "\n" not in str(error.value)
+
+
+def test_rows_without_labels_have_none(tmp_path):
+    pq.write_table(table(range(7), None), tmp_path / "none.parquet")
+    pq.write_table(table(range(7), [-1] * 7), tmp_path / "minus.parquet")
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    tar_of(tmp_path / "a.tar", {f"{row}.png": png(PIXELS[row]) for row in range(7)})
+    for name in ("none.parquet", "minus.parquet", "a.npz", "a.tar"):
+        check(Images(tmp_path / name), None)
+
+
+def test_label_columns_of_names_are_names(tmp_path):
+    names = ["cat", "ant", "bee", "bee", "ant", "cat", "bee"]
+    pq.write_table(table(range(7), names), tmp_path / "names.parquet")
+    images = Images(tmp_path / "names.parquet")
+    assert (images.source.names, images.source.ranked) == (("ant", "bee", "cat"), True)
+    assert list(images.labels()) == [2, 0, 1, 1, 0, 2, 1]
+    tar_of(
+        tmp_path / "a.tar",
+        {f"{r}.{e}": d for r in range(7) for e, d in (("png", png(PIXELS[r])), ("cls", names[r].encode()))},
+    )
+    assert list(Images(tmp_path / "a.tar").labels()) == [2, 0, 1, 1, 0, 2, 1]
+
+
+def test_grey_images_take_the_channels_that_are_asked_for(tmp_path):
+    grey = PIXELS[..., :1]
+    np.savez(tmp_path / "grey.npz", images=grey, labels=LABELS)
+    for image, pixels in zip(Images(tmp_path / "grey.npz", channels=3), grey, strict=True):
+        np.testing.assert_array_equal(image.pixels, np.repeat(pixels, 3, axis=2))
+    pq.write_table(
+        pa.table({"image": [{"bytes": png(p[..., 0]), "path": None} for p in grey], "label": LABELS}),
+        tmp_path / "g.parquet",
+    )
+    for image, pixels in zip(Images(tmp_path / "g.parquet", channels=1), grey, strict=True):
+        np.testing.assert_array_equal(image.pixels, pixels)
+    np.savez(tmp_path / "colour.npz", images=PIXELS, labels=LABELS)
+    with pytest.raises(InputError, match="the image has colours, channels 1 is for grey ones"):
+        list(Images(tmp_path / "colour.npz", channels=1))
+
+
+def test_the_distance_of_a_grey_image_counts_every_channel(tmp_path):
+    floats = np.full((1, 2, 2, 1), 0.5, np.float64)  # half a step from both neighbours
+    np.savez(tmp_path / "f.npz", images=floats, labels=[0])
+    (one,) = Images(tmp_path / "f.npz", quantise=True)
+    (three,) = Images(tmp_path / "f.npz", quantise=True, channels=3)
+    assert three.distance == pytest.approx(one.distance * np.sqrt(3))
+    assert three.distance >= 0.5 / 255 * np.sqrt(12)
