@@ -41,6 +41,41 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         draft.unlink(missing_ok=True)
 
 
+NO_LINKS = (
+    "the file system of the run's file has no hard links: that it never replaces a run that appears meanwhile holds for "
+    "processes of this release alone"
+)
+
+
+def publish_new(draft: Path, path: Path) -> bool:
+    """Give a finished file its name, unless there is a file of that name: then FileExistsError. Whether a hard link did that.
+
+    A link, unlike a rename, never replaces a file. Where the file system has none (exFAT, FUSE, SMB, some cluster file systems),
+    a claim beside it keeps other processes of this function away until it is renamed.
+    """
+    try:
+        os.link(draft, path)
+        return True
+    except FileExistsError:
+        raise
+    except OSError:
+        pass  # of many kinds; what is wrong with the place is wrong for a rename too
+    claim = path.with_name(f".{path.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise StoreError(
+            f"{path} is being made by another process, as {claim} says: wait for it, or where it is gone remove that file"
+        ) from None
+    try:
+        if path.exists():
+            raise FileExistsError(path)
+        os.rename(draft, path)
+    finally:
+        claim.unlink(missing_ok=True)
+    return False
+
+
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> None:
     """Raise InputError unless every output names a file in an existing folder that is no input and no other output."""
     seen = {name: path for name, path in inputs.items() if path is not None}

@@ -12,7 +12,6 @@ opened.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -25,11 +24,23 @@ from ..certify.audit_rows import Row
 from ..certify.blocks import Block
 from ..certify.rules import Margin, Outcome
 from ..errors import InputError, StoreError
+from ..files import NO_LINKS, publish_new
+from ..locks import NO_LOCKS, Lock, held
 from .audit import refuse_void
 from .config import MEMORY
 from .record import FORMAT, READABLE, REQUIRED, RunRecord, naming_damage
 
 UNRECORDED = "radii are about the rounded images, the distance was not recorded (an older version made the run)"
+NO_LOG = (
+    "the file system of the run's file shares no memory: SQLite writes it without a log, and reports of the running run may have "
+    "to be asked for again"
+)
+UNABLE = (
+    "SQLITE_IOERR",
+    "SQLITE_PROTOCOL",
+    "SQLITE_CANTOPEN",
+    "SQLITE_BUSY",
+)  # what it says where it cannot lock or share
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
@@ -76,15 +87,58 @@ def guarded(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _lock(path: Path) -> int:
-    """A descriptor that holds the file's write lock; closing it (after SQLite's own) or dying gives the lock back."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"--out {path} is being written by another process: let it finish, or stop it") from None
-    return descriptor
+def _connect(path: Path, mode: str, *, locks: bool = True) -> sqlite3.Connection:
+    """SQLite on a file; without locks of its own where the file system has none."""
+    found = f"{path.absolute().as_uri()}?mode={mode}{'' if locks else '&nolock=1'}"
+    return sqlite3.connect(found, uri=True, timeout=30)
+
+
+def _readable(path: Path, mode: str, locks: bool) -> tuple[sqlite3.Connection, Any]:
+    """SQLite on a run store, and the store's format. Where it gets no locks, or no shared memory, it reads without."""
+    for own in (True, False) if locks else (False,):
+        connection = _connect(path, mode, locks=own)
+        try:
+            if not own:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # else it would share memory
+            found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            return connection, json.loads(found[0]) if found else None
+        except BaseException as error:
+            connection.close()
+            unable = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname.startswith(UNABLE)
+            if not (own and unable):
+                raise
+    raise AssertionError
+
+
+def _writable(path: Path, locks: bool) -> tuple[sqlite3.Connection, str | None]:
+    """SQLite on a store that this process has the lock of, and what its file system lacks, if something.
+
+    It writes ahead, so that others read meanwhile, where SQLite can lock and share memory.
+    """
+    if locks:
+        connection = _connect(path, "rw")
+        with contextlib.suppress(sqlite3.OperationalError):
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("SELECT COUNT(*) FROM meta").fetchone()
+            connection.execute("PRAGMA synchronous = FULL")
+            if mode == "wal":
+                return connection, None
+        connection.close()
+    for own in (True, False) if locks else (False,):
+        connection = _connect(path, "rw", locks=own)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            connection.execute("PRAGMA locking_mode = NORMAL")
+            connection.execute("SELECT COUNT(*) FROM meta").fetchone()
+            connection.execute("PRAGMA synchronous = FULL")
+            path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # of the log that could not be
+            return connection, NO_LOG if own else NO_LOCKS
+        except sqlite3.OperationalError:
+            connection.close()
+            if not own:
+                raise
+    raise AssertionError
 
 
 def _meta_rows(values: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -97,8 +151,9 @@ class RunFile:
     `record` is the table `meta` typed, `meta` its JSON values.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: Lock | None) -> None:
         self.path = path
+        self.weaker: list[str] = []  # what its file system does not have, and what that means
         self.connection = connection
         self.lock = lock
         with guarded(path):
@@ -144,47 +199,52 @@ class RunFile:
             return cls(Path(MEMORY), connection, None)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with contextlib.closing(sqlite3.connect(draft)) as connection:
+            with contextlib.closing(_connect(draft, "rwc", locks=False)) as connection:  # nobody else knows of it
                 _fill(connection, meta)
                 if fill is not None:
                     with connection:
                         fill(connection)
             if is_empty(path):
                 path.unlink()
-            os.link(draft, path)  # unlike a rename, it never replaces a run that appeared meanwhile
+            linked = publish_new(draft, path)
         except FileExistsError:
             raise InputError(f"--out {path} exists: pass --resume to go on with it, or another name") from None
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"--out {path} cannot be written ({error}): choose another place or free space") from None
         finally:
-            draft.unlink(missing_ok=True)
-        return cls.open(path, write=True)
+            for made in (draft, draft.with_name(f"{draft.name}-journal")):
+                made.unlink(missing_ok=True)
+        store = cls.open(path, write=True)
+        if not linked:
+            store.weaker.append(NO_LINKS)
+        return store
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Self:
         """An existing store, read-only unless `write`. Raises InputError for anything that is not one."""
         if not path.is_file():
             raise InputError(f"run store {path} does not exist: make one with `diffsmooth-trt certify --out {path}`")
-        lock = _lock(path) if write else None
+        lock = Lock.take(path) if write else None
         connection: sqlite3.Connection | None = None
         try:
-            mode = "rw" if write else "ro"
-            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
-            found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-            version = json.loads(found[0]) if found else None
+            locks = not lock.beside if lock is not None else held(path)[1]
+            connection, version = _readable(path, "rw" if write else "ro", locks)
             if version not in READABLE:
                 raise InputError(
                     f"{path} is of store format {version}, this version reads up to {FORMAT}: use the one that wrote it"
                 )
+            lacks = None
             if write:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-            return cls(path, connection, lock)
+                connection.close()
+                connection, lacks = _writable(path, locks)
+            store = cls(path, connection, lock)
+            store.weaker += [lacks] if lacks else []
+            return store
         except BaseException as error:
             if connection is not None:
                 connection.close()
             if lock is not None:
-                os.close(lock)
+                lock.release()
             if isinstance(error, sqlite3.DatabaseError):
                 hint = "give the --out of certify or predict"
                 if path.with_name(f"{path.name}-wal").exists():
@@ -407,7 +467,7 @@ class RunFile:
                 self.connection.execute("PRAGMA journal_mode = DELETE")
         self.connection.close()
         if self.lock is not None:
-            os.close(self.lock)
+            self.lock.release()
             self.lock = None
 
     def __enter__(self) -> Self:

@@ -46,7 +46,8 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, unfinished: bool = Fal
                         marks = ", ".join("?" * len(rows[0]))
                         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
-        RunStore.create(target, _merged([store.record for store in stores]), fill).close()
+        with RunStore.create(target, _merged([store.record for store in stores]), fill) as made:
+            made.add_notes(made.weaker)
     return open_run(target)
 
 

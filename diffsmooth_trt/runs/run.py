@@ -68,7 +68,7 @@ def opened_store(
         if store.record.data != record.data:
             take_data(store, images, record.data)
         store.skip(images.skipped)
-        store.add_notes(said)
+        store.add_notes([*said, *store.weaker])
         yield store
     except BaseException:
         store.close()

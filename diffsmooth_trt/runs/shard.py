@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, StoreError
+from ..files import publish_new
 from ..noise import Key
 
 MOST = 10**6
@@ -56,7 +57,7 @@ def shared_key(path: Path) -> tuple[Key, bool]:
                 file.write(f"{key.hex}\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(draft, path)  # unlike a rename, it never replaces the key of another shard that was first
+            publish_new(draft, path)  # it never replaces the key of another shard that was first
             return key, True
         except FileExistsError:
             pass

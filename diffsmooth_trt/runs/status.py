@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..locks import held
 from .store import open_run
 
 
@@ -19,7 +18,7 @@ class Status:
     """How far a run is.
 
     `done` of `asked` images have a result, from `samples` draws, which took `seconds_per_image` on average (None before the
-    first). `live`: a process is writing it, by a lock that a dead one does not hold; None where the file system has no locks.
+    first). `live`: a process is writing it, by a lock that a dead one does not hold; None where that cannot be known.
     `idle`: seconds since it was last written. `left`: seconds that the rest will take at this rate, None where nothing says.
     `shard` is which part of a run it is, `failed` why its votes count for nothing, if they do not, `notes` what it noted.
     """
@@ -78,7 +77,7 @@ def status(run: str | Path) -> Status:
         failed = _failure(path)
         if failed is None:
             raise
-        return Status(str(path), 0, 0, 0, None, None, _is_written(path), _idle(path), failed=failed)
+        return Status(str(path), 0, 0, 0, None, None, held(path)[0], _idle(path), failed=failed)
     with store:
         asked, done = len(store.record.asked), store.finished() + len(store.record.skipped)
         with store.snapshot() as connection:
@@ -91,7 +90,7 @@ def status(run: str | Path) -> Status:
             samples=store.drawn(),
             seconds_per_image=each,
             left=None if each is None else each * (asked - done),
-            live=_is_written(path),
+            live=held(path)[0],
             idle=_idle(path),
             shard=None if store.record.shard is None else str(store.record.shard),
             failed=failed,
@@ -111,20 +110,6 @@ def _failure(path: Path) -> str | None:
     except (sqlite3.Error, TypeError, ValueError, AttributeError):
         return None
     return str(said) if said else None
-
-
-def _is_written(path: Path) -> bool | None:
-    """Whether another process holds the store's lock."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
 
 
 def _idle(path: Path) -> float:
