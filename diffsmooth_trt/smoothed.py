@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .arrays import ArrayImages, checked_pixels
 from .certify.progress import NoProgress, Progress
+from .certify.reach import check_reach
 from .certify.stopping import Stopping
 from .device import open_device
 from .engine import Engine, open_engine
@@ -219,6 +220,7 @@ class SmoothedClassifier:
         check_noise(method, stopping)
         given = None if key is None else Key.parse(key)
         record = describe(facts_of(method), images, ImageChoice(), stopping, key=given)
+        check_reach(stopping, record.conditions)
         store = RunStore.create(None, record)
         with ExitStack() as failed:
             failed.callback(store.close)

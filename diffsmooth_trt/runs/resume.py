@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..certify.reach import check_reach
 from ..errors import InputError
 from .config import Output
 from .file import is_empty
@@ -45,6 +46,7 @@ def open_store(output: Output, record: RunRecord) -> RunStore:
     refuse_existing(output)  # again: another run may have made the file since the first look
     out = output.out
     if out is None or not out.exists() or is_empty(out):
+        check_reach(record.stopping, record.conditions)
         return RunStore.create(out, record)
     store = RunStore.open(out, write=True)
     try:
