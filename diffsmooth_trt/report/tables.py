@@ -130,7 +130,7 @@ class Summary:
             return f"certify {classifier.method}, Lipschitz certificate, {classifier.steps} steps"
         drawn = f"n={asked.n}"
         if self.preset:
-            drawn = f"radius {', '.join(map(_exactly, self.preset))}, n up to {asked.n}"
+            drawn = f"radius {', '.join(map(exactly, self.preset))}, n up to {asked.n}"
         elif asked.tolerance is not None:
             drawn = f"tolerance {asked.tolerance}, n up to {asked.n}"
         drawn = f"n0={asked.n0}, {drawn}" if self.certified else drawn
@@ -187,7 +187,7 @@ class Summary:
             said = [decisions[number] for decisions in self.decisions]
             counts = ", ".join(f"{said.count(kind)} {kind}" for kind in (CERTIFIED, REFUTED, UNDECIDED))
             notes.append(
-                f"radius {_exactly(radius)}: {counts} (refuted: the selected class is too rare; that is no attack)"
+                f"radius {exactly(radius)}: {counts} (refuted: the selected class is too rare; that is no attack)"
             )
         if self.void:
             notes.append(f"void votes: {self.void} of {int(self.samples.sum())}, counted as abstentions")
@@ -208,7 +208,7 @@ class Summary:
             notes.append(
                 "noise of version 1 (Philox, no cryptographic generator): right only for networks that were not made against it"
             )
-        return [*notes, *self._data, *self._rounding, *self._reading]
+        return [*notes, *self._data, *self.rounding, *self.reading]
 
     @property
     def _data(self) -> list[str]:
@@ -218,7 +218,7 @@ class Summary:
         if not self.labelled and self.certified:
             counts, _ = certified_counts(self.predicted, self.predicted, self.radii, shown_radii([self]))
             shares = (
-                f"{share(int(count), self)} at {_exactly(r)}"
+                f"{share(int(count), self)} at {exactly(r)}"
                 for count, r in zip(counts, shown_radii([self]), strict=True)
             )
             found.append(f"certified, whatever the class is: {', '.join(shares)}")
@@ -235,7 +235,7 @@ class Summary:
         return found
 
     @property
-    def _rounding(self) -> list[str]:
+    def rounding(self) -> list[str]:
         """What was done about images off the grid."""
         if self.distances is None:
             return [
@@ -251,7 +251,7 @@ class Summary:
         return [f"rounded: {moved.size} images, by up to {moved.max():.4f} (ℓ2); {said}"]
 
     @property
-    def _reading(self) -> list[str]:
+    def reading(self) -> list[str]:
         """How the accuracies and their intervals are to be read."""
         if self.missing:
             return [
@@ -366,13 +366,35 @@ def _printable(name: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
-def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> str:
-    """The runs side by side; accuracies in percent, rounded down, below each its interval, rounded outward.
+@dataclass(frozen=True)
+class Sheet:
+    """The table of runs as text: `lines` above it, `head`, and of each run its cells and, where it has some, its intervals."""
 
-    The interval is `certified_accuracy_interval`'s at 95 %: where the images were drawn from some distribution, it holds
-    that distribution's certified accuracy, and its lower end bounds the robust accuracy. Of an unfinished run, a cell has the
-    shares that it will show at least and at most, and there is no interval. `enveloped` adds the runs' `envelope`.
-    """
+    lines: tuple[str, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[list[str], list[str] | None], ...]
+
+    @property
+    def widths(self) -> list[int]:
+        """Those of the columns."""
+        every = [self.head, *(cells for row in self.rows for cells in row if cells is not None)]
+        return [max(len(cells[column]) for cells in every) for column in range(len(self.head))]
+
+    @property
+    def table(self) -> list[str]:
+        """The table's lines: the names of columns, below each run its interval."""
+        widths, found = self.widths, []
+        for cells in (list(self.head), *(cells for row in self.rows for cells in row if cells is not None)):
+            aligned = (
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            )
+            found.append("  ".join(aligned).rstrip())
+        return found
+
+
+def sheet(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> Sheet:
+    """The runs as `text_table` shows them."""
     lines = []
     for summary in summaries:
         lines += [f"{summary.name}: {summary.title}", *(f"  {note}" for note in summary.notes)]
@@ -386,20 +408,27 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
         ]
     predictions = not all(summary.certified for summary in summaries)
     head = ["run", "images"]
-    head += [*(f"acc@{_exactly(radius)}" for radius in at), "ACR"] if at is not None else []
+    head += [*(f"acc@{exactly(radius)}" for radius in at), "ACR"] if at is not None else []
     head += ["accuracy"] if predictions else []
     head += ["abstain", "samples/image", "seconds/image"]
-    rows = [head]
+    rows = []
     for summary in summaries:
-        rows.append(_row(summary, at, predictions))
+        spans = None
         if at is not None and summary.certified and not summary.missing and summary.labelled:
-            rows.append(_intervals(summary, at, len(head)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        aligned = (cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
-        lines.append("  ".join(aligned).rstrip())
-    return "\n".join(lines)
+            spans = _intervals(summary, at, len(head))
+        rows.append((_row(summary, at, predictions), spans))
+    return Sheet(tuple(lines), tuple(head), tuple(rows))
+
+
+def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> str:
+    """The runs side by side; accuracies in percent, rounded down, below each its interval, rounded outward.
+
+    The interval is `certified_accuracy_interval`'s at 95 %: where the images were drawn from some distribution, it holds
+    that distribution's certified accuracy, and its lower end bounds the robust accuracy. Of an unfinished run, a cell has the
+    shares that it will show at least and at most, and there is no interval. `enveloped` adds the runs' `envelope`.
+    """
+    found = sheet(summaries, radii, enveloped=enveloped)
+    return "\n".join([*found.lines, *found.table])
 
 
 def _intervals(summary: Summary, at: Sequence[float], columns: int) -> list[str]:
@@ -423,7 +452,7 @@ def share(count: int, summary: Summary) -> str:
     return f"{percent(count, summary.asked)[:-1]}–{tenths // 10}.{tenths % 10}%"
 
 
-def _exactly(radius: float) -> str:
+def exactly(radius: float) -> str:
     """The shortest plain decimal that is read as this very float."""
     return f"{Decimal(repr(float(radius) + 0.0)):f}".removesuffix(".0")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import write_atomically
+from ..runs.record import RunRecord
 from ..runs.store import Result, RunStore
 from ..statistics.bounds import truncate
 
@@ -26,9 +27,9 @@ def tsv_line(result: Result) -> str:
     return "\t".join(str(entry) for entry in fields)
 
 
-def condition_of(store: RunStore) -> str:
+def condition_of(record: RunRecord) -> str:
     """On what condition a run's radii hold, in a phrase without tabs; nothing where there is none but the theorem's."""
-    record, found = store.record, []
+    found = []
     constant = record.lipschitz_constant
     if constant is not None:
         given = "given" if record.stopping.lipschitz is not None else "derived for ideal denoisers"
@@ -48,7 +49,7 @@ def write_tsv(path: Path, store: RunStore) -> None:
             f"--tsv: {store.path} has {len(results)} of {asked} images, the shares of which mean nothing: "
             "finish the run with --resume first"
         )
-    condition = condition_of(store)
+    condition = condition_of(store.record)
     extra = f"\t{condition}" if condition else ""
     lines = [HEADER + (CONDITION if condition else ""), *(tsv_line(result) + extra for result in results)]
     write_atomically(path, "\n".join(lines) + "\n")
