@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 import re
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +213,8 @@ def test_a_run_with_preset_radii_shows_those(make_run: RunMaker) -> None:
     assert "radius 0.5: 1 certified, 2 refuted, 1 undecided" in text
     assert "radius 0.25, 0.5, n up to 5000" in text
     assert "acc@0 " in text_table([preset_run(make_run), summary_of(make_run())])  # a run without presets has them all
-    found = parsed(page([preset_run(make_run)]))
-    assert [cells[-2:] for _, cells in found.rows if cells] == [list(said) for said in PRESET]
+    (found,) = shown(page([preset_run(make_run)]))["runs"]
+    assert found["rows"]["decisions"] == [list(said) for said in PRESET] and found["preset"] == [0.25, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,11 @@ def test_an_unfinished_run_shows_what_it_may_end_as(make_run: RunMaker) -> None:
     assert (row["ACR"], row["abstain"]) == ("≥0.1499", "1–5")
     assert "95%" not in text and "97.5%" not in text and "UNFINISHED: 6 of 10 images" in text
     assert "no confidence interval, as images finish in the order of their difficulty" in text
-    assert "UNFINISHED: 6 of 10 images" in page([summary]) and "4 of 10 images have no result" in page([summary])
+    (drawn,) = shown(page([summary]))["runs"]
+    assert "UNFINISHED: 6 of 10 images" in drawn["title"] and drawn["missing"] == 4
+    assert (drawn["curve"]["low"][0], drawn["curve"]["high"][0]) == (40.0, 80.0) and "finished" in drawn["curve"][
+        "kind"
+    ]
     assert "UNFINISHED: 6 of 10 images" in draw([summary], "svg").decode()
     predictions = make_run([(0, 1, 1, None), (1, 1, 0, None), (2, 1, -1, None)], command="predict", images=7)
     (row,) = table(text_table([summary_of(predictions)]))
@@ -534,65 +538,44 @@ def test_names_that_no_encoding_takes_are_escaped(make_run: RunMaker) -> None:
         assert summary.name in text.encode("utf-8").decode("utf-8")
 
 
-class Page(HTMLParser):
-    """Collects tags, cells and everything a browser would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.rows: list[tuple[str, list[str]]] = []
-        self.fetched: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        values = dict(attrs)
-        if tag == "tr":
-            self.rows.append((values.get("class") or "", []))
-        found = [values.get(name) for name in ("src", "href", "xlink:href", "srcset", "data")]
-        self.fetched += [value for value in found if value and not value.startswith("#")]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1] == "td" and data.strip():
-            self.rows[-1][1].append(data)
+def shown(text: str) -> dict[str, Any]:
+    """What a page's script draws."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    found: dict[str, Any] = json.loads(data)
+    return found
 
 
-def parsed(text: str) -> Page:
-    parser = Page()
-    parser.feed(text)
-    return parser
-
-
-def test_a_page_shows_every_image_and_refers_to_nothing_outside(make_run: RunMaker) -> None:
+def test_a_page_has_every_image_and_refers_to_nothing_outside(make_run: RunMaker) -> None:
     rows = [*ROWS[:5], (13, 1, 1, 0.2499999)]
-    found = parsed(page([summary_of(make_run(rows))]))
-    assert found.fetched == []
-    assert not {"script", "link", "img", "iframe"} & set(found.tags)
-    assert "svg" in found.tags
-    shown = [(kind, cells[1:4]) for kind, cells in found.rows if cells]
-    assert [int(cells[0]) for _, cells in found.rows if cells] == [row[0] for row in rows]
-    assert shown == [
-        ("", ["0", "0", "0.000000"]),
-        ("", ["1", "1", "0.500000"]),
-        ("", ["2", "2", "0.750000"]),
-        ("abstain", ["2", "abstains", "0.000000"]),
-        ("wrong", ["1", "0", "2.000000"]),
-        ("", ["1", "1", "0.249999"]),
-    ]
+    text = page([summary_of(make_run(rows))])
+    assert "default-src 'none'; img-src data:" in text
+    assert set(re.findall(r"https?://[^\s\"'<]*", text)) == {
+        "http://www.w3.org/2000/svg"
+    }  # a name, which nothing is fetched by
+    assert not re.search(r"<(link|iframe|img|object|embed)\b|\bsrc=|@import|url\(", text)
+    found = shown(text)["runs"][0]["rows"]
+    assert found["image"] == [row[0] for row in rows]
+    assert found["answer"] == [row[2] for row in rows]
+    assert found["radius"] == [row[3] for row in rows]
+    assert found["shown"] == ["0.000000", "0.500000", "0.750000", "0.000000", "2.000000", "0.249999"]
 
 
-def test_a_page_of_predictions_has_no_figure_and_no_radii(make_run: RunMaker) -> None:
-    found = parsed(page([summary_of(make_run([(0, 1, 1, None)], command="predict"))]))
-    assert "svg" not in found.tags
-    assert [cells[3] for _, cells in found.rows if cells] == ["–"]
+def test_a_page_of_predictions_has_no_curve(make_run: RunMaker) -> None:
+    found = shown(page([summary_of(make_run([(0, 1, 1, None)], command="predict"))]))
+    assert found["runs"][0]["curve"] is None and found["runs"][0]["shares"] == []
+    assert found["lede"] == ["The smoothed classifier is right on 100.0% of 1 image."]
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)<", "a&b\"'<b>", "--><script>x<!--", "]]><script>x"])
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)<", "a&b\"'<b>", "--><script>x<!--", "]]><script>x", "</script>", "a\u2028b{{data}}"]
+)
 def test_run_names_are_escaped_in_pages(make_run: RunMaker, name: str) -> None:
-    text = page([summary_of(make_run(name=name))])
-    tags = parsed(text).tags
-    assert "script" not in tags
-    assert "b" not in tags
-    assert "<script" not in text.lower()
+    text = page([summary_of(replace(make_run(), path=Path(name.replace("/", "\u2215") + ".sqlite")))])
+    assert "alert(1)<" not in text and "<b>" not in text and "<!--" not in text and "<script>x" not in text
+    assert text.lower().count("<script") == 2 == text.lower().count("</script")
+    assert (
+        shown(text)["runs"][0]["name"] == summary_of(replace(make_run(), path=Path(name.replace("/", "\u2215")))).name
+    )
 
 
 # ---- progress -------------------------------------------------------------------------------------------
