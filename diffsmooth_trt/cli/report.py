@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
 from .options import Commands, numbers
 from .run import execute_run
+
+KINDS = ("csv", "json", "parquet", "latex", "markdown")
+OF_RUNS = (
+    "data",
+    "noisy",
+    "format",
+    "table",
+    "rows",
+)  # options of `report` that files of other commands have no use for
 
 
 def add(commands: Commands) -> None:
@@ -33,43 +45,106 @@ def add(commands: Commands) -> None:
         help="add a row with each image's best radius over finished runs of the same pixels; no certificate of one classifier",
     )
     report.add_argument("--tsv", type=Path, metavar="FILE", help="the papers' tab-separated file (one finished run)")
-    report.add_argument("--html", type=Path, metavar="FILE", help="a single-file page")
+    report.add_argument(
+        "--html", type=Path, metavar="FILE", help="a single-file page with curves, pictures and paired differences"
+    )
+    report.add_argument("--data", type=Path, metavar="PATH", help="… where the runs' images lie now, for its pictures")
+    report.add_argument(
+        "--noisy", type=int, metavar="N", help="… how many images it shows noisy and denoised (default: 12)"
+    )
     report.add_argument("--figure", type=Path, metavar="FILE", help="certified-accuracy curve: .png, .svg or .pdf")
+    text = "print the table as csv, json, parquet, latex or markdown"
+    report.add_argument("--format", choices=KINDS, metavar="FORMAT", help=text)
+    report.add_argument("--table", type=Path, metavar="FILE", help="… into a file, whose suffix may say the format")
+    text = "… with a row a run or a row an image (default: runs)"
+    report.add_argument("--rows", choices=("runs", "images"), metavar="runs|images", help=text)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from ..files import check_outputs, write_atomically
     from ..ood.store import is_ood_file
-    from ..report.figures import write_figure
-    from ..report.html import page
-    from ..report.tables import summarise, text_table
-    from ..report.tsv import write_tsv
-    from ..runs.store import open_run
     from ..transfer.file import is_transfer_file
 
-    radii, enveloped = arguments.radii, arguments.envelope
     if any(is_transfer_file(path) for path in arguments.runs):
         _report_transfers(arguments)
-        return
-    if any(is_ood_file(path) for path in arguments.runs):
+    elif any(is_ood_file(path) for path in arguments.runs):
         _report_ood(arguments)
-        return
-    if arguments.tsv and len(arguments.runs) != 1:
-        raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
-    outputs = {"--tsv": arguments.tsv, "--html": arguments.html, "--figure": arguments.figure}
-    check_outputs(outputs, {f"run {path}": path for path in arguments.runs})
-    summaries = []
+    else:
+        _report_runs(arguments)
+
+
+def _report_runs(arguments: argparse.Namespace, names: tuple[str, ...] | None = None) -> None:
+    """The tables of runs of certify and predict, their files and their page; `names` are those of classes where no run has any."""
+    from ..files import write_atomically
+    from ..report.figures import write_figure
+    from ..report.formats import table
+    from ..report.gallery import look
+    from ..report.html import page
+    from ..report.narrow import fitted_table
+    from ..report.tables import summarise
+    from ..report.tsv import write_tsv
+    from ..runs.store import open_run
+
+    radii, enveloped = arguments.radii, arguments.envelope
+    kind = _check(arguments)
+    summaries, seen = [], []
     for path in arguments.runs:
         with open_run(path) as store:
             summaries.append(summarise(store))
             if arguments.tsv:
                 write_tsv(arguments.tsv, store)
-    text = text_table(summaries, radii, enveloped=enveloped)
+            if arguments.html:
+                found = look(store, summaries[-1], arguments.data, arguments.noisy)
+                seen.append(found if found.names or not names else replace(found, names=names))
+    text = fitted_table(summaries, radii, width=_columns(), enveloped=enveloped)
+    if kind:
+        rows = table(summaries, radii, kind=kind, rows=arguments.rows or "runs", enveloped=enveloped)
+        if arguments.table:
+            write_atomically(arguments.table, rows)
+        else:
+            text = rows.decode().rstrip("\n")
     if arguments.html:
-        write_atomically(arguments.html, page(summaries, radii, enveloped=enveloped))
+        write_atomically(arguments.html, page(summaries, radii, seen, enveloped=enveloped))
     if arguments.figure:
         write_figure(arguments.figure, summaries)
     print(text)
+    for path, each in zip(arguments.runs, seen, strict=False):
+        for said in each.notes:
+            print(f"{arguments.html}: {path}: {said}", file=sys.stderr)
+
+
+def _columns() -> int | None:
+    """Those of the terminal; None where the table goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _check(arguments: argparse.Namespace) -> str | None:
+    """The format of the table that is asked for, if one is; InputError for options that do not go together."""
+    from ..files import check_outputs
+    from ..report.formats import kind_of
+
+    if arguments.tsv and len(arguments.runs) != 1:
+        raise InputError(f"--tsv takes one run, got {len(arguments.runs)}: call it once a run")
+    for option in ("data", "noisy"):
+        if getattr(arguments, option) is not None and not arguments.html:
+            raise InputError(f"--{option} is for the page: pass --html FILE, or leave it out")
+    if arguments.noisy is not None and arguments.noisy < 0:
+        raise InputError(f"--noisy must be 0 or more, got {arguments.noisy}: 0 shows no noisy images")
+    outputs = {f"--{name}": getattr(arguments, name) for name in ("tsv", "html", "figure", "table")}
+    check_outputs(outputs, {f"run {path}": path for path in arguments.runs})
+    if not (arguments.format or arguments.table):
+        if arguments.rows:
+            raise InputError("--rows is for tables: pass --format or --table, or leave it out")
+        return None
+    kind = kind_of(arguments.table, arguments.format)
+    if kind == "parquet" and not arguments.table:
+        raise InputError("--format parquet is no text: give --table FILE for it")
+    return kind
+
+
+def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], what: str) -> None:
+    for option in options:
+        if getattr(arguments, option) not in (None, False):
+            raise InputError(f"--{option} is for runs of certify: leave it out for {what}")
 
 
 def _report_transfers(arguments: argparse.Namespace) -> None:
@@ -78,9 +153,7 @@ def _report_transfers(arguments: argparse.Namespace) -> None:
     from ..transfer.file import TransferFile
     from ..transfer.report import text, tsv
 
-    for option in ("html", "figure", "envelope"):
-        if getattr(arguments, option):
-            raise InputError(f"--{option} is for runs of certify: leave it out for files of `transfer`")
+    _refuse(arguments, ("html", "figure", "envelope", *OF_RUNS), "files of `transfer`")
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one file, got {len(arguments.runs)}: call it once a file")
     check_outputs({"--tsv": arguments.tsv}, {f"run {path}": path for path in arguments.runs})
@@ -99,9 +172,7 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     from ..ood.store import OodStore
     from ..runs.record import naming_damage
 
-    for option in ("tsv", "html", "envelope"):
-        if getattr(arguments, option):
-            raise InputError(f"--{option} is for runs of certify: leave it out for one of `ood`")
+    _refuse(arguments, ("tsv", "html", "envelope", *OF_RUNS), "one of `ood`")
     if len(arguments.runs) != 1:
         raise InputError(f"a run of `ood` is reported alone, got {len(arguments.runs)} runs: call it once a run")
     check_outputs({"--figure": arguments.figure}, {"run": arguments.runs[0]})
@@ -124,9 +195,13 @@ def _demo(arguments: argparse.Namespace) -> None:
         run = Path(folder) / "demo.sqlite"
         given = {"command": "certify", "max": arguments.images, "n": arguments.n, "out": run, "data": zoo.IMAGES}
         execute_run({**given, "engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS})
-        _report(
-            argparse.Namespace(
-                runs=[run], radii=None, envelope=False, tsv=None, html=arguments.html, figure=arguments.figure
-            )
-        )
+        shown = {
+            "runs": [run],
+            "html": arguments.html,
+            "figure": arguments.figure,
+            "noisy": arguments.images,
+            "envelope": False,
+        }
+        lacking = dict.fromkeys(("radii", "tsv", "data", "format", "table", "rows"))
+        _report_runs(argparse.Namespace(**shown, **lacking), zoo.CLASSES)
     print(f"wrote {arguments.html} and {arguments.figure}")
