@@ -25,7 +25,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
 
     Plans that were built on another machine are compared with their graphs first, once a card (`exporting.plan_check`).
     """
-    if config.cluster.ray is None:
+    if config.cluster.address is None:
         _compare_plans(config)
         store = running.run(config, progress)
     else:
@@ -100,7 +100,8 @@ def certify(
     lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see `open_engine`. key: 64
     hexadecimal digits, None to draw one; key_file: a file that holds it, which the first run makes. shard: the part of the
     images that this machine draws, like "2/3" (see `merge`). stop_after: hours, after which Stopped is raised; resume goes on
-    then. ray, workers: "local" or the address of a Ray cluster, whose workers draw. tsv: a file for `idx label predict radius
+    then. ray, workers: "local" or the address of a Ray cluster, whose workers draw; a list of devices ("cuda:0,cuda:1", "all",
+    "cpu,cpu") asks for a worker on each of this machine's. tsv: a file for `idx label predict radius
     correct time`.
 
     Returns the run store, open for reading. For each image, the radius (ℓ2, image units) is wrong with probability at most alpha

@@ -155,7 +155,8 @@ def _add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--backend", choices=BACKEND_NAMES, help=text)
     text = "of an fp32 file; default: bf16 where the CPU has it (OpenVINO), tf32 on a GPU, else fp32"
     add("--precision", choices=PRECISIONS, help=text)
-    add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
+    text = "cpu (default), or cuda:0, … for an NVIDIA GPU; a worker on each: cuda:0,cuda:1, all (GPUs), or cpu,cpu (processes)"
+    add("--device", default="cpu", help=text)
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     add_host_code(parser)
     _add_output(parser)

@@ -59,11 +59,8 @@ def _driver_version(cuda: ctypes.CDLL) -> str:
     return f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"
 
 
-def find_gpu(number: int = 0) -> Gpu:
-    """The GPU `cuda:number` (as CUDA_VISIBLE_DEVICES leaves them); raises InputError saying what is missing.
-
-    Loads nothing but the driver, makes no context and takes no memory.
-    """
+def _driver() -> tuple[ctypes.CDLL, int]:
+    """The driver, and how many GPUs it shows; InputError saying what is missing."""
     try:
         cuda = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
@@ -79,8 +76,25 @@ def find_gpu(number: int = 0) -> Gpu:
             f"no usable GPU (CUDA error {status}: {ERRORS.get(status, 'see the driver')}): check nvidia-smi and "
             "CUDA_VISIBLE_DEVICES"
         )
-    if not 0 <= number < count.value:
-        raise InputError(f"cuda:{number} does not exist, {count.value} GPUs are visible: use 0…{count.value - 1}")
+    return cuda, count.value
+
+
+def gpus_visible() -> int:
+    """How many GPUs there are, as CUDA_VISIBLE_DEVICES leaves them; raises InputError where there is none or no driver."""
+    count = _driver()[1]
+    if not count:
+        raise InputError("no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    return count
+
+
+def find_gpu(number: int = 0) -> Gpu:
+    """The GPU `cuda:number` (as CUDA_VISIBLE_DEVICES leaves them); raises InputError saying what is missing.
+
+    Loads nothing but the driver, makes no context and takes no memory.
+    """
+    cuda, count = _driver()
+    if not 0 <= number < count:
+        raise InputError(f"cuda:{number} does not exist, {count} GPUs are visible: use 0…{count - 1}")
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     cuda.cuDeviceGet(ctypes.byref(device), number)
     cuda.cuDeviceGetName(name, len(name), device)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..certify.batch import Span
 from ..device import device_number
+from ..device.several import only_visible, present_devices
+from ..engine.choice import EngineChoice
 from ..errors import DiffsmoothError, EngineError, InputError
 from ..noise import Key
+from ..runs.config import LOCAL, Cluster
 from ..runs.identity import MethodFacts, differences
 from .files import EngineFiles
 from .steps import Lost
 from .worker import Drawn, Setup, Worker
 
-LOCAL = "local"
 NAMESPACE = "diffsmooth-trt"
 GROW_SECONDS = 10.0
 START_SECONDS = 300.0
@@ -35,17 +38,57 @@ def library() -> Any:
     return ray
 
 
+def worker_engines(engines: EngineChoice) -> EngineChoice:
+    """How a worker runs its engines: on a CPU by one thread unless more are asked for, as there may be a worker a core."""
+    return replace(engines, threads=1) if engines.device == "cpu" and engines.threads is None else engines
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a Ray of our own has of this machine: its named `devices` (none: what Ray finds), and room for `workers` (None: as many
+    as fit) of `threads` CPU threads each.
+    """
+
+    devices: tuple[str, ...] = ()
+    workers: int | None = None
+    threads: int = 1
+
+    @classmethod
+    def of(cls, cluster: Cluster, threads: int | None) -> Machine:
+        """The machine that a run asks for. Raises InputError where a GPU of its list is not there."""
+        devices = present_devices(cluster.devices)
+        return cls(devices, len(devices) or cluster.workers, threads or 1)
+
+    @property
+    def gpus(self) -> bool:
+        """Whether GPUs are named."""
+        return any(device != "cpu" for device in self.devices)
+
+    def resources(self) -> dict[str, int]:
+        """What Ray is told to have; nothing where it may look itself."""
+        if self.gpus:
+            return {"num_gpus": len(self.devices)}
+        room = (self.workers or 0) * self.threads
+        return {"num_cpus": max(room, os.cpu_count() or 1)} if room else {}
+
+
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
+def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
     """The module ray, connected to `address` or to a Ray of its own on this machine. InputError where there is none."""
-    ray = library()
+    ray, machine = library(), machine or Machine()
     if ray.is_initialized():
+        if machine.gpus:
+            named = ",".join(machine.devices)
+            raise InputError(
+                f"--device {named} needs a Ray of its own, this process has another: call ray.shutdown() first"
+            )
         yield ray  # the user's own connection
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
     try:
         if address == LOCAL:
-            ray.init(include_dashboard=False, **options)
+            with only_visible(machine.devices):
+                ray.init(include_dashboard=False, **machine.resources(), **options)
         else:
             ray.init(address=address, **options)
     except Exception as error:  # Ray raises many kinds: no such address, another version of Ray or Python, …

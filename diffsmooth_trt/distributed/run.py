@@ -7,12 +7,12 @@ from ..certify.progress import NoProgress, Progress
 from ..engine.choice import AUTO
 from ..errors import InputError
 from ..images import Images
-from ..runs.config import RunConfig
+from ..runs.config import LOCAL, RunConfig
 from ..runs.resume import refuse_existing
 from ..runs.run import deadline, finished, note_resumed, opened_store
 from ..runs.store import RunStore
 from .files import EngineFiles
-from .ray_pool import RayPool, connected
+from .ray_pool import Machine, RayPool, connected, worker_engines
 from .steps import RemoteSteps
 from .worker import Setup
 
@@ -22,19 +22,22 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
     cluster, output = config.cluster, config.output
     refuse_existing(output)
     if config.engines.batch == AUTO:
-        raise InputError("--batch auto is for one machine, --ray has several: give the number of rows, as --batch 64")
+        raise InputError("--batch auto is for one worker, there are several: give the number of rows, as --batch 64")
     if not config.stopping.smoothing:
-        raise InputError("--certificate lipschitz draws nothing, --ray has nothing to do: leave it out")
+        raise InputError(
+            "--certificate lipschitz draws nothing, workers have nothing to do: leave --ray out, name one --device"
+        )
+    machine = Machine.of(cluster, config.engines.threads)
     images = Images.chosen(config.data, config.choice)
     setup = Setup(
         method=config.method.name,
         options=config.options,
         sigma=config.sigma,
         files={option: EngineFiles.of(path) for option, path in config.files.items()},
-        engines=config.engines,
+        engines=worker_engines(config.engines),
         stopping=config.stopping,
     )
-    with connected(cluster.ray or "") as ray, RayPool(ray, setup, cluster.workers) as pool:
+    with connected(cluster.address or LOCAL, machine) as ray, RayPool(ray, setup, machine.workers) as pool:
         facts = pool.facts
         with opened_store(config, images, facts) as store:
             record, shown = store.record, progress or NoProgress()

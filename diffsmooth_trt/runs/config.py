@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from ..certify.stopping import Stopping
+from ..device.several import listed_devices
 from ..engine.choice import EngineChoice
 from ..errors import InputError
 from ..files import check_outputs
@@ -21,6 +22,7 @@ from ..ranges import integer, number
 from .shard import Shard, shared_key
 
 MEMORY = ":memory:"
+LOCAL = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +91,47 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Whether workers do the steps (`ray`: "local" or the address of a Ray cluster), and how many (None: as many as fit)."""
+    """Whether workers do the steps (`ray`: "local" or the address of a Ray cluster), and how many (None: as many as fit).
+
+    A `device` that is a list asks for a worker on each: "local" with these.
+    """
 
     ray: str | None = None
     workers: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.devices:
+            self._check_devices()
         if self.workers is not None:
             integer("workers", self.workers, 1, 10**6)
             if self.ray is None:
                 raise InputError("--workers is for --ray: give --ray local, or leave it out")
+
+    def _check_devices(self) -> None:
+        """InputError for what does not go with a list of devices."""
+        if self.workers is not None:
+            raise InputError(f"--workers is said by --device {self.device} already, a worker each: leave it out")
+        if self.ray not in (None, LOCAL):
+            raise InputError(
+                f"--device {self.device} is of this machine, --ray {self.ray} is a cluster: give --device cuda:0 for a "
+                "worker on each of its GPUs, or leave --ray out"
+            )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of a list (`listed_devices`); none where `device` is a single one."""
+        return listed_devices(self.device)
+
+    @property
+    def address(self) -> str | None:
+        """Where the workers are: "local", an address, or None where this process does the steps."""
+        return LOCAL if self.devices else self.ray
+
+    @property
+    def kind(self) -> str:
+        """The device that stands for all of a list, or the single one."""
+        return self.device if not self.devices else "cpu" if "cpu" in self.devices else "cuda:0"
 
 
 def _path(given: Any) -> Path | None:
@@ -130,7 +163,7 @@ def options() -> dict[str, dataclasses.Field[Any]]:
 def names() -> tuple[str, ...]:
     """The names of `RunConfig`'s arguments, besides the command."""
     of_parts = (field.name for part in PARTS for field in dataclasses.fields(part) if field.name != "command")
-    return ("data", "method", "sigma", *slots(), *of_parts, *options())
+    return tuple(dict.fromkeys(("data", "method", "sigma", *slots(), *of_parts, *options())))
 
 
 @dataclass(frozen=True, init=False)
@@ -168,18 +201,19 @@ class RunConfig:
         if name not in METHODS:
             raise InputError(f"--method {name!r} is unknown: use one of {', '.join(METHODS)}")
         stopping = Stopping(command=command, **_of(Stopping, given))
+        cluster = Cluster(**_of(Cluster, given))
         parts = {
             "given": MappingProxyType({"command": command, **given}),
             "method": METHODS[name],
             "stopping": stopping,
             "choice": ImageChoice(**_of(ImageChoice, given)),
-            "engines": EngineChoice(**_of(EngineChoice, given)),
+            "engines": EngineChoice(**{**_of(EngineChoice, given), "device": cluster.kind}),
             "options": method_options(METHODS[name], given),
             "sigma": given.get("sigma"),
             "data": Path(given["data"]),
             "files": {slot: Path(given[slot]) for slot in slots() if given.get(slot) is not None},
             "output": Output.given(**_of(Output, given)),
-            "cluster": Cluster(**_of(Cluster, given)),
+            "cluster": cluster,
         }
         for part, value in parts.items():
             object.__setattr__(self, part, value)

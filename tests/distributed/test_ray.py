@@ -162,7 +162,7 @@ def test_another_kind_of_machine_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ray": "local", "batch": "auto"}, "^batch auto is for one machine, ray has several"),
+        ({"ray": "local", "batch": "auto"}, "^batch auto is for one worker, there are several"),
         ({"workers": 2}, "^workers is for ray: give ray local"),
         ({"ray": "local", "workers": 0}, "^workers must be an integer of 1 to"),
         ({"ray": "local", "engine": "no.onnx"}, "^engine no.onnx does not exist"),
