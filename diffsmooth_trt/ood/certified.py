@@ -18,40 +18,38 @@ in the published code (the image's noise of part 2, number 0); the detector sees
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 
 from ..certify.audit_rows import Seat
-from ..certify.batch import Span, fill, packed
+from ..certify.batch import Span, packed
 from ..certify.blocks import BLOCK
 from ..certify.progress import Progress
 from ..certify.self_audit import SelfAudit
-from ..dtypes import Floats32, Floats64
+from ..certify.step import Steps
+from ..dtypes import Floats64, Labels
 from ..errors import InputError
 from ..images import Image
-from ..noise import OOD
+from ..noise import Key
 from ..statistics.bounds import Certificate, certificate
 from ..statistics.sequential import looks
-from .bounds import BINS, MIDDLES, bin_values, complement_lower, edge_mean, mean_upper, with_total_variation
+from .bounds import BINS, MIDDLES, complement_lower, edge_mean, mean_upper, with_total_variation
 from .config import OodConfig
-from .model import Model
+from .counted import UNSETTLED, Counting, LocalSteps, Through, counts_classes, phase_of
+from .model import Model, ModelFacts
 from .record import OodRecord
 from .sets import DataSet
 from .store import OodStore, Record
-from .tasks import Task
+from .tasks import Range, Task
 
 # Images in work at once: no more than fill so many batches, of which the last may be partly empty.
 GROUP = 64
 BATCHES = 64
-
-
-def phase_of(number: int, part: int) -> int:
-    """The phase word of set `number`: part 0 selects a class, 1 estimates, 2 is for noise that a score is averaged over."""
-    return OOD + 4 * number + part
 
 
 def dense(record: Record) -> NDArray[np.int64]:
@@ -100,22 +98,36 @@ class Certifier:
     the configuration, for out-of-distribution images also on the in-distribution records; neither on how rows are packed.
     """
 
-    def __init__(self, model: Model, config: OodConfig, *, audited: bool = True) -> None:
-        self.audited = audited
+    def __init__(
+        self,
+        model: ModelFacts,
+        config: OodConfig,
+        steps: Callable[[Key], Steps],
+        passed: Callable[[Key, int, Task], float] | None = None,
+        *,
+        audited: bool = True,
+        workers: int = 1,
+    ) -> None:
+        """Draws by what `steps` makes of the run's key, for so many `workers`; `passed` gives what distro-l2 needs besides."""
+        self.audited, self.workers, self.begin, self.passed = audited, workers, steps, passed
         self.audit: SelfAudit | None = None
-        if model.law is None:
-            raise InputError("--sigma is missing: smoothing needs a noise level in image units")
-        self.model, self.config, self.law = model, config, model.law
-        self.voting = model.score.kind == "distro-l2"
-        self.gate = config.gate if model.detector is not None and not self.voting else 0.0
-        self.noisy = np.empty((model.batch, *model.input_shape), np.float32)
+        self.model, self.config = model, config
+        self.voting = counts_classes(config.score)
         self.looks = looks(config.n) if config.tolerance else tuple(range(BLOCK, config.n, BLOCK))
         self.inside: Floats64 = np.empty(0)  # the in-distribution bounds, ascending
-        self._pending: list[tuple[Span, Floats32, float]] = []  # rows that the gate let through, with noisy image and d
+        self._through: deque[Through] = deque()  # rows that the gate let through, which wait for a batch
+        self._drawing: deque[Sequence[Span]] = deque()  # batches under way
+
+    @classmethod
+    def here(cls, model: Model, config: OodConfig, *, audited: bool = True) -> Self:
+        """By this process."""
+        counting = Counting(model, config.gate)
+        return cls(model.facts, config, lambda key: LocalSteps(counting, key), Passing(model), audited=audited)
 
     def run(self, sets: Sequence[DataSet], store: OodStore, progress: Progress) -> None:
         """Finish every image of every set, the in-distribution one first: its bounds are what the others' are compared with."""
         self.store, self.progress, self.key, self.alpha = store, progress, store.record.key, store.record.level
+        self.steps = self.begin(self.key)
         done, drawn = len(self.store.records), sum(r["n"] for r in self.store.records.values())
         drawn += sum(sum(state["counts"]) for state in self.store.draws.values())
         self.audit = self._open_audit(drawn) if self.audited else None
@@ -134,33 +146,13 @@ class Certifier:
         found = {**found, "of": max(found["of"], drawn - found.get("before", 0))}
         return SelfAudit(self.model.batch, found=found)
 
-    def _check(self, number: int, seats: Sequence[Seat] | None) -> bool:
-        """Evaluate rows again, if there are some; AuditError, and the file marked void, where one differs."""
-        if self.audit is None or not seats:
-            return False
-        fill(self.law, self.key, seats, self.noisy)
-        d, logits = self.model.distances(self.noisy), self.model.logits(self.noisy)
-        values = self.model.score.confidence(logits, d)
-        if self.gate and d is not None:
-            settled, counted = self._gated(d, number)
-            values = np.where(settled, counted, values)
-        try:
-            self.audit.compare(seats, self._codes(self._sided(values, number), logits))
-        finally:
-            self.store.add_audit(self.audit.found)
-        return True
-
-    def _codes(self, values: Floats64, logits: Floats32 | None) -> NDArray[np.int64]:
-        """What is counted of each row as one number: its bin, and its class where that is counted too."""
-        bins = bin_values(values).astype(np.int64)
-        return bins + BINS * logits.argmax(axis=1) if self.voting and logits is not None else bins
-
     def _run_set(self, number: int, data: DataSet) -> None:
         waiting = (image for image in data.images if self.store.lacks(number, image.index))
         active: list[Task] = []
+        most = BATCHES * self.model.batch * self.workers
         while True:
             rows = sum(map(self._rows, active))
-            while len(active) < GROUP and rows < BATCHES * self.model.batch and (image := next(waiting, None)):
+            while len(active) < GROUP * self.workers and rows < most and (image := next(waiting, None)):
                 active.append(self._task(number, image))
                 rows += self._rows(active[-1])
             if not active:
@@ -172,8 +164,9 @@ class Certifier:
                 self.store.add(self._record(number, task))
             active = [task for task in active if not any(task is other for other in finished)]
             self.progress.update(rows, len(finished))
-        while self.audit is not None and self._check(number, self.audit.rest()):
-            pass
+        while self.audit is not None and (seats := self.audit.rest()):
+            self._launch(seats)
+            self._collect({})
 
     def _task(self, number: int, image: Image) -> Task:
         """The image's task, as an unfinished run left it. InputError for counts that are not this image's."""
@@ -221,98 +214,92 @@ class Certifier:
                 task.begin(self._next(task) if task.selected else self.config.n0)
             phase = phase_of(number, 1 if task.selected else 0)
             work += [(block, task.pixels) for block in task.blocks(phase)]
-        owners = {task.image.index: task for task in active}
-        for spans in packed(work, self.model.batch):
-            fill(self.law, self.key, spans, self.noisy)
-            self._count(self._measured(spans, owners, number), owners)
-            while self.audit is not None and self._check(number, self.audit.due()):
-                pass
-            for span in spans:
-                owners[span.block.image].filled = span.start + span.high - span.low
-            self._keep(number, active)
-        while self._pending:
-            self._count(self._flush(number), owners)
+        self._draw(number, packed(work, self.model.batch), active)
         for task in active:
             task.end()
         return sum(block.stop - block.start for block, _ in work)
 
-    def _count(self, measured: Iterable[tuple[int, Floats64]], owners: dict[int, Task]) -> None:
-        """Count values by image; selection only counts votes."""
-        for image, values in measured:
-            if owners[image].selected:
-                owners[image].counts += np.bincount(bin_values(values), minlength=BINS)
+    def _draw(self, number: int, batches: Iterator[Sequence[Span]], active: list[Task]) -> None:
+        """Draw the batches, the rows that the gate lets through, and those that the audit evaluates again, and count them."""
+        owners = {task.image.index: task for task in active}
+        while True:
+            while self.steps.flying and self.steps.full:
+                self._collect(owners)
+            spans = (
+                (self.audit and self.audit.due()) or self._from_gate() or next(batches, None) or self._rest_from_gate()
+            )
+            if spans:
+                self._launch(spans)
+                for span in spans:
+                    if type(span) is Span:
+                        owners[span.block.image].filled = span.start + span.high - span.low
+            if self.steps.flying and (self.steps.synchronous or not spans):
+                self._collect(owners)
+            elif not spans:
+                break
+            self._keep(number, active)
+
+    def _from_gate(self) -> Sequence[Span]:
+        """A full batch of rows that the gate let through, once there are enough of them."""
+        if len(self._through) < self.model.batch:
+            return ()
+        rows = [self._through.popleft() for _ in range(self.model.batch)]
+        return [_through(span, 0, place) for place, span in enumerate(rows)]
+
+    def _rest_from_gate(self) -> Sequence[Span]:
+        """What is left of them when there is nothing else."""
+        if self.steps.flying:
+            return ()
+        rows = [_through(span, 0, place) for place, span in enumerate(self._through)]
+        self._through.clear()
+        return rows
+
+    def _launch(self, spans: Sequence[Span]) -> None:
+        self.steps.launch(spans)
+        self._drawing.append(spans)
+
+    def _collect(self, owners: dict[int, Task]) -> None:
+        """Take in the oldest batch under way: codes to be counted or compared, and rows that the gate lets through."""
+        done = self.steps.collect()
+        spans, codes = self._drawing.popleft(), done.labels
+        if self.audit is not None and isinstance(spans[0], Seat):
+            try:
+                self.audit.compare(spans, codes)
+            finally:
+                self.store.add_audit(self.audit.found)
+            return
+        padded, settled = len(codes) < self.model.batch, codes != UNSETTLED
+        if not settled.all():
+            rows = [(span, row) for span in spans for row in range(span.low, span.high)]
+            self._through += [_through(*rows[i], 0) for i in np.flatnonzero(~settled)]
+            spans = [_alone(*rows[i], place) for place, i in enumerate(np.flatnonzero(settled))]
+            codes = codes[settled]
+        if not spans:
+            return
+        if self.audit is not None:
+            self.audit.see(spans, codes, padded=padded)
+        for image, found in _grouped(np.repeat([s.block.image for s in spans], [s.high - s.low for s in spans]), codes):
+            self._count(owners[image], found)
+
+    def _count(self, task: Task, codes: Labels) -> None:
+        """Count the rows of an image; selection only counts votes, which for a joint model are its classifier's."""
+        if task.selected:
+            task.counts += np.bincount(codes % BINS, minlength=BINS)
+        if task.votes is not None:
+            part = task.votes[1 if task.selected else 0]
+            part += np.bincount(codes // BINS, minlength=len(part))
 
     def _keep(self, number: int, active: Sequence[Task]) -> None:
         """Keep what the images in work have counted, about every second."""
         if self.store.keeps_draws():
-            waiting: dict[int, list[int]] = {}
-            for span, _, _ in self._pending:
-                waiting.setdefault(span.block.image, []).append(span.start)
+            waiting: dict[int, list[Range]] = {}
+            under_way = (span for spans in self._drawing for span in spans if not isinstance(span, Seat))
+            for span in (*under_way, *self._through):
+                waiting.setdefault(span.block.image, []).append((span.start, span.start + span.high - span.low))
             for task in active:
                 at = task.image.index
                 self.store.draws[number, at] = task.state(number, waiting.get(at, ()))
             self.store.keep_draws()
-
-    def _sided(self, confidence: Floats64, number: int) -> Floats64:
-        """What is counted: the confidence, or for the in-distribution set 1 minus it, rounded up."""
-        return confidence if number else np.minimum(np.nextafter(1 - confidence, 2.0), 1.0)
-
-    def _gated(self, d: Floats32, number: int) -> tuple[NDArray[np.bool_], Floats64]:
-        """Which rows the gate settles, and what stands for their confidence."""
-        inside = expit(d.astype(np.float64))
-        # 1 − u is at most 1 where u ≥ 0 is all that is known; p_in is raised by more than computing u may round.
-        counted = np.minimum(inside + 2.0**-40, 1.0) if number else np.zeros(len(d))
-        return inside <= self.gate, counted
-
-    def _measured(self, spans: Sequence[Span], owners: dict[int, Task], number: int) -> Iterator[tuple[int, Floats64]]:
-        """The counted values of a filled batch by image; those that the gate lets through may come later."""
-        used = spans[-1].high
-        padded = used < self.model.batch
-        d = self.model.distances(self.noisy)
-        if self.gate and d is not None:
-            settled, counted = self._gated(d[:used], number)
-            rows = [(span, row) for span in spans for row in range(span.low, span.high)]
-            chosen = [_alone(*rows[i], place) for place, i in enumerate(np.flatnonzero(settled))]
-            yield from self._taken(chosen, self._sided(counted[settled], number), padded=padded)
-            through = np.flatnonzero(~settled)
-            self._pending += [(_alone(*rows[i], 0), self.noisy[i].copy(), float(d[i])) for i in through]
-            while len(self._pending) >= self.model.batch:
-                yield from self._flush(number)
-            return
-        logits = self.model.logits(self.noisy)
-        if self.voting:
-            self._vote(spans, owners, logits, d)
-        values = self._sided(self.model.score.confidence(logits, d)[:used], number)
-        yield from self._taken(spans, values, logits[:used], padded=padded)
-
-    def _taken(
-        self, spans: Sequence[Span], values: Floats64, logits: Floats32 | None = None, *, padded: bool
-    ) -> Iterator[tuple[int, Floats64]]:
-        """The values by image; the audit chooses among the rows."""
-        if not len(values):
-            return
-        if self.audit is not None:
-            self.audit.see(spans, self._codes(values, logits), padded=padded)
-        yield from _grouped(np.repeat([s.block.image for s in spans], [s.high - s.low for s in spans]), values)
-
-    def _flush(self, number: int) -> Iterator[tuple[int, Floats64]]:
-        """Run up to a batch of the rows that the gate let through."""
-        taken, self._pending = self._pending[: self.model.batch], self._pending[self.model.batch :]
-        order = np.minimum(np.arange(self.model.batch), len(taken) - 1)
-        logits = self.model.logits(np.stack([taken[i][1] for i in order]))
-        d = np.array([taken[i][2] for i in order], np.float32)
-        values = self._sided(self.model.score.confidence(logits, d)[: len(taken)], number)
-        spans = [_alone(span, 0, place) for place, (span, _, _) in enumerate(taken)]
-        yield from self._taken(spans, values, padded=len(taken) < self.model.batch)
-
-    def _vote(self, spans: Sequence[Span], owners: dict[int, Task], logits: Floats32, d: Floats32 | None) -> None:
-        """Count classes; those of a joint model are its classifier's, whose probabilities it orders alike."""
-        labels = logits.argmax(axis=1)
-        for span in spans:
-            votes = owners[span.block.image].votes
-            if votes is not None:
-                part = votes[1 if owners[span.block.image].selected else 0]
-                part += np.bincount(labels[span.low : span.high], minlength=len(part))
 
     def _stops(self, number: int, task: Task) -> bool:
         """Whether a task is finished: at n, or where more draws would hardly matter (a guess; the bound is right anyway).
@@ -354,17 +341,25 @@ class Certifier:
             record["distance"] = task.image.distance
         if task.votes is not None:
             record["votes"] = [votes.tolist() for votes in task.votes]
-            record["passed"] = self._passed(number, task)
+            assert self.passed is not None  # its configuration is refused where nobody can
+            record["passed"] = self.passed(self.key, number, task)
         return record
 
-    def _passed(self, number: int, task: Task) -> float:
+
+class Passing:
+    """The further pass of distro-l2, by engines that are open here."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, key: Key, number: int, task: Task) -> float:
         """The probability of the selected class of the image itself, by a denoiser's own noise where there is one."""
         model, pixels = self.model, task.image.pixels.transpose(2, 0, 1)
         images = np.repeat(np.ascontiguousarray(pixels, np.float32)[None] / np.float32(255), model.batch, axis=0)
         d, seen = model.distances(images), images
         if model.denoiser is not None:
             words = np.full(model.batch, task.image.index, np.uint64)
-            seen = model.with_noise(images, self.key, phase_of(number, 2), words, 0)
+            seen = model.with_noise(images, key, phase_of(number, 2), words, 0)
         chosen = 0 if task.votes is None else int(np.argmax(task.votes[0]))
         return float(model.score.probabilities(model.logits(seen), d)[0, chosen])
 
@@ -374,7 +369,12 @@ def _alone(span: Span, row: int, place: int) -> Span:
     return Span(span.block, span.pixels, place, place + 1, span.start + row - span.low)
 
 
-def _grouped(images: NDArray[Any], values: Floats64) -> Iterator[tuple[int, Floats64]]:
-    """The values of each image."""
+def _through(span: Span, row: int, place: int) -> Through:
+    """The same as a row that the gate let through."""
+    return Through(**vars(_alone(span, row, place)))
+
+
+def _grouped(images: NDArray[Any], codes: Labels) -> Iterator[tuple[int, Labels]]:
+    """The codes of each image."""
     for image in np.unique(images):
-        yield int(image), values[images == image]
+        yield int(image), codes[images == image]

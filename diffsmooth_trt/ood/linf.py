@@ -15,8 +15,8 @@ from ..engine import instruction_set
 from ..errors import EngineError, InputError
 from ..images import Image, pixel_digest
 from ..noise import Key
-from .certified import phase_of
 from .config import OodConfig
+from .counted import phase_of
 from .interval import DOUBLE, SINGLE, IntervalGraph, linf_box
 from .model import Model
 from .scores import upper_from_detector, upper_from_logits

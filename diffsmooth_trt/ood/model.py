@@ -7,6 +7,8 @@ keyed source.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from ..engine import Engine, open_engine
 from ..errors import InputError
 from ..noise import NOISE_VERSION, GridLaw, Key, grid_law
 from ..noise.sampler import add_noise
-from ..runs.identity import named
+from ..runs.identity import independence, named, versions
 from ..runs.record import ClassifierId
 from .config import OodConfig
 from .interval import ReadGraph
@@ -32,6 +34,26 @@ def check_detector(graph: ReadGraph) -> None:
             f"detector {graph.path.name} has a weight {worst:.3g} above 0 in its last layer: the joint model's guarantee far from "
             "the data (Meinke et al. 2022, Theorem 1) needs non-positive ones; export it with `diffsmooth-trt export detector`"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a run has to know of its model, wherever that runs; names are those of `Model`. `versions` are its machine's."""
+
+    classifier: ClassifierId
+    classes: int
+    sigma: float | None
+    input_shape: tuple[int, int, int]
+    batch: int
+    joint: bool
+    notes: tuple[str, ...]
+    rows: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    @property
+    def law(self) -> GridLaw | None:
+        """The law of the noise, where there is a level."""
+        return None if self.sigma is None else grid_law(self.sigma)
 
 
 class Model:
@@ -97,6 +119,22 @@ class Model:
             **{role: engine.identity for role, engine in self.opened.items()},
         }
         return named(parts)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What a run has to know of it."""
+        said = [self.classifier.warning, *(engine.caveat for engine in self.opened.values())]
+        return ModelFacts(
+            classifier=self.identity,
+            classes=self.classes,
+            sigma=self.sigma,
+            input_shape=self.input_shape,
+            batch=self.batch,
+            joint=self.detector is not None,
+            notes=tuple(filter(None, said)),
+            rows=independence(self.opened),
+            versions=versions(),
+        )
 
     def logits(self, noisy: Floats32) -> Floats32:
         """The classifier's logits of a full batch, behind the denoiser where there is one."""

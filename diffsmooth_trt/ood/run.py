@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,44 +13,38 @@ from ..engine import choose_backend
 from ..errors import InputError
 from ..noise import Key
 from ..noise.selftest import check_noise
-from ..runs.identity import differences, independence, versions
+from ..runs.identity import differences
 from ..runs.record import check_noise_version
 from .certified import Certifier, dense
 from .config import OodConfig
 from .linf import BallRunner
-from .model import Model
+from .model import Model, ModelFacts
 from .record import OodRecord, SetRecord
 from .sets import DataSet, open_sets, overlaps
 from .store import OodStore
 
 
-def describe(config: OodConfig, model: Model, sets: list[DataSet]) -> OodRecord:
+def describe(config: OodConfig, model: ModelFacts, sets: list[DataSet]) -> OodRecord:
     """What a new run says of itself; its key is drawn unless the configuration has one."""
     law, smoothed = model.law, config.kind == "certified"
     files = {"classifier": config.classifier, "engine": config.engine, "detector": config.detector}
     named: dict[str, Any] = {name: None if path is None else str(path) for name, path in files.items()}
     return OodRecord(
         asked=config.asked,
-        classifier=model.identity,
+        classifier=model.classifier,
         classes=model.classes,
         law=law.digest if law else "",
         total_variation=law.tv_bound(int(np.prod(model.input_shape))) if law and smoothed else 0.0,
-        joint=model.detector is not None,
+        joint=model.joint,
         sets=tuple(SetRecord(data.name, data.images.identity, len(data)) for data in sets),
         key=Key.draw() if config.key is None else config.key,
         key_drawn=config.key is None,
-        versions=versions(),
+        versions=model.versions,
         files={**named, "in_data": str(config.in_data), "out_data": list(config.out_data)},
-        notes=tuple(notes_on(model, sets)),
+        notes=(*model.notes, *overlaps(sets)),
         shape=model.input_shape,
-        rows=independence(model.opened),
+        rows=model.rows,
     )
-
-
-def notes_on(model: Model, sets: list[DataSet]) -> list[str]:
-    """What the user has to know about a run's scores."""
-    said = [model.classifier.warning, *(engine.caveat for engine in model.opened.values())]
-    return [*filter(None, said), *overlaps(sets)]
 
 
 def _is_empty(config: OodConfig) -> bool:
@@ -105,17 +101,22 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
     """Run `config` to its end and return its file, open for reading. Raises InputError for what cannot be run."""
     _refuse_existing(config)
     choose_backend(config.backend)
-    model = Model(config)
-    try:
-        runner = Certifier(model, config) if config.kind == "certified" else BallRunner(model, config)
+    with _opened(config) as (model, runner):
         sets = open_sets(config, model.input_shape)
         record = describe(config, model, sets)
         if model.law is not None:
             check_noise(model.law)
-        shown = progress or NoProgress()
         with _open_store(config, record) as store:
             _check_records(store, sets)
-            runner.run(sets, store, shown)
+            runner.run(sets, store, progress or NoProgress())
+    return OodStore.open(config.out)
+
+
+@contextmanager
+def _opened(config: OodConfig) -> Iterator[tuple[ModelFacts, Certifier | BallRunner]]:
+    """The run's model and what draws by it."""
+    model = Model(config)
+    try:
+        yield model.facts, Certifier.here(model, config) if config.kind == "certified" else BallRunner(model, config)
     finally:
         model.close()
-    return OodStore.open(config.out)

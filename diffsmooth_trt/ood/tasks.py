@@ -71,7 +71,7 @@ class Task:
         """What is to be drawn of the block in work."""
         return [Block(self.image.index, phase, start, stop) for start, stop in self.left]
 
-    def state(self, number: int, waiting: Iterable[int]) -> State:
+    def state(self, number: int, waiting: Iterable[Range]) -> State:
         """What is counted, as JSON values: of the block in work, what was filled into batches but for the `waiting` draws."""
         used = np.flatnonzero(self.counts)
         ahead = [(max(start, self.filled), stop) for start, stop in self.left if stop > self.filled]
@@ -82,7 +82,7 @@ class Task:
             "selected": self.selected,
             "drawn": self.drawn,
             "stop": self.stop,
-            "left": sorted([(draw, draw + 1) for draw in waiting] + ahead),
+            "left": sorted([*waiting, *ahead]),
             "bins": used.tolist(),
             "counts": self.counts[used].tolist(),
         }

@@ -109,7 +109,7 @@ def verify(
         try:
             check_weights(recorded.classifier, model.opened)
             sets = open_sets(config, model.input_shape)
-            here = describe(config, model, sets)
+            here = describe(config, model.facts, sets)
             if model.law is not None:
                 check_noise(model.law)
             check_derived(recorded.to_meta(), here.to_meta(), done, DERIVED)
@@ -195,7 +195,7 @@ def _verify_records(
 ) -> None:
     """Look at every record, score the chosen ones again and compare."""
     runner = (
-        Certifier(model, config, audited=False)
+        Certifier.here(model, config, audited=False)
         if config.kind == "certified"
         else BallRunner(model, config, attacks=False)
     )
