@@ -24,6 +24,10 @@ class Span:
     high: int
     start: int
 
+    def plain(self) -> Span:
+        """What of it has to be known to draw its rows."""
+        return Span(self.block, self.pixels, self.low, self.high, self.start)
+
 
 def packed(work: Iterable[tuple[Block, NDArray[np.uint8]]], batch: int) -> Iterator[list[Span]]:
     """Every sample of the blocks, in order, as full batches; the last one may be short."""

@@ -135,8 +135,15 @@ def _add_machine(parser: Parser) -> None:
         choices=PRECISIONS,
         help="default: bf16 where the CPU has it (OpenVINO), else fp32; detectors: fp32, but for certified",
     )
-    add("--device", default="cpu", help="default: cpu")
+    add(
+        "--device",
+        default="cpu",
+        help="cpu (default) or cuda:0; certified also a worker on each: cuda:0,cuda:1, all, or cpu,cpu",
+    )
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
+    text = "certified: let workers draw: Ray on this machine, or a cluster's address"
+    add("--ray", metavar="local|ADDRESS", help=text)
+    add("--workers", type=int, metavar="N", help="… how many (default: one a GPU, or a CPU thread of --threads)")
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
 
 

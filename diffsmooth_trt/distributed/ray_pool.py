@@ -18,10 +18,10 @@ from ..engine.choice import EngineChoice
 from ..errors import DiffsmoothError, EngineError, InputError
 from ..noise import Key
 from ..runs.config import LOCAL, Cluster
-from ..runs.identity import MethodFacts, differences
+from ..runs.identity import differences
 from .files import EngineFiles
 from .steps import Lost
-from .worker import Drawn, Setup, Worker
+from .worker import Drawn, Job, Opened
 
 NAMESPACE = "diffsmooth-trt"
 GROW_SECONDS = 10.0
@@ -104,16 +104,16 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
 
 
 class RayPool:
-    """Actors that hold the method of `setup`, `count` of them or as many as the cluster has room for; those that die are replaced.
+    """Actors that hold what `setup` opens, `count` of them or as many as the cluster has room for; those that die are replaced.
 
     All have one classifier id, `facts.classifier`: an actor with another one is refused with what differs. Engine files are put
     into the object store once. Use as a context manager.
     """
 
-    def __init__(self, ray: Any, setup: Setup, count: int | None) -> None:
+    def __init__(self, ray: Any, setup: Job, count: int | None) -> None:
         self.ray, self.setup, self.count = ray, setup, count
-        cuda = device_number(setup.engines.device) is not None
-        self.needs = {"num_gpus": 1} if cuda else {"num_cpus": setup.engines.threads or 1}
+        cuda = device_number(setup.device) is not None
+        self.needs = {"num_gpus": 1} if cuda else {"num_cpus": setup.threads or 1}
         self.store = {sha: ray.put(content) for sha, content in _contents(setup.files.values())}
         self.actors: dict[int, Any] = {}
         self.opening: dict[int, tuple[Any, Any]] = {}  # actor and its facts to come
@@ -123,7 +123,7 @@ class RayPool:
         self.notes: list[str] = []
         self.facts = self._first()
 
-    def _room(self) -> int:
+    def room(self) -> int:
         """How many workers the cluster has room for."""
         if self.count is not None:
             return self.count
@@ -138,10 +138,10 @@ class RayPool:
         class Actor:
             """A worker behind Ray. It opens its engines when it is asked for facts: what fails there is told as it is."""
 
-            worker: Worker
+            worker: Opened
 
-            def facts(self, setup: Setup, store: dict[str, Any]) -> MethodFacts:
-                self.worker = Worker(setup, lambda sha: ray.get(store[sha]))
+            def facts(self, setup: Job, store: dict[str, Any]) -> Any:
+                self.worker = setup.open(lambda sha: ray.get(store[sha]))
                 return self.worker.facts()
 
             def begin(self, key: Key) -> None:
@@ -155,14 +155,14 @@ class RayPool:
 
         made = ray.remote(Actor).options(**self.needs, max_restarts=0)
         if "num_gpus" in self.needs:
-            setup = replace(setup, engines=replace(setup.engines, device="cuda:0"))  # Ray shows each actor its own
-        while len(self.actors) + len(self.opening) < self._room():
+            setup = setup.on("cuda:0")  # Ray shows each actor its own
+        while len(self.actors) + len(self.opening) < self.room():
             self.numbers += 1
             actor = made.remote()
             self.opening[self.numbers] = (actor, actor.facts.remote(setup, self.store))
         self.grown = time.monotonic()
 
-    def _first(self) -> MethodFacts:
+    def _first(self) -> Any:
         """The facts of the first actor that is ready. Raises what its engines raised."""
         self._start()
         refs = {facts: number for number, (_, facts) in self.opening.items()}
@@ -171,7 +171,7 @@ class RayPool:
             raise EngineError(f"no worker was ready after {START_SECONDS:.0f} s: the cluster has no room for one")
         number = refs[done[0]]
         actor, ref = self.opening.pop(number)
-        found: MethodFacts | Lost = self._got(ref)
+        found = self._got(ref)
         if isinstance(found, Lost):
             raise EngineError("the first worker died while it opened its engines: see Ray's logs; it may lack memory")
         self.actors[number] = actor
@@ -204,7 +204,7 @@ class RayPool:
                 self._take(number, actor, self._got(ref))
         return list(self.actors)
 
-    def _take(self, number: int, actor: Any, facts: MethodFacts | Lost) -> None:
+    def _take(self, number: int, actor: Any, facts: Any) -> None:
         """Take an actor in that became ready. InputError where it is another classifier."""
         if isinstance(facts, Lost):
             return

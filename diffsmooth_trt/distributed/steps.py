@@ -88,7 +88,7 @@ class RemoteSteps:
     def launch(self, spans: Sequence[Span]) -> None:
         """Begin a step: `spans` are the rows of its batch, in order, at most `batch` of them."""
         self.tickets += 1
-        plain = [Span(span.block, span.pixels, span.low, span.high, span.start) for span in spans]
+        plain = [span.plain() for span in spans]
         self.batches[self.tickets] = _Batch(spans, plain)
         self.flying.append(self.tickets)
         self._send(self.tickets)

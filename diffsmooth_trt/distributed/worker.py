@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 from ..certify.batch import Span
 from ..certify.step import Step
@@ -32,6 +32,24 @@ class Setup:
     engines: EngineChoice
     stopping: Stopping
 
+    @property
+    def device(self) -> str:
+        """Where a worker runs."""
+        return self.engines.device
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of a worker."""
+        return self.engines.threads
+
+    def on(self, device: str) -> Setup:
+        """The same on another device."""
+        return replace(self, engines=replace(self.engines, device=device))
+
+    def open(self, fetch: Fetch) -> Worker:
+        """A worker in this process."""
+        return Worker(self, fetch)
+
 
 class Drawn(NamedTuple):
     """What a worker gives for a batch: votes int64 [spans, bins], labels int64 [rows used], seconds."""
@@ -39,6 +57,44 @@ class Drawn(NamedTuple):
     counts: Counts
     labels: Labels
     seconds: float
+
+
+class Opened(Protocol):
+    """What a worker holds; see `Worker`."""
+
+    def facts(self) -> Any:
+        """What the run has to know of it; `classifier` names it."""
+
+    def begin(self, key: Key) -> None:
+        """Draw under `key` from now on."""
+
+    def draw(self, spans: Sequence[Span]) -> Drawn:
+        """What the rows of one batch give."""
+
+    def told(self) -> tuple[list[str], tuple[int, int]]:
+        """What the user has to know, and what the draws took."""
+
+
+class Job(Protocol):
+    """What workers are asked for: the files that they need, the device that they run on, and how they are opened."""
+
+    @property
+    def files(self) -> Mapping[str, EngineFiles]:
+        """Engine files by option."""
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda:N"."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of a worker."""
+
+    def on(self, device: str) -> Job:
+        """The same on another device."""
+
+    def open(self, fetch: Fetch) -> Opened:
+        """Open the engines in this process; `fetch` gets a file by its SHA-256."""
 
 
 class Worker:

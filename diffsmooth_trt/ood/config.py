@@ -14,6 +14,7 @@ from ..images import ImageChoice
 from ..noise import Key, check_noise_level
 from ..ranges import integer, number
 from ..report.figures import FORMATS
+from ..runs.config import Cluster
 from ..statistics.sequential import FIRST_LOOK
 from .bounds import MAX_DRAWS
 from .generated import KINDS as GENERATED
@@ -69,6 +70,8 @@ class OodConfig:
     device: str = "cpu"
     precision: str | None = None
     threads: int | None = None
+    ray: str | None = None
+    workers: int | None = None
     key: Key | None = None  # or its 64 hexadecimal digits
     resume: bool = False
     json: Path | None = None
@@ -91,6 +94,7 @@ class OodConfig:
         self._check_score()
         self._check_numbers()
         self._check_sets()
+        self._check_cluster()
         if self.key is not None and not isinstance(self.key, Key):
             object.__setattr__(self, "key", Key.parse(str(self.key)))
         if self.figure is not None and self.figure.suffix not in FORMATS:
@@ -155,6 +159,23 @@ class OodConfig:
         object.__setattr__(self, "accuracy", tuple(self.accuracy))
         for epsilon in self.accuracy:
             number("accuracy", epsilon, 0, 1, "ℓ∞ distances in [0, 1] image units, 2/255,8/255 is usual")
+
+    @property
+    def cluster(self) -> Cluster:
+        """Who draws."""
+        return Cluster(ray=self.ray, workers=self.workers, device=self.device)
+
+    def _check_cluster(self) -> None:
+        """InputError where workers are asked for what they do not do."""
+        if self.cluster.address is None:
+            return
+        asked = "--ray" if self.ray is not None else f"--device {self.device}"
+        if self.kind != "certified":
+            raise InputError(f"{asked} is for --kind certified, got {self.kind}, which one process does: leave it out")
+        if self.score == "distro-l2":
+            raise InputError(f"{asked} is not for --score distro-l2, whose further pass one process does: leave it out")
+        if self.accuracy:
+            raise InputError(f"{asked} is not for --accuracy, which one process attacks for: leave one out")
 
     def _check_sets(self) -> None:
         if not self.out_data:

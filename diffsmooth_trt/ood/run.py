@@ -17,6 +17,7 @@ from ..runs.identity import differences
 from ..runs.record import check_noise_version
 from .certified import Certifier, dense
 from .config import OodConfig
+from .distributed import by_workers
 from .linf import BallRunner
 from .model import Model, ModelFacts
 from .record import OodRecord, SetRecord
@@ -100,7 +101,8 @@ def _check_records(store: OodStore, sets: list[DataSet]) -> None:
 def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
     """Run `config` to its end and return its file, open for reading. Raises InputError for what cannot be run."""
     _refuse_existing(config)
-    choose_backend(config.backend)
+    if config.cluster.kind == "cpu":
+        choose_backend(config.backend)
     with _opened(config) as (model, runner):
         sets = open_sets(config, model.input_shape)
         record = describe(config, model, sets)
@@ -114,7 +116,11 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
 
 @contextmanager
 def _opened(config: OodConfig) -> Iterator[tuple[ModelFacts, Certifier | BallRunner]]:
-    """The run's model and what draws by it."""
+    """The run's model and what draws by it: this process, or workers."""
+    if config.cluster.address is not None:
+        with by_workers(config) as opened:
+            yield opened
+        return
     model = Model(config)
     try:
         yield model.facts, Certifier.here(model, config) if config.kind == "certified" else BallRunner(model, config)
