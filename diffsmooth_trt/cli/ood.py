@@ -50,6 +50,8 @@ def _add_files(parser: Parser) -> None:
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
     text = "round float images to the 8-bit grid; certified: bounds are about the images as given, else scores are of the rounded"
     add("--quantise", action="store_true", help=text)
+    text = "which class a name of --in-data is: lines `name,class`, or JSON like id2label"
+    add("--class-map", type=Path, metavar="FILE", help=text)
     add("--out", type=Path, required=True, metavar="RUN.jsonl", help="the file of records to make")
     add("--resume", action="store_true", help="go on with --out")
     add("--json", type=Path, metavar="FILE", help="also write all metrics as JSON")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..datasets import Classes
 from ..dtypes import Floats32, Words
 from ..errors import InputError
 from ..images import Images
@@ -20,6 +21,7 @@ from ..noise import OOD, Key
 from .config import OodConfig
 from .linf import scaled
 from .model import Model
+from .sets import label_inside
 
 LIBRARY = "torchattacks"
 Labels = Any
@@ -141,6 +143,7 @@ def of_run(config: OodConfig, key: Key) -> list[Accuracy]:
     data = Images.chosen(config.in_data, config.choice)
     model = Model(config)
     try:
+        label_inside(data, config, Classes(model.classes, model.classifier.facts.class_names))
         return adversarial_accuracy(model, data, config.accuracy, seed=config.seed, key=key)
     finally:
         model.close()

@@ -65,6 +65,7 @@ class OodConfig:
     resize: int | None = None
     crop: int | None = None
     quantise: bool = False
+    class_map: Path | None = None
     batch: int = 64
     backend: str | None = None
     device: str = "cpu"
@@ -78,7 +79,7 @@ class OodConfig:
     figure: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("classifier", "in_data", "out", "engine", "detector", "json", "figure"):
+        for name in ("classifier", "in_data", "out", "engine", "detector", "json", "figure", "class_map"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value))
@@ -102,7 +103,7 @@ class OodConfig:
                 f"--figure {self.figure} has suffix {self.figure.suffix!r}: use one of {', '.join(FORMATS)}"
             )
         inputs: dict[str, Path | None] = {"--classifier": self.classifier, "--engine": self.engine}
-        inputs |= {"--detector": self.detector, "--in-data": self.in_data}
+        inputs |= {"--detector": self.detector, "--in-data": self.in_data, "--class-map": self.class_map}
         inputs |= {f"--out-data {name}": Path(name) for name in self.out_data if not name.startswith(PREFIX)}
         check_outputs({"--out": self.out, "--json": self.json, "--figure": self.figure}, inputs)
 

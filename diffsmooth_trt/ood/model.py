@@ -49,6 +49,7 @@ class ModelFacts:
     notes: tuple[str, ...]
     rows: Mapping[str, str]
     versions: Mapping[str, str]
+    class_names: tuple[str, ...] | None = None
 
     @property
     def law(self) -> GridLaw | None:
@@ -134,6 +135,7 @@ class Model:
             notes=tuple(filter(None, said)),
             rows=independence(self.opened),
             versions=versions(),
+            class_names=self.classifier.facts.class_names,
         )
 
     def logits(self, noisy: Floats32) -> Floats32:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..datasets import Matching
 from ..images import ImageChoice
 from ..noise import Key
 from ..noise.counters import KEY_BITS
@@ -81,7 +82,9 @@ class SetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class OodRecord:
-    """What a run says of itself; names that it shares with `RunRecord` mean the same. `joint`: there is a detector."""
+    """What a run says of itself; names that it shares with `RunRecord` mean the same. `joint`: there is a detector. `labels`
+    are the in-distribution set's; None where it is not known which class they are.
+    """
 
     asked: OodAsked
     classifier: ClassifierId
@@ -97,6 +100,7 @@ class OodRecord:
     notes: tuple[str, ...] = ()
     shape: tuple[int, ...] | None = None
     rows: Mapping[str, str] | None = None
+    labels: Mapping[str, Any] | None = None
 
     @property
     def level(self) -> float:
@@ -130,6 +134,7 @@ class OodRecord:
             "notes": list(self.notes),
         }
         more: dict[str, Any] = {"shape": None if self.shape is None else list(self.shape), "rows": self.rows}
+        more["labels"] = self.labels
         return found | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
@@ -163,4 +168,5 @@ class OodRecord:
             notes=tuple(map(str, meta["notes"])),
             shape=tuple(map(int, meta["shape"])) if "shape" in meta else None,
             rows=rows if isinstance(rows, dict) else None,
+            labels=Matching.of_record(meta["labels"]).recorded() if "labels" in meta else None,
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..certify.progress import NoProgress, Progress
+from ..datasets import Classes
 from ..engine import choose_backend
 from ..errors import InputError
 from ..noise import Key
@@ -21,7 +23,7 @@ from .distributed import by_workers
 from .linf import BallRunner
 from .model import Model, ModelFacts
 from .record import OodRecord, SetRecord
-from .sets import DataSet, open_sets, overlaps
+from .sets import DataSet, label_inside, open_sets, overlaps
 from .store import OodStore
 
 
@@ -105,7 +107,8 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         choose_backend(config.backend)
     with _opened(config) as (model, runner):
         sets = open_sets(config, model.input_shape)
-        record = describe(config, model, sets)
+        matching = label_inside(sets[0].images, config, Classes(model.classes, model.class_names))
+        record = replace(describe(config, model, sets), labels=None if matching is None else matching.recorded())
         if model.law is not None:
             check_noise(model.law)
         with _open_store(config, record) as store:

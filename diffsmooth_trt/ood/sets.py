@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from ..datasets import Classes, Matching, read_class_map
 from ..errors import InputError
 from ..images import Images, pixel_digest
 from .config import OodConfig
@@ -74,6 +75,27 @@ def open_sets(config: OodConfig, shape: tuple[int, int, int]) -> list[DataSet]:
             given = Images.chosen(name, config.choice)
             sets.append(_checked(shown, "--out-data", given, shape))
     return sets
+
+
+def label_inside(images: Images | GeneratedImages, config: OodConfig, classes: Classes) -> Matching | None:
+    """Take the labels of the in-distribution set for classes, as `certify` does; None where it is not known which is which.
+
+    They decide nothing but `--accuracy`: InputError where that is asked for and they are not known, or are none.
+    """
+    if not isinstance(images, Images):
+        return None
+    given = None if config.class_map is None else read_class_map(config.class_map)
+    try:
+        found = images.match(classes, given)
+        wrong = [label for label in images.labels() if not 0 <= label < classes.count] if images.labelled else [-1]
+    except InputError:
+        if config.accuracy or given is not None:
+            raise
+        return None
+    if wrong and config.accuracy:
+        said = f"label {wrong[0]}, the classifier has {classes.count} classes" if images.labelled else "no labels"
+        raise InputError(f"--accuracy is a share of right labels, {images.path} has {said}: give labelled --in-data")
+    return found
 
 
 def overlaps(sets: Sequence[DataSet]) -> list[str]:
