@@ -445,6 +445,26 @@ def rtx() -> str:
     )
 
 
+def headers() -> str:
+    """What a run does with its images before it draws."""
+    content = json.loads((RESULTS / "headers.json").read_text())
+    kinds = {"cifar": "CIFAR, PNG in a parquet file", "imagenet": "500×375 JPEG in a folder"}
+
+    def cell(found: dict[str, float], digits: int) -> str:
+        return f"{found['median']:.{digits}f} ({found['min']:.{digits}f}–{found['max']:.{digits}f})"
+
+    rows = (
+        [kinds[kind], f"{row['images']:,}", cell(row["open"], 2), cell(row["headers"], 2), cell(row["added_mib"], 0)]
+        for kind, found in content["results"].items()
+        for row in found
+    )
+    machine = content["machine"]
+    head = ["images", "number", "open and labels, s", "headers, s", "memory, MiB"]
+    said = f"{machine['processors']} cores of {machine['cpu']}, one thread, other work beside, warm disk"
+    versions = f"Python {machine['python']}, Pillow {machine['pillow']}, PyArrow {machine['pyarrow']}"
+    return f"{markdown(head, rows)}\n\nMedian (range) of {content['rounds']}; {said}; {versions}."
+
+
 def ways() -> str:
     """Ways to quantise the zoo's denoiser."""
     document = json.loads((RESULTS / "quantisation_ways.json").read_text())
@@ -488,6 +508,7 @@ TABLES = {
     "precision": precision,
     "ways": ways,
     "rtx": rtx,
+    "headers": headers,
 }
 
 
