@@ -19,6 +19,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="exports are checked in 
 transformers = pytest.importorskip("transformers", reason="reads folders through transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="folders hold safetensors")
 
+from diffsmooth_trt.datasets import Classes  # noqa: E402
+from diffsmooth_trt.engine import EngineFacts  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier  # noqa: E402
 from diffsmooth_trt.exporting.graph.preprocessing import Overrides  # noqa: E402
@@ -279,3 +281,17 @@ def test_forms_of_preprocessor_files(values: dict[str, Any], want: tuple[Any, ..
     found = preprocessing_of(values, 192)
     assert (found.input_size, found.resize_to, found.crop_at, found.mode) == want
     assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_class_names_are_facts_that_decide_labels(vit, tmp_path):
+    """`id2label` of the folder; a data set's names are matched with it (huggingface/datasets#2457)."""
+    names = ["tench, Tinca tinca", "goldfish", "Great_White", "hen", "ray", "cock"]
+    folder = Path(shutil.copytree(vit, tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert load_folder(vit, Overrides()).details["class_names"] == [f"LABEL_{k}" for k in range(6)]
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    facts = EngineFacts("classifier", (3, 32, 32), classes=6, details=load_folder(folder, Overrides()).details)
+    assert EngineFacts.from_json(facts.to_json()).class_names == tuple(names)
+    assert Classes(6, facts.class_names).numbers()["tench"] == 0

@@ -46,6 +46,12 @@ class Logits(nn.Module):
         return logits
 
 
+def class_names(config: Any) -> list[str]:
+    """`id2label` by number; by its placeholder where it lacks a class. Runs match data sets' names with them."""
+    known = config.id2label or {}
+    return [str(known.get(number, f"LABEL_{number}")) for number in range(int(config.num_labels))]
+
+
 @contextlib.contextmanager
 def _one_line(what: str, remedy: str) -> Iterator[None]:
     """Errors of transformers, of every class and length, as one InputError."""
@@ -219,5 +225,5 @@ def load_folder(folder: Path, overrides: Overrides) -> LoadedClassifier:
         own,
         f"hf/{model.config.model_type}",
         hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
-        details={"files": hashes, "transformers": version("transformers")},
+        details={"files": hashes, "transformers": version("transformers"), "class_names": class_names(model.config)},
     )
