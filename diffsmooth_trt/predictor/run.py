@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..datasets import Classes
 from ..dtypes import Floats64
 from ..errors import InputError
 from ..images import Image, Images
@@ -103,7 +104,13 @@ class Predictions:
 def predict_images(
     predictor: DiffSmoothPredictor, images: Images, *, key_drawn: bool, progress: Callable[[int], None] = lambda _: None
 ) -> Predictions:
-    """Predict each image under its own number. `progress` is told how many are done. InputError for labels beyond the classes."""
+    """Predict each image under its own number. `progress` is told how many are done. InputError for labels beyond the classes, or
+    of which it is not known which class they are.
+    """
+    if images.matching is None:
+        images.match(Classes(predictor.classes, predictor.classifier.facts.class_names))
+    if not images.labelled:
+        raise InputError(f"{images.path} has no labels, with which answers are compared: give labelled images")
     worst = max(images.labels(), default=0)
     if worst >= predictor.classes:
         raise InputError(

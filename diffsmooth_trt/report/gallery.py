@@ -19,12 +19,12 @@ from PIL import features
 
 from ..engine import BACKENDS, fixed_batch, open_engine
 from ..errors import DiffsmoothError, InputError
-from ..images import Image, Images, flat_pixels, pixel_digest
+from ..images import Image, flat_pixels, pixel_digest
 from ..methods import METHODS
 from ..noise import ESTIMATION, PREDICTION, grid_law
 from ..noise.sampler import noisy_images
 from ..runs.record import RunRecord, check_noise_version, naming_damage
-from ..runs.reopen import check_sha256, locate
+from ..runs.reopen import check_sha256, locate, recorded_images
 from ..runs.store import RunStore
 from .tables import Summary
 
@@ -67,7 +67,7 @@ def look(store: RunStore, summary: Summary, data: Path | None = None, noisy: int
     except (DiffsmoothError, OSError) as error:
         said = str(error) if isinstance(error, OSError) else error.message
         return Seen(votes, drawn, names=class_names(summary.record), notes=(f"no pictures: {said}",))
-    strange = len(shown) - len(images)
+    strange = len(set(shown) - images.keys() - summary.record.skipped.keys())
     if strange:
         notes.append(f"no pictures of {strange} images, whose pixels in --data are not those of the run")
     first = [images[image] for image in shown if image in images][: NOISY if noisy is None else noisy]
@@ -90,6 +90,10 @@ def _votes(store: RunStore, summary: Summary) -> tuple[tuple[Votes, ...], tuple[
     found: list[Votes] = []
     drawn: list[int] = []
     for image in summary.images.tolist():
+        if image in summary.record.skipped:
+            found.append(())
+            drawn.append(0)
+            continue
         counts = store.votes(image).totals[phase]
         order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         void = summary.record.void
@@ -101,7 +105,7 @@ def _votes(store: RunStore, summary: Summary) -> tuple[tuple[Votes, ...], tuple[
 
 def _images(store: RunStore, summary: Summary, wanted: set[int], data: Path | None) -> Iterator[Image]:
     """Those of the `wanted` images whose pixels are the run's."""
-    images = Images.chosen(locate(store, "data", data), summary.record.choice)
+    images = recorded_images(store.record, locate(store, "data", data))
     digests = dict(zip(summary.images.tolist(), summary.digests, strict=True))
     last = max(wanted)
     for image in images:

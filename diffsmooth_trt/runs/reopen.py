@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,9 +11,10 @@ from ..datasets import files_at
 from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
+from ..images import REFUSE, SKIP, Images
 from ..methods import METHODS, Slot
 from .config import RunConfig
-from .record import ClassifierId, naming_damage
+from .record import ClassifierId, RunRecord, naming_damage
 from .store import RunStore
 
 Given = Mapping[str, Path | None]
@@ -75,6 +77,16 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
         key=record.key,
         out=store.path,
     )
+
+
+def recorded_images(record: RunRecord, data: Path) -> Images:
+    """The images of a run, which lie at `data`, with the labels that it took for classes; where it skipped some, bad ones are left
+    out.
+    """
+    images = Images.chosen(data, replace(record.choice, bad_images=SKIP if record.skipped else REFUSE))
+    if record.matching is not None:
+        images.match_as(record.matching)
+    return images
 
 
 def device_options(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], device: str | None) -> dict[str, Any]:

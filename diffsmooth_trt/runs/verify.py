@@ -13,7 +13,7 @@ import heapq
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,14 @@ from ..certify.progress import NoProgress, Progress
 from ..certify.step import Step
 from ..engine import Engine
 from ..errors import InputError, StoreError
-from ..images import REFUSE, SKIP, Image, Images, flat_pixels, pixel_digest
+from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
-from .config import RunConfig
 from .engines import build_method, device_of
 from .file import UNRECORDED
 from .identity import INDEPENDENT, differences, facts_of, fingerprint, rows_note, versions
 from .record import ClassifierId, RunRecord, check_noise_version
-from .reopen import check_weights, recorded_config
+from .reopen import check_weights, recorded_config, recorded_images
 from .run import describe
 from .store import RunStore, open_run
 
@@ -155,7 +154,7 @@ def verify(
         record = store.record
         check_noise_version(store.path, record.classifier)
         config = recorded_config(store, given, threads, device).changed(allow_host_code=allow_host_code)
-        images = recorded_images(record, config)
+        images = recorded_images(record, config.data)
         opened = device_of(config)
         method = build_method(config, device=opened)
         done = Verification(store.path, seed)
@@ -180,14 +179,6 @@ def verify(
         check_identity(record.classifier, here.classifier, done)
         note_versions(record.versions, versions(opened), done)
     return done
-
-
-def recorded_images(record: RunRecord, config: RunConfig) -> Images:
-    """The images of a run, with the labels that it took for classes."""
-    images = Images.chosen(config.data, replace(config.choice, bad_images=SKIP if record.skipped else REFUSE))
-    if record.matching is not None:
-        images.match_as(record.matching)
-    return images
 
 
 def check_skipped(record: RunRecord, images: Images, shape: tuple[int, int, int], done: Verification) -> None:

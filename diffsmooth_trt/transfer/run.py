@@ -20,7 +20,7 @@ from ..runs.config import RunConfig
 from ..runs.engines import build_method, device_of, open_method
 from ..runs.identity import classifier_id, differences, independence, versions
 from ..runs.record import check_noise_version
-from ..runs.reopen import check_weights, find, own_slots, recorded_config
+from ..runs.reopen import check_weights, find, own_slots, recorded_config, recorded_images
 from ..runs.run import check_noise
 from ..runs.store import RunStore, open_run
 from ..statistics.bounds import binomial_upper
@@ -83,7 +83,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         if least >= 0.5:
             raise InputError(f"--n {pairs} pairs prove nothing even where all labels agree: raise --n")
         both = open_both(store, config.files, config.engines, config.given or {}, stack)
-        images = Images.chosen(both.config.data, record.choice)
+        images = recorded_images(record, both.config.data)
         key = Key.draw() if config.key is None else config.key
         found: list[Transferred] = []
         shown = progress or NoProgress()

@@ -9,10 +9,9 @@ from pathlib import Path
 from ..certify.progress import NoProgress, Progress
 from ..engine.choice import EngineChoice
 from ..errors import InputError
-from ..images import Images
 from ..noise import ESTIMATION
 from ..runs.identity import classifier_id, independence, versions
-from ..runs.reopen import device_options, find
+from ..runs.reopen import device_options, find, recorded_images
 from ..runs.store import RunStore, open_run
 from ..runs.verify import Verification, check_fraction, check_identity, choice, note_key, note_versions, to_draw
 from .file import TransferFile, Transferred
@@ -99,7 +98,7 @@ def _replay(
     """Draw the pairs of the `chosen` images again, and compare them."""
     recorded: dict[int, Transferred] = {image.index: image for image in found.images}
     progress.start(len(chosen), 0, 2 * found.pairs * len(chosen), 0)
-    for group in groups(Images.chosen(both.config.data, found.record.choice), store):
+    for group in groups(recorded_images(store.record, both.config.data), store):
         again = [image for image in group if image.index in chosen]
         for image in evaluated(store, both, found.rule, found.key, again) if again else ():
             done.blocks += 1

@@ -110,7 +110,7 @@ def test_random_weights_go_the_whole_way(tmp_path, monkeypatch):
         "data": zoo.IMAGES,
         "sigma": [0.25],
         "n0": 2,
-        "n": 4,
+        "n": 12,
         "max": 1,
         "batch": 4,
     }

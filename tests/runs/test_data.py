@@ -15,10 +15,14 @@ from PIL import Image
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.engine import METADATA_KEY, EngineFacts
+from diffsmooth_trt.engine.choice import EngineChoice
 from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.report.gallery import look
 from diffsmooth_trt.report.html import page
 from diffsmooth_trt.report.tables import envelope, summarise, text_table
 from diffsmooth_trt.runs.status import status
+from diffsmooth_trt.transfer.run import TransferConfig, transfer
+from diffsmooth_trt.transfer.verify import verify as verify_transfer
 
 CLASSES = 12
 LEVELS = 10 + 20 * np.arange(CLASSES)  # class k is a flat image of that grey
@@ -90,7 +94,7 @@ def test_labels_of_a_folder_are_classes_and_are_recorded(engine, tmp_path):
         all_right(store, 2)
         summary = summarise(store)
         assert "labels: by the name of each class (2 = Level-2, 10 = level_10)" in text_table([summary])
-        assert "<td>10 level_10</td>" in page([summary])
+        assert '"level_10"' in page([summary], seen=[look(store, summary, noisy=0)])
     assert dst.verify(tmp_path / "b.sqlite", fraction=1).agrees
     with pytest.raises(InputError, match="has 2 classes .*give class_map FILE"):
         dst.certify(engine=engine, data=two, **HOW)
@@ -176,6 +180,25 @@ def test_skipped_images_of_shards_and_predictions_count_too(engine, tmp_path):
         assert "50.0%" in text_table([summarise(store)])
     lines = (tmp_path / "p.tsv").read_text().splitlines()
     assert [line.split("\t")[:5] for line in lines[1:]][1] == ["1", "1", "-1", "0.0", "0"]
+
+
+def test_pages_and_transfers_take_the_runs_labels_and_leave_out_what_it_skipped(engine, tmp_path):
+    folder = folder_of(tmp_path / "f", {str(k): k for k in range(CLASSES)})
+    (folder / "10" / "a.png").write_bytes(b"nonsense")  # row 2: its name is before 2 as text
+    out = tmp_path / "r.sqlite"
+    dst.certify(engine=engine, data=folder, bad_images="skip", out=out, **HOW).close()
+    with dst.open_run(out) as store:
+        assert [row for row, _ in store.record.skipped.items()] == [2]
+        summary = summarise(store)
+        seen = look(store, summary, noisy=0)
+        assert (seen.drawn[2], seen.drawn[3], seen.votes[2]) == (0, 200, ())
+        assert sorted(seen.pictures) == [row for row in range(CLASSES) if row != 2]
+        assert not [note for note in seen.notes if "pictures of" in note]
+        assert page([summary], seen=[seen])
+    engines, other = EngineChoice(backend="onnxruntime", batch=20), named(engine, ["x"] * CLASSES, tmp_path / "g.onnx")
+    config = TransferConfig(run=out, out=tmp_path / "t.json", files={"engine": other}, pairs=200, engines=engines)
+    assert len(transfer(config).images) == CLASSES - 1
+    assert verify_transfer(tmp_path / "t.json", given={}, fraction=1, seed=1).agrees
 
 
 def test_images_that_are_all_unusable_are_refused(engine, tmp_path):
