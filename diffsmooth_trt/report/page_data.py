@@ -118,7 +118,7 @@ def curve(summary: Summary) -> dict[str, Any]:
         "share": [_floor(int(count), images) for count in counts],
         "low": low,
         "high": high,
-        "kind": "what the finished run may show" if summary.missing else "95 % interval",
+        "kind": "range of what the finished run may show" if summary.missing else "95 % interval",
     }
 
 
@@ -169,17 +169,21 @@ def _found(found: Pair) -> dict[str, Any]:
 def lede(summary: Summary, at: Sequence[float]) -> str:
     """The run's result in a sentence."""
     asked = f"{summary.asked:,} image{'s' * (summary.asked != 1)}"
+    if not summary.certified and not summary.labelled:
+        return f"The smoothed classifier answers {int((summary.predicted >= 0).sum()):,} of {asked}."
     if not summary.certified:
         correct = int((summary.predicted == summary.labels).sum())
         return f"The smoothed classifier is right on {percent(correct, summary.asked)} of {asked}."
     radius = next((r for r in at if r > 0), at[0])
     (count,), _ = certified_counts(truth(summary), summary.predicted, summary.radii, [radius])
-    most = int(summary.most(np.array([count]))[0])
-    many = f"{count:,} to {most:,}" if summary.missing else f"{count:,}"
+    done = (
+        f"Of {asked}, {len(summary.images):,} are finished; of those {count:,}"
+        if summary.missing
+        else f"Of {asked}, {count:,}"
+    )
     if not radius:
-        return f"Of {asked}, {many} are answered right by the smoothed classifier."
-    sure = _certain(summary)
-    return f"Of {asked}, {many} keep their right answer under every change of ℓ2 length below {radius:g}{sure}."
+        return f"{done} are answered {'right ' * summary.labelled}by the smoothed classifier."
+    return f"{done} keep their {'right ' * summary.labelled}answer under every change of ℓ2 length below {radius:g}{_certain(summary)}."
 
 
 def _certain(summary: Summary) -> str:

@@ -148,7 +148,7 @@ def _numbers(summary: Summary) -> list[Said]:
 def _limits(summary: Summary) -> Said:
     return (
         "What it is not about",
-        "Labels and their worth; changes other than ℓ2 in the space above; what happens before the pixels. It is the smoothed "
+        "Labels and their worth; changes other than ℓ2 in the space of the run; what happens before the pixels. It is the smoothed "
         "classifier's certificate, not the network's alone. This page repeats what the run's file says; `diffsmooth-trt verify` "
         "draws a share of its votes again.",
     )

@@ -1,3 +1,5 @@
+const BANDS = 4; // runs whose bands one can still tell apart
+
 /** Redraw a chart whenever its width changes. */
 function fitted(holder, drawn) {
   let width = 0;
@@ -53,7 +55,7 @@ function curveChart(choose) {
         draw("text", { x: x(radius), y: y(0) + 20, "text-anchor": "middle" }, short(radius)));
     picture.append(draw("text", { x: width - right, y: height - 6, "text-anchor": "end" }, unit),
       draw("text", { x: left, y: height - 6 }, "% of images"));
-    CERTIFIED.forEach((run, number) => {
+    if (CERTIFIED.length <= BANDS) CERTIFIED.forEach((run, number) => {
       const fill = `color-mix(in srgb, var(${STYLES[number % STYLES.length].colour}) ${[0, 15, 12][CERTIFIED.length] || 8}%, transparent)`;
       picture.append(draw("path", { d: banded(run, x, y, most), style: `fill:${fill}` }));
     });

@@ -11,7 +11,7 @@ function head() {
   if (DATA.lede.length > 1) lede.append(make("p.lede", {}, `${count(DATA.lede.length)} runs, side by side.`));
   const holder = make(DATA.lede.length > 1 ? "div.several" : "div");
   lede.append(holder);
-  DATA.lede.forEach((said, number) => holder.append(make("p.lede", {}, DATA.lede.length > 1 ? make("small", {}, RUNS[number].name) : null, said)));
+  if (DATA.lede.length <= BANDS) DATA.lede.forEach((said, number) => holder.append(make("p.lede", {}, DATA.lede.length > 1 ? make("small", {}, RUNS[number].name) : null, said)));
   if (RUNS.length === 1) lede.append(make("p.quiet.set", {}, RUNS[0].title));
   for (const run of RUNS.filter((each) => each.missing))
     lede.append(make("p.warn", {}, `${run.name} is unfinished: ${count(run.asked - run.missing)} of ${plural(run.asked, "image")}. Shares are ranges of what the finished run may show, without an interval of confidence.`));
@@ -26,7 +26,7 @@ function figures(run) {
   const add = (name, value, said) => items.push(make("div", {}, make("dt", {}, name), make("dd", {}, value, said ? make("small", {}, said) : null)));
   if (run.certified && at >= 0) {
     const band = onCurve(run, DATA.radii[at]);
-    add(`certified at ${short(DATA.radii[at])}`, run.shares[at].replace("%", " %"), `${run.missing ? "may be" : "95 %:"} ${between(band)} %`);
+    add(`certified at ${short(DATA.radii[at])}`, run.shares[at].replace("%", " %"), run.missing ? "in the end" : `95 %: ${between(band)} %`);
   }
   if (!run.certified) add("accuracy", run.accuracy.replace("%", " %"));
   if (run.average) add("average certified radius", run.average);
@@ -76,7 +76,7 @@ function curveSection() {
       make("span", {}, run.name), make("span.share", {}, percent(found.share)), make("span.band", {}, band));
   })));
   const kinds = [...new Set(CERTIFIED.map((run) => run.curve.kind))].join(", or ");
-  return section("curve", "Certified accuracy", `The share of images that are answered right, with at least this radius. The band is the ${kinds}; at one radius, not at all at once.`,
+  return section("curve", "Certified accuracy", `The share of images that are answered right, with at least this radius. ${CERTIFIED.length > BANDS ? "Below the chart is" : "The band is"} the ${kinds}; at one radius, not at all at once.`,
     curveChart(chooseRadius),
     make("div.at-radius", {}, make("label", { for: "radius" }, "At radius"), exact, slider), readout,
     RUNS.length > 1 || DATA.radii.length > 1 ? sideBySide() : null);
@@ -181,4 +181,8 @@ main.append(madeSection());
 const titles = { curve: "Accuracy", radii: "Radii", confusion: "Confusion", images: "Images", pairs: "Paired differences", made: "What this rests on" };
 document.getElementById("nav").append(...Object.entries(titles).filter(([id]) => document.getElementById(id)).map(([id, name]) => make("a", { href: `#${id}` }, name)));
 if (CERTIFIED.length) chooseRadius(DATA.radii.find((radius) => radius > 0) || 0);
-requestAnimationFrame(() => requestAnimationFrame(() => { document.documentElement.dataset.drawn = Math.round(performance.now()); }));
+requestAnimationFrame(() => requestAnimationFrame(() => {
+  document.documentElement.dataset.drawn = Math.round(performance.now());
+  const wanted = location.hash && document.getElementById(location.hash.slice(1)); // which was not there when the page was read
+  if (wanted) wanted.scrollIntoView({ behavior: "instant" });
+}));
