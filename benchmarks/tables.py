@@ -92,6 +92,23 @@ def demo() -> str:
     )
 
 
+def report_page() -> str:
+    """Size and time of the page of a report."""
+    document = json.loads((RESULTS / "page.json").read_text())
+    drawn, axe = document["drawn_in_milliseconds"], document.get("axe")
+    found = (
+        f"{len(axe['light']) + len(axe['dark'])} findings of axe-core {axe['file']} in light and dark"
+        if axe
+        else "not checked"
+    )
+    browser, cores = document["browser"].split(" built")[0], document["processors"]
+    return (
+        f"{document['images']} images of CIFAR-10: {document['bytes'] / 1e6:.1f} MB, made in {document['made_in_seconds']} s, "
+        f"drawn {min(drawn)} – {max(drawn)} ms after the address was given ({len(drawn)} times; {browser}, headless, {cores} cores "
+        f"that others used too); {len(document['console'])} lines in the console; {found}."
+    )
+
+
 def bench() -> str:
     """How far runs of `bench` agree that had the machine to themselves."""
     document = json.loads((RESULTS / "bench_cpu.json").read_text())
@@ -494,6 +511,7 @@ TABLES = {
     "speed": speed,
     "memory": memory,
     "demo": demo,
+    "report_page": report_page,
     "bench": bench,
     "predictor": predictor,
     "transfer": transfer,
