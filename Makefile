@@ -36,6 +36,17 @@ docs/demo.svg: .venv/.run
 	mkdir -p build
 	$(BIN)/diffsmooth-trt demo --html build/demo.html --figure $@
 
+# The pictures of docs/reports.md: the demo's page, and its gallery alone. Chromium takes them.
+CHROMIUM ?= chromium
+SHOOT = $(CHROMIUM) --headless=new --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=3000
+OTHERS = header, footer, .figures, .columns, \#curve, \#made { display: none } section { margin-top: 0 !important }
+docs/report.png docs/gallery.png &: .venv/.run $(wildcard diffsmooth_trt/report/template/*)
+	mkdir -p build
+	$(BIN)/diffsmooth-trt demo --html build/demo.html --figure build/demo.png
+	sed 's|^</style>|$(OTHERS)&|' build/demo.html > build/gallery.html
+	$(SHOOT) --window-size=1280,1180 --screenshot=docs/report.png file://$(CURDIR)/build/demo.html
+	$(SHOOT) --window-size=1280,1010 --screenshot=docs/gallery.png file://$(CURDIR)/build/gallery.html
+
 # The sampler's own tests with its code checked at run time: addresses, and what C++ leaves undefined.
 RUNTIMES = $$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)
 sanitize: .venv/.test
