@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Mapping
@@ -74,6 +75,28 @@ def publish_new(draft: Path, path: Path) -> bool:
     finally:
         claim.unlink(missing_ok=True)
     return False
+
+
+def create_atomically(path: Path, content: bytes | str) -> None:
+    """Make a file whole or not at all, never in the place of one that appeared meanwhile. Raises InputError where there is one."""
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
+        publish_new(draft, path)
+    except FileExistsError:
+        raise InputError(f"--out {path} exists: pass --resume to go on with it, or another name") from None
+    except OSError as error:
+        raise StoreError(
+            f"--out {path} cannot be written ({error.strerror}): choose another place or free space"
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> None:

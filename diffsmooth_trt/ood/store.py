@@ -8,15 +8,17 @@ last line that was cut short is dropped when the run goes on. What unfinished im
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
 from ..errors import InputError, StoreError
-from ..files import write_atomically
+from ..files import create_atomically
+from ..locks import Lock
 from ..noise.counters import KEY_BITS
 from ..runs.audit import refuse_void
 from ..runs.record import naming_damage
@@ -53,6 +55,7 @@ class OodStore:
         self._synced = self._kept = time.monotonic()
         self.draws: dict[tuple[int, int], State] = {}
         self._draws_file: DrawsFile | None = None
+        self._held = contextlib.ExitStack()  # the file, and that no other process writes it
 
     @property
     def files(self) -> Mapping[str, Any]:
@@ -61,15 +64,30 @@ class OodStore:
 
     @classmethod
     def create(cls, path: Path, record: OodRecord) -> Self:
-        """A new file with its first line; raises StoreError where that cannot be written."""
+        """A new file with its first line. Raises StoreError where that cannot be written, InputError where there is a file."""
         first = json.dumps(record.to_meta(), sort_keys=True) + "\n"
+        create_atomically(path, first)
         DrawsFile(path, first.encode()).remove()
-        write_atomically(path, first)
         return cls.open(path, write=True)
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Self:
         """Read a run's file; with `write` cut off an unfinished last line and append. Raises InputError for any other file."""
+        if not write:
+            return cls._read(path, None)
+        with contextlib.ExitStack() as held:
+            held.callback(Lock.take(path).release)
+            try:
+                file = held.enter_context(path.open("r+b"))
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+            store = cls._read(path, file)
+            store._held = held.pop_all()
+            return store
+
+    @classmethod
+    def _read(cls, path: Path, file: IO[bytes] | None) -> Self:
+        """The run that is there; `file`, if given, is open for its further lines."""
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -96,27 +114,18 @@ class OodStore:
             made = OodRecord.from_meta(meta)
         if audits:
             refuse_void(path, audits[-1])
-        file = None
-        if write:
+        if file is not None:
             try:
-                file = path.open("r+b")
                 file.truncate(len(whole))
                 file.seek(len(whole))
             except OSError as error:
                 raise StoreError(f"{path} cannot be written ({error.strerror}): choose another place") from None
         store = cls(path, made, records, file)
         store.audit = audits[-1] if audits else None
-        if write:
-            store._open_draws(whole.splitlines()[0])
+        if file is not None:
+            store._draws_file = DrawsFile(path, whole.splitlines()[0])
+            store.draws = store._draws_file.read()
         return store
-
-    def _open_draws(self, first: bytes) -> None:
-        self._draws_file = DrawsFile(self.path, first)
-        try:
-            self.draws = self._draws_file.read()
-        except InputError:
-            self.close()
-            raise
 
     def keeps_draws(self) -> bool:
         """Whether it is time to keep what images in work have counted."""
@@ -156,19 +165,26 @@ class OodStore:
     def _append(self, line: Record) -> None:
         if self._file is None:
             raise StoreError(f"{self.path} is open for reading only")
-        try:
+        with self._naming_faults():
             self._file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                self.sync()
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be written ({error.strerror}): free space, then --resume") from None
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
 
     def sync(self) -> None:
-        """Put all lines on disk."""
+        """Put all lines on disk. Raises StoreError where that fails."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self._naming_faults():
+                self._file.flush()
+                os.fsync(self._file.fileno())
             self._synced = time.monotonic()
+
+    @contextlib.contextmanager
+    def _naming_faults(self) -> Iterator[None]:
+        """What the system says of a write that failed becomes a StoreError."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written ({error.strerror}): free space, then --resume") from None
 
     def lacks(self, number: int, row: int) -> bool:
         """Whether an image is to be scored still."""
@@ -188,12 +204,11 @@ class OodStore:
 
     def close(self) -> None:
         """Put all lines on disk and close the file."""
-        if self._file is not None:
-            self._tell()
-        self.sync()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with self._held:
+            if self._file is not None:
+                self._tell()
+            self.sync()
+        self._file = None
 
     def __enter__(self) -> Self:
         return self
