@@ -43,6 +43,8 @@ class _Parquet:
         with reading(path, self.kind):
             self.file = pq.ParquetFile(path)
             self.schema, self.rows = self.file.schema_arrow, int(self.file.metadata.num_rows)
+        if self.rows < 0:
+            raise InputError(f"{path} says that it has {self.rows} rows: it is damaged, write it again")
 
     def batches(self, columns: list[str], rows: range) -> Iterator[tuple[int, pa.RecordBatch]]:
         first = 0

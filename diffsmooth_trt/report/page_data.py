@@ -183,7 +183,8 @@ def lede(summary: Summary, at: Sequence[float]) -> str:
     )
     if not radius:
         return f"{done} are answered {'right ' * summary.labelled}by the smoothed classifier."
-    return f"{done} keep their {'right ' * summary.labelled}answer under every change of ℓ2 length below {radius:g}{_certain(summary)}."
+    which = "right answer" if summary.labelled else "answer"
+    return f"{done} keep their {which} under every change of ℓ2 length below {radius:g}{_certain(summary)}."
 
 
 def _certain(summary: Summary) -> str:

@@ -338,8 +338,8 @@ class Harness:
         return done
 
     def limited(self, command: Command, kind: int, most: int) -> int:
-        """A limit of the process, at random up to `most`, and then none."""
-        limit = self.random.randrange(most)
+        """A limit of the process, at random up to `most` (of memory, small ones as often as large ones), and then none."""
+        limit = self.random.randrange(most) if kind == resource.RLIMIT_FSIZE else int(most ** self.random.random())
 
         def limit_it() -> None:
             value = limit if kind == resource.RLIMIT_FSIZE else own_memory() + limit
@@ -357,7 +357,7 @@ class Harness:
 
     def memory(self, command: Command) -> int:
         """Little memory beyond what the process has."""
-        return self.limited(command, resource.RLIMIT_AS, 8 << 20)
+        return self.limited(command, resource.RLIMIT_AS, 16 << 20)
 
     def full(self, command: Command) -> int:
         """A file system of a few pages that fills up; its files are copied to a larger one afterwards."""

@@ -64,7 +64,7 @@ def cut_off(config: OodConfig, monkeypatch, batches: int) -> bool:
     original = Certifier._keep
     with monkeypatch.context() as patch:
         patch.setattr(Certifier, "_keep", kept)
-        patch.setattr(OodStore, "__exit__", lambda self, *_: self._file.close())
+        patch.setattr(OodStore, "__exit__", lambda self, *_: self._held.close())
         try:
             run(config)
         except Killed:

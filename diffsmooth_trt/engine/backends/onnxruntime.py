@@ -68,7 +68,7 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, and said once
         effective = facts.precision
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
@@ -80,6 +80,7 @@ class OnnxRuntimeEngine(Engine):
                     str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(WRONG)
                 )
             except Exception as error:  # ONNX Runtime raises its own family of exceptions
+                _raise_memory(error)
                 raise InputError(
                     f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again"
                 ) from None
@@ -92,5 +93,12 @@ class OnnxRuntimeEngine(Engine):
         try:
             (y,) = self.session.run(None, dict(zip(self.names, inputs, strict=True)))
         except Exception as error:
+            _raise_memory(error)
             raise EngineError(f"ONNX Runtime failed in {self.path.name} ({str(error).splitlines()[0]})") from None
         return np.asarray(y, dtype=np.float32)
+
+
+def _raise_memory(error: Exception) -> None:
+    """MemoryError where that is what the library failed by: the file is not at fault."""
+    if "bad_alloc" in str(error):
+        raise MemoryError from None
