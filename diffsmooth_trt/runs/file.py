@@ -93,8 +93,17 @@ def _connect(path: Path, mode: str, *, locks: bool = True) -> sqlite3.Connection
     return sqlite3.connect(found, uri=True, timeout=30)
 
 
+def _roll_back(path: Path) -> None:
+    """Undo what a kill left half-written, for which SQLite has to write: it makes a store in this way until it writes ahead."""
+    if path.with_name(f"{path.name}-journal").exists() and os.access(path, os.W_OK):
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(_connect(path, "rw")) as connection:
+            connection.execute("SELECT COUNT(*) FROM meta").fetchone()
+
+
 def _readable(path: Path, mode: str, locks: bool) -> tuple[sqlite3.Connection, Any]:
     """SQLite on a run store, and the store's format. Where it gets no locks, or no shared memory, it reads without."""
+    if locks and mode == "ro":
+        _roll_back(path)
     for own in (True, False) if locks else (False,):
         connection = _connect(path, mode, locks=own)
         try:

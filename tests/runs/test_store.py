@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,25 @@ def test_readers_see_a_live_run(finished):
         assert len(read(finished["out"])) == 3
         writer.commit()
         assert len(read(finished["out"])) == 3
+
+
+HALF_WRITTEN = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+connection.execute("PRAGMA cache_size = 2")  # pages go to the file before the end
+connection.execute("BEGIN")
+connection.execute("UPDATE blocks SET counts = '[9, 9]'")
+connection.execute("CREATE TABLE many AS SELECT hex(randomblob(4000)) FROM blocks, blocks, blocks")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_kill_left_half_written_is_undone_by_whoever_reads(finished):
+    before = read(finished["out"])
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(finished["out"])], check=False)
+    assert finished["out"].with_name("run.sqlite-journal").stat().st_size
+    assert read(finished["out"]) == before
 
 
 def test_create_never_replaces(finished):
