@@ -114,11 +114,17 @@ def _add_detector(kinds: Commands) -> None:
     )
     add = detector.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="a detector's or joint model's state dict")
+    _add_checkpoint_key(detector)
     add("--out", type=Path, required=True, metavar="FILE.onnx", help="the engine file to write")
     add("--image-size", type=int, default=32, metavar="N", help="size of the images (default: 32)")
     add("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
     text = "store the weights in half the bytes, compute as before"
     add("--fp16-weights", action="store_true", dest="store_fp16", help=text)
+
+
+def _add_checkpoint_key(parser: Parser) -> None:
+    text = "which weights of a checkpoint that holds several, like state_dict_ema (default: averaged ones)"
+    parser.add_argument("--checkpoint-key", metavar="NAME", help=text)
 
 
 def _add_resize_mode(parser: Parser, default: str) -> None:
@@ -129,8 +135,9 @@ def _add_resize_mode(parser: Parser, default: str) -> None:
 
 
 def _add_common(parser: Parser, checkpoint: bool = True) -> None:
-    kinds = "a state dict (.pt, .th, .safetensors)"
+    kinds = "a state dict (.pt, .th, .safetensors), an index of shards, or a folder with one of these"
     parser.add_argument("--checkpoint", type=Path, required=checkpoint, metavar="FILE", help=kinds)
+    _add_checkpoint_key(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the engine file to write: .onnx, or .pt2 (AOTInductor)"
     )
@@ -192,8 +199,11 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
     options = _given(arguments, "input_size", "resize_to", "resize_mode", "antialias", "mean", "std", "verify_denoiser")
     checkpoint = options.pop("checkpoint")
     if arguments.onnx is not None:
-        if arguments.arch is not None or checkpoint is not None or options.pop("store_fp16"):
-            raise InputError("--onnx takes the place of --arch, --checkpoint and --fp16-weights: leave them out")
+        given = (arguments.arch, checkpoint, options.pop("checkpoint_key"))
+        if any(value is not None for value in given) or options.pop("store_fp16"):
+            raise InputError(
+                "--onnx takes the place of --arch, --checkpoint, --checkpoint-key and --fp16-weights: leave them out"
+            )
         if options.pop("device") != "cpu" or not options.pop("autotune"):
             raise InputError(
                 "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
@@ -208,12 +218,22 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
 def _export_detector(arguments: argparse.Namespace) -> None:
     from ..exporting import export_detector
 
-    names = ("checkpoint", "out", "image_size", "batch", "store_fp16")
+    names = ("checkpoint", "checkpoint_key", "out", "image_size", "batch", "store_fp16")
     export_detector(**{name: getattr(arguments, name) for name in names}).show()
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options of both kinds and those in `names`, by name."""
-    common = ("checkpoint", "out", "precision", "batch", "image_size", "store_fp16", "device", "autotune")
+    common = (
+        "checkpoint",
+        "checkpoint_key",
+        "out",
+        "precision",
+        "batch",
+        "image_size",
+        "store_fp16",
+        "device",
+        "autotune",
+    )
     verify = ("calibration_data", "quantise_for", "verify_data", "verify_samples")
     return {name: getattr(arguments, name) for name in (*common, *verify, *names)}

@@ -164,6 +164,7 @@ def export_denoiser(
     verify_classifier: Source | None = None,
     verify_samples: int = VERIFY_SAMPLES,
     quantise_for: str | None = None,
+    checkpoint_key: str | None = None,
 ) -> ExportReport:
     """Fold a diffusion network at noise `sigma` (image units) into a one-shot denoiser of images in [0, 1] units.
 
@@ -174,6 +175,7 @@ def export_denoiser(
     `family` is improved-diffusion, guided-diffusion, edm, diffusers, or program for a denoiser of your own: what
     `torch.export.save` wrote (code: only with `trust_program`). `config` is a JSON file of the family's options, one of their
     mappings, or a built-in name, None that named like the checkpoint; a diffusers `checkpoint` is a folder with its own.
+    `checkpoint_key` says which weights of a checkpoint with several are meant: by default averaged ones (sources/containers.py).
     The step is that of the papers' first timestep with a noise-to-signal ratio of at least 2·sigma, or of the fractional one
     with that very ratio (`fractional_timestep`); EDM networks take the noise level itself. `unclamped` leaves values outside of
     [0, 1] as they are: so the published code of apndc denoises.
@@ -194,13 +196,13 @@ def export_denoiser(
         from .program import program_file
 
         unused = {"--config": config, "--image-size": image_size, "--fp16-weights": store_fp16}
-        unused["--unclamped"] = unclamped
+        unused |= {"--unclamped": unclamped, "--checkpoint-key": checkpoint_key}
         sigma = _check_program(unused, sigma, fractional_timestep)
         return program_file(checkpoint, sigma, out, batch, size, trust_program, **writer)
     from .denoiser import denoiser_file
 
     form: dict[str, Any] = {"batch": batch, "store_fp16": store_fp16, "image_size": image_size, "output": size}
-    form["clamp"] = not unclamped
+    form |= {"clamp": not unclamped, "key": checkpoint_key}
     return denoiser_file(family, checkpoint, config, sigma, out, fractional=fractional_timestep, **form, **writer)
 
 
@@ -226,10 +228,12 @@ def export_classifier(
     verify_denoiser: Source | None = None,
     verify_samples: int = VERIFY_SAMPLES,
     quantise_for: str | None = None,
+    checkpoint_key: str | None = None,
 ) -> ExportReport:
     """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
 
-    `arch` is a built-in name (`nets/classifiers.py`), "hf" for a local Hugging Face folder as `checkpoint`, or "timm/NAME".
+    `arch` is a built-in name (`nets/classifiers.py`), "hf" for a local Hugging Face folder as `checkpoint`, or "timm/NAME";
+    `checkpoint_key` as in `export_denoiser`.
     The graph resizes images to `resize_to` pixels a side (`resize_mode` "bicubic" or "bilinear", `antialias`), crops the
     centre of `input_size`, normalises by `mean` and `std` (three numbers each, [0, 1] units) and returns logits
     `[B, classes]`. What is None comes from the folder's preprocessor_config.json, timm's pretrained_cfg or the
@@ -246,7 +250,7 @@ def export_classifier(
 
     overrides = Overrides(image_size, input_size, resize_to, resize_mode, antialias, mean, std)
     writer = _writer(out, request, device, autotune)
-    return classifier_file(arch, checkpoint, out, overrides, batch, store_fp16, **writer)
+    return classifier_file(arch, checkpoint, out, overrides, batch, store_fp16, key=checkpoint_key, **writer)
 
 
 def export_onnx_classifier(
@@ -294,6 +298,7 @@ def export_detector(
     image_size: int = 32,
     batch: int | None = None,
     store_fp16: bool = False,
+    checkpoint_key: str | None = None,
 ) -> ExportReport:
     """Write the detector CNN of a joint model (Meinke et al. 2022) as ONNX: images in [0, 1] units → d `[B, 1]`.
 
@@ -307,4 +312,4 @@ def export_detector(
     _check(Request(), batch, out, {"--checkpoint": checkpoint})
     from .detector import detector_file
 
-    return detector_file(checkpoint, out, image_size, batch, store_fp16)
+    return detector_file(checkpoint, out, image_size, batch, store_fp16, key=checkpoint_key)

@@ -13,13 +13,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..engine.facts import EngineFacts
 from ..errors import InputError
-from ..files import file_sha256
 from ..nets.classifiers import classifier_from_arch, classifier_names
 from ..nets.detector import base_state
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing
-from .sources.checkpoints import export_details, load_checkpoint, load_into, mismatch, round_to_half
+from .sources.checkpoints import export_details, load_into, mismatch, read_checkpoint, round_to_half
 from .sources.loaded import LoadedClassifier
+from .sources.shards import files_sha256
 from .writers.onnx import Writer, write_checked
 from .writers.report import ExportReport
 
@@ -56,41 +56,44 @@ def _remedy(state: dict[str, torch.Tensor], noted: str | None) -> str:
     return f"it says that it is a {noted}" if noted else "check --arch"
 
 
-def load_known(arch: str, checkpoint: Source) -> LoadedClassifier:
-    """The built-in architecture `arch` with the weights of `checkpoint`, as many classes as these have."""
+def load_known(arch: str, checkpoint: Source, key: str | None = None) -> LoadedClassifier:
+    """The built-in architecture `arch` with the weights of `checkpoint` under `key`, as many classes as these have."""
     classifier_from_arch(arch)  # unknown names before large files
-    state, noted = load_checkpoint(checkpoint)
-    state = base_state(state)
+    found = read_checkpoint(checkpoint, key)
+    state = base_state(found.state)
     with torch.device("meta"):
         known = classifier_from_arch(arch)
         weight = state.get(f"{known.head}.weight")
         if weight is not None and weight.dim() == 2 and weight.shape[0] >= 2 and weight.shape[0] != known.classes:
             known = classifier_from_arch(arch, weight.shape[0])
     state = {name: tensor for name, tensor in state.items() if not any(part in name for part in known.unused)}
-    hint = _remedy(state, noted) if mismatch(known.module.state_dict(), state) else ""
+    hint = found.remedy(_remedy(state, found.arch)) if mismatch(known.module.state_dict(), state) else ""
     load_into(known.module, state, f"checkpoint {checkpoint}", hint)
     return LoadedClassifier(
         known.module.eval(),
         known.classes,
         Preprocessing(known.mean, known.std, known.size, known.size),
         arch,
-        file_sha256(Path(checkpoint)),
+        files_sha256(found.files),
         image_size=32 if known.size == 32 else None,
         folds=True,
+        details=found.choice.recorded(),
     )
 
 
-def load_classifier(arch: str, checkpoint: Source, overrides: Overrides) -> LoadedClassifier:
-    """The classifier that `--arch` and `--checkpoint` stand for; see `export_classifier`."""
+def load_classifier(arch: str, checkpoint: Source, overrides: Overrides, key: str | None = None) -> LoadedClassifier:
+    """The classifier that `--arch`, `--checkpoint` and `--checkpoint-key` stand for; see `export_classifier`."""
     if arch == "hf":
+        if key is not None:
+            raise InputError(f"--checkpoint-key {key} is for files, --arch hf takes a folder: leave it out")
         from .sources.transformers import load_folder
 
         return load_folder(Path(checkpoint), overrides)
     if arch.startswith("timm/"):
         from .sources.timm import load_timm
 
-        return load_timm(arch, Path(checkpoint))
-    return load_known(arch, checkpoint)
+        return load_timm(arch, Path(checkpoint), key)
+    return load_known(arch, checkpoint, key)
 
 
 def _check_output(loaded: LoadedClassifier, size: int) -> None:
@@ -117,10 +120,11 @@ def classifier_file(
     batch: int | None,
     store_fp16: bool,
     *,
+    key: str | None = None,
     write: Writer = write_checked,
 ) -> ExportReport:
     """See `export_classifier`. `write` makes the file."""
-    loaded = load_classifier(arch, checkpoint, overrides)
+    loaded = load_classifier(arch, checkpoint, overrides, key)
     preprocessing = overrides.over(loaded.preprocessing)
     image_size = overrides.image_size or loaded.image_size or preprocessing.input_size
     _check_output(loaded, preprocessing.input_size)

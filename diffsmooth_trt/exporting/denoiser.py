@@ -104,6 +104,7 @@ def denoiser_file(
     fractional: bool,
     clamp: bool,
     output: OutputSize,
+    key: str | None = None,
     write: Writer = write_checked,
 ) -> ExportReport:
     """See `export_denoiser`; a conditional one where `sigma` is None. `write` makes the file."""
@@ -118,7 +119,7 @@ def denoiser_file(
     else:
         level = configured.level(sigma, fractional)
         configured.folded_label()
-    net = configured.load(checkpoint)
+    net, weights = configured.load(checkpoint, key)
     if store_fp16:
         round_to_half(net)
     check: ImageCheck
@@ -143,7 +144,12 @@ def denoiser_file(
         value_range=(0.0, 1.0) if level else (-1.0, 1.0),
         source_sha256=configured.source_sha256(checkpoint),
         details=export_details(
-            checkpoint, store_fp16, options=configured.recorded(), prediction=configured.prediction, **details
+            checkpoint,
+            store_fp16,
+            options=configured.recorded(),
+            prediction=configured.prediction,
+            **weights,
+            **details,
         ),
     )
     exported, check, facts = output.attach(module, check, facts)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..engine.facts import EngineFacts
 from ..errors import InputError
-from ..files import file_sha256
 from ..nets.detector import Detector, detector_for, detector_state
 from .checks.inputs import ImageCheck
-from .sources.checkpoints import export_details, load_into, load_state, round_to_half
+from .sources.checkpoints import export_details, load_into, read_checkpoint, round_to_half
+from .sources.shards import files_sha256
 from .writers.onnx import write_checked
 from .writers.report import ExportReport
 
@@ -41,15 +41,18 @@ class EffectiveDetector(nn.Module):
 
 
 def detector_file(
-    checkpoint: Source, out: Source, image_size: int, batch: int | None, store_fp16: bool
+    checkpoint: Source, out: Source, image_size: int, batch: int | None, store_fp16: bool, *, key: str | None = None
 ) -> ExportReport:
     """See `export_detector`."""
     if not 4 <= image_size <= 4096:
         raise InputError(f"image size must lie between 4 and 4096 pixels, got {image_size}")
-    state = detector_state(load_state(checkpoint))
+    found = read_checkpoint(checkpoint, key)
+    state = detector_state(found.state)
     net = detector_for(state, image_size)
     fits = state["L4.weight"].shape == net.L4.weight.shape
-    load_into(net, state, f"checkpoint {checkpoint}", "" if fits else "check --image-size")
+    load_into(
+        net, state, f"checkpoint {checkpoint}", found.remedy("check the architecture" if fits else "check --image-size")
+    )
     if store_fp16:
         round_to_half(net)
     module = EffectiveDetector(net)
@@ -60,9 +63,12 @@ def detector_file(
         role="detector",
         input_shape=shape,
         family="prood",
-        source_sha256=file_sha256(Path(checkpoint)),
+        source_sha256=files_sha256(found.files),
         details=export_details(
-            checkpoint, store_fp16, widths=[len(layer.weight) for layer in (net.C1, net.C2, net.C3, net.L4)]
+            checkpoint,
+            store_fp16,
+            widths=[len(layer.weight) for layer in (net.C1, net.C2, net.C3, net.L4)],
+            **found.choice.recorded(),
         ),
     )
     source: nn.Module = module if store_fp16 else net.eval()

@@ -101,8 +101,11 @@ def test_other_files(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.pt", tmp_path):
-        with pytest.raises(InputError, match="no such file"):
+    for path, message in (
+        (tmp_path / "absent.pt", "no such file"),
+        (tmp_path, "is a folder without weights: expected"),
+    ):
+        with pytest.raises(InputError, match=message):
             load_state(path)
 
 

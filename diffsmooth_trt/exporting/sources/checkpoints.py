@@ -6,6 +6,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,35 +15,77 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from .containers import Choice, choose, is_state
+from .shards import weight_files
 
-# Where training scripts keep the weights inside a checkpoint; averaged weights come first.
-_CONTAINERS = ("ema", "state_dict", "model_state_dict", "model")
-# What wrappers put in front of parameter names: DataParallel, torch.compile, Sequential(normalisation, network), EDM.
-_PREFIXES = ("module.", "_orig_mod.", "1.", "model.")
+# What wrappers put in front of parameter names: DataParallel, Sequential(normalisation, network), Lightning, EDM, ema-pytorch, …
+_PREFIXES = ("module.", "1.", "model.", "net.", "network.", "online_model.", "ema_model.", "diffusion_model.")
+# And what torch.compile, FSDP and activation checkpointing put anywhere in them.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _SHOWN = 3
 _COUNTER = ".num_batches_tracked"
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
-def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """Parameters by name, and what the checkpoint says of them: see `load_state`.
+
+    `choice` records which of several weights they are, `arch` is the architecture's name where one is noted, and `files` are those
+    that hold them.
+    """
+
+    state: dict[str, Tensor]
+    choice: Choice
+    arch: str | None
+    files: tuple[Path, ...]
+
+    def remedy(self, otherwise: str) -> str:
+        """What to do where they do not fit: `otherwise`, or take what else the file holds."""
+        others = self.choice.others
+        return f"{otherwise}, or take its other weights by --checkpoint-key {others[0]}" if others else otherwise
+
+
+def load_state(path: str | PathLike[str], key: str | None = None) -> dict[str, Tensor]:
     """Parameters by name, contiguous float32 (integer buffers keep their type), on the CPU.
 
-    `path` is a plain state dict or a checkpoint that holds one under "state_dict", "model", "model_state_dict" or "ema",
-    or a safetensors file; `module.`, `1.` and the like in front of every name are removed. Only tensors and plain
-    containers are read. Raises InputError for missing, damaged and other files, and for pickles that would need code to run.
+    `path` is a file that torch saved (a state dict, or dictionaries with one in them), a safetensors file, the JSON index of
+    shards of either, or a folder with one of these under the usual name. `key` says which weights of several, `state_dict_ema` or
+    `ema.module`; by default averaged ones come first (containers.py). `module.`, `1.` and the like in front of every name are
+    removed. Only tensors and plain containers are read. Raises InputError for missing, damaged and other files, for a key that is
+    not there, and for pickles that would need code to run.
     """
-    return load_checkpoint(path)[0]
+    return read_checkpoint(path, key).state
 
 
 def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], str | None]:
     """`load_state`, and the architecture's name where the checkpoint notes one under "arch"."""
+    found = read_checkpoint(path)
+    return found.state, found.arch
+
+
+def read_checkpoint(path: str | PathLike[str], key: str | None = None) -> Checkpoint:
+    """`load_state` with what else there is to say."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"checkpoint {path}: no such file")
-    content = read_safetensors(path) if is_safetensors(path) else read_pickle(path)
-    state = _strip(_tensors(path, content))
+    files = weight_files(path)
+    contents = [read_safetensors(file) if is_safetensors(file) else read_pickle(file) for file in files]
+    content = contents[0] if len(contents) == 1 else _together(path, files, contents)
+    choice = choose(str(path), content, key)
+    state = {name: _plain(path, name, tensor) for name, tensor in _strip(_unwrapped(choice.state)).items()}
     arch = content.get("arch") if isinstance(content, Mapping) else None
-    return {name: _plain(path, name, tensor) for name, tensor in state.items()}, arch if isinstance(arch, str) else None
+    return Checkpoint(state, choice, arch if isinstance(arch, str) else None, files)
+
+
+def _together(path: Path, files: tuple[Path, ...], contents: list[object]) -> dict[str, Tensor]:
+    """The tensors of all shards by name."""
+    state: dict[str, Tensor] = {}
+    for file, content in zip(files, contents, strict=True):
+        if not isinstance(content, Mapping) or not is_state(content):
+            raise InputError(
+                f"checkpoint {file} is a shard of {path.name} and holds no tensors by name: fetch it again"
+            )
+        state.update(content)
+    return state
 
 
 def is_safetensors(path: Path) -> bool:
@@ -101,6 +144,13 @@ def read_pickle(path: Path) -> object:
             f"checkpoint {path} holds code or objects other than tensors and was NOT executed: "
             "re-save it as a plain state dict (torch.save(model.state_dict(), …)) where you trust it"
         ) from error
+    except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"checkpoint {path} is a TorchScript program, expected parameters by name: save those of it where you trust it, "
+                "torch.save(torch.jit.load(…).state_dict(), …)"
+            ) from None
+        raise _damaged(path) from error
     except Exception as error:  # a damaged file fails in many ways: EOFError, RuntimeError, KeyError, OSError, …
         raise _damaged(path) from error
 
@@ -111,18 +161,13 @@ def _damaged(path: Path) -> InputError:
     )
 
 
-def _tensors(path: Path, content: object) -> dict[str, Tensor]:
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates += [content[key] for key in _CONTAINERS if key in content]
-    for candidate in candidates:
-        if not isinstance(candidate, Mapping) or not candidate:
-            continue
-        if all(isinstance(k, str) and isinstance(v, Tensor) for k, v in candidate.items()):
-            return dict(candidate)
-    raise InputError(
-        f"checkpoint {path} holds no state dict: expected tensors by name, plain or under one of {', '.join(_CONTAINERS)}"
-    )
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def plain(name: str) -> str:
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
+        return name
+
+    return {plain(name): tensor for name, tensor in state.items()}
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -132,7 +132,11 @@ class Diffusers(ScheduledFamily):
         net: nn.Module = UNet2DModel.from_config(self.configs["network"])
         return net
 
-    def load(self, checkpoint: Source) -> nn.Module:
+    def load(self, checkpoint: Source, key: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+        if key is not None:
+            raise InputError(
+                f"--checkpoint-key {key} is for files, --family diffusers takes a folder: give the one with those weights"
+            )
         weights = _first(self.folder, WEIGHTS, "file of parameters")
         try:
             net, found = UNet2DModel.from_pretrained(
@@ -153,7 +157,7 @@ class Diffusers(ScheduledFamily):
             raise InputError(f"{weights} does not fit its config.json: {'; '.join(problems)}: save both again")
         net.requires_grad_(False)
         loaded: nn.Module = net.eval()
-        return loaded
+        return loaded, {}
 
     def source_sha256(self, checkpoint: Source) -> str:
         return file_sha256(_first(self.folder, WEIGHTS, "file of parameters"))

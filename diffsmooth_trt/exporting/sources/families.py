@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...files import file_sha256
 from ...schedule import Schedule
-from .checkpoints import load_into, load_state
+from .checkpoints import load_into, read_checkpoint
+from .shards import files_sha256, weight_files
 
 Source = str | PathLike[str]
 
@@ -94,8 +94,11 @@ class Family(ABC):
         """The noise schedule's name, where there is one."""
         return None
 
-    def load(self, checkpoint: Source) -> nn.Module:
-        """The network with the parameters of `checkpoint`, in eval mode."""
+    def load(self, checkpoint: Source, key: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+        """The network with the parameters of `checkpoint`, in eval mode, and what the facts say of which ones they are.
+
+        `key` names one of several sets of them; see `checkpoints.load_state`.
+        """
         try:
             with torch.device("meta"):
                 net = self.network()
@@ -104,12 +107,13 @@ class Family(ABC):
             raise InputError(
                 f"the network of this configuration cannot be built ({reason}): check the configuration"
             ) from error
-        load_into(net, load_state(checkpoint), f"checkpoint {checkpoint}")
-        return net.eval()
+        found = read_checkpoint(checkpoint, key)
+        load_into(net, found.state, f"checkpoint {checkpoint}", found.remedy("check the configuration"))
+        return net.eval(), found.choice.recorded()
 
     def source_sha256(self, checkpoint: Source) -> str:
         """SHA-256 of the file that holds the parameters."""
-        return file_sha256(Path(checkpoint))
+        return files_sha256(weight_files(Path(checkpoint)))
 
     def folded_label(self) -> int | None:
         """The label that a denoiser without labels gives its network; InputError for one that needs a class."""

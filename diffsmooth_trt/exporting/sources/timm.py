@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import file_sha256
 from ..graph.preprocessing import Preprocessing
 from ..graph.resize import MODES
-from .checkpoints import load_into, load_state
+from .checkpoints import load_into, read_checkpoint
 from .loaded import LoadedClassifier
+from .shards import files_sha256
 
 
 def _timm() -> Any:
@@ -38,7 +38,7 @@ def preprocessing_of(cfg: dict[str, Any], name: str) -> Preprocessing:
     return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), height, to, mode, True, round((to - height) / 2))
 
 
-def load_timm(arch: str, checkpoint: Path) -> LoadedClassifier:
+def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClassifier:
     """The timm model `timm/NAME` with a state dict's or safetensors' weights; its pretrained_cfg is its preprocessing."""
     timm = _timm()
     name = arch.removeprefix("timm/")
@@ -48,7 +48,8 @@ def load_timm(arch: str, checkpoint: Path) -> LoadedClassifier:
             f"--arch {arch}: timm {timm.__version__} has no model {name!r}{f' (it has {close}, …)' if close else ''}: "
             "use a name of timm.list_models()"
         )
-    state = load_state(checkpoint)
+    found = read_checkpoint(checkpoint, key)
+    state = found.state
     cfg = dict(timm.get_pretrained_cfg(name).to_dict())
     head = cfg.get("classifier")
     weight = state.get(f"{head}.weight") if isinstance(head, str) else None
@@ -59,13 +60,13 @@ def load_timm(arch: str, checkpoint: Path) -> LoadedClassifier:
         net,
         {name: tensor for name, tensor in state.items() if name not in derived},
         f"checkpoint {checkpoint}",
-        "check --arch",
+        found.remedy("check --arch"),
     )
     return LoadedClassifier(
         net,
         int(net.num_classes),
         preprocessing_of(cfg, name),
         arch,
-        file_sha256(checkpoint),
-        details={"timm": version("timm")},
+        files_sha256(found.files),
+        details={**found.choice.recorded(), "timm": version("timm")},
     )

@@ -73,6 +73,7 @@ class ExportReport:
 
     def _lines(self, wrote: str) -> list[str]:
         lines = [wrote if self.facts.precision == "fp32" else f"{wrote} (before conversion)"]
+        lines += weights_lines(self.facts.details.get("weights_of"))
         verification = self.facts.details.get("verification", {"backends": ()})
         for found in verification["backends"]:
             seen = f"{found['backend']}, {found['precision']}: maximum difference {found['max_difference']:.2g}"
@@ -91,6 +92,17 @@ class ExportReport:
                 "the network was not trained without a class: give certify --method apndc a second one by --unconditional"
             )
         return [f"warning: {warning}" for warning in found]
+
+
+def weights_lines(found: dict[str, Any] | None) -> list[str]:
+    """Which weights of a checkpoint with several were taken, and how to take others; none for a plain state dict."""
+    if found is None:
+        return []
+    line = f"  weights: {found['key']}{' (averaged over training)' if found['averaged'] else ''}"
+    if "others" in found:
+        line += f"; the checkpoint also has {', '.join(found['others'])}, to be taken by --checkpoint-key"
+    unnamed = found.get("without names")
+    return [line, *([f"  not read, for its tensors have no names: {', '.join(unnamed)}"] if unnamed else [])]
 
 
 def tolerated(found: Comparison, tolerance: float) -> dict[str, Any]:
