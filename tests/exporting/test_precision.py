@@ -227,7 +227,7 @@ class Scale(torch.nn.Module):  # type: ignore[misc, name-defined]
 def test_a_broken_graph_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A conversion whose weights come out wrong."""
 
-    def halved(source: Path, target: Path, precision: str) -> dict[str, int]:
+    def halved(source: Path, target: Path, *_: object) -> dict[str, int]:
         model = onnx.load(source)
         for tensor in model.graph.initializer:
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * factor, tensor.name))

@@ -30,6 +30,7 @@ BUDGET = 2 * 10**13
 ABSURD = 0.1  # of the mean magnitude of the source's outputs: a mean difference beyond it is a broken graph
 SLICE = 32  # images that the source takes at once, however many the file takes: its feature maps are the most memory
 UNUSABLE = "the network returns NaN or infinity on noisy images: the checkpoint is not usable"
+SIMULATION = "simulation"  # half precision in its own arithmetic, in ONNX Runtime
 Openers = dict[str, Callable[[int], Engine]]  # by backend: opens the file for so many rows
 
 
@@ -170,7 +171,9 @@ class Verification:
             for backend, opened in openers.items():
                 try:
                     with opened(len(expected[0].inputs[0])) as engine:
-                        trials.append(self._trial(engine, expected))
+                        trials.append(
+                            self._trial(engine, expected) | ({"backend": backend} if backend == SIMULATION else {})
+                        )
                 except (Unfit, EngineError) as error:
                     said = message_of(error).split(":")[0]
                     raise InputError(f"{said}: nothing was written; use another --precision") from None
@@ -214,7 +217,7 @@ class Verification:
         )
         if found.mean > ABSURD * found.magnitude:
             raise Unfit(
-                f"{engine.path.name} in {self.facts.precision} differs from its source by {found.mean:.2g} on average "
+                f"{engine.path.name} in {engine.facts.precision} differs from its source by {found.mean:.2g} on average "
                 f"in {engine.backend}, where outputs are {found.magnitude:.2g}"
             )
         trial = {"backend": engine.backend, "precision": str(engine.identity["precision"]), **found.differences}
@@ -234,16 +237,31 @@ def on_random(check: ImageCheck, backend: str, precision: str, difference: objec
     return {"data": "random", "images": check.rows * check.count, "backends": [seen]}
 
 
+def one_file(path: Path) -> bool:
+    """Whether the .onnx file at `path` holds its own weights, and so is no large one."""
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.stem)) <= INLINE_BYTES
+
+
 def onnx_backends(path: Path) -> Openers:
     """The backends here that run .onnx files."""
-    size = sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.stem))
     # Large files in one backend, without another's copies of the weights.
-    backends = ("onnxruntime",) if size > INLINE_BYTES else ("onnxruntime", "openvino")
+    backends = ("onnxruntime", "openvino") if one_file(path) else ("onnxruntime",)
     return {
         backend: partial(_open_in, path, backend)
         for backend in backends
         if importlib.util.find_spec(backend) is not None
     }
+
+
+def simulation(path: Path, precision: str) -> Callable[[int], Engine]:
+    """Opens the file at `path`, which simulates another in `precision` (half_arithmetic.py)."""
+
+    def opened(rows: int) -> Engine:
+        engine = _open_in(path, "onnxruntime", rows)
+        engine.identity["precision"] = precision
+        return engine
+
+    return opened
 
 
 def _open_in(path: Path, backend: str, rows: int) -> Engine:

@@ -32,10 +32,21 @@ from ...engine.record import draft_folder
 from ...errors import EngineError, InputError, StoreError
 from ...files import file_sha256
 from ..checks.compare import Comparison, compare
+from ..checks.half_arithmetic import LARGEST, RANGE_SAMPLES, check_reach, loud, reach, simulated
 from ..checks.inputs import ImageCheck
 from ..checks.noised import CALIBRATION, fitting_pixels
-from ..checks.verification import UNUSABLE, Verification, affordable, on_random, onnx_backends, random_batches
-from .onnx_half import INLINE_BYTES, QUANTISED, Request, to_half
+from ..checks.verification import (
+    SIMULATION,
+    UNUSABLE,
+    Verification,
+    affordable,
+    on_random,
+    one_file,
+    onnx_backends,
+    random_batches,
+    simulation,
+)
+from .onnx_half import INLINE_BYTES, QUANTISED, Request, kept_in_fp32, to_half
 from .onnx_int8 import CALIBRATION_SAMPLES, quantise
 from .report import ExportReport, check_difference, tolerated
 
@@ -209,20 +220,49 @@ def _lowered(
             kept = quantise(source, out, request.precision, denoises, batches, symmetric=request.symmetric)
         kept["calibration"] = {"data": Path(request.calibration_data or "").name, "images": count}
     else:
-        kept = {"kept_fp32": to_half(source, out, request.precision)}
+        kept = _halved(source, out, verification)
     for file in full:
         file.unlink()
     return _external_files(out), kept
+
+
+def _halved(source: Path, out: Path, verification: Verification) -> dict[str, Any]:
+    """The fp32 graph `source` written to `out` in half precision; what its values reach beyond stays in fp32, and is returned."""
+    precision = verification.request.precision
+    sizes = reach(source, _looked_at(verification))
+    fixed = kept_in_fp32(onnx.load(str(source), load_external_data=False).graph)
+    found = loud(source, precision, sizes, frozenset(name for names in fixed.values() for name in names))
+    kept: dict[str, Any] = {"kept_fp32": to_half(source, out, precision, found.nodes)}
+    return kept | ({"beyond_range": found.recorded()} if found.values else {})
+
+
+def _looked_at(verification: Verification) -> Iterator[dict[str, NDArray[Any]]]:
+    """The batches over which values' sizes are measured: noised as for calibration, so not those that are compared."""
+    check = verification.check
+    count = affordable(check, RANGE_SAMPLES)
+    with contextlib.ExitStack() as stack:
+        if verification.pixels is not None:
+            verification.open_companions(stack)
+        for given in verification.inputs(count, CALIBRATION, verification.pixels):
+            yield dict(zip(check.names, given, strict=True))
 
 
 def _verified(path: Path, facts: EngineFacts, verification: Verification) -> dict[str, Any]:
     """The verification of `path`, which carries `facts` only meanwhile."""
     size = path.stat().st_size
     _append_facts(path, facts)
+    precision = facts.precision
+    copy = path.with_name(f"simulated-{path.name}")
     try:
-        return verification.report(onnx_backends(path))
+        backends = onnx_backends(path)
+        if precision in LARGEST and one_file(path):
+            backends |= {SIMULATION: simulation(copy, precision)}
+            onnx.save(simulated(onnx.load(str(path)), precision), str(copy))
+            _append_facts(copy, dataclasses.replace(facts, precision="fp32"))
+        return verification.report(backends)
     finally:
         os.truncate(path, size)
+        copy.unlink(missing_ok=True)
 
 
 def write_checked(
@@ -266,7 +306,9 @@ def write_checked(
                 files, kept = _lowered(files, folder / out.name, facts, verification)
                 details |= kept
                 prove_file(files[-1], shapes, out.name)
-            if lower or verification.pixels is not None:
+            if facts.precision in LARGEST:
+                check_reach(files[-1], out.name, facts.precision, reach(files[-1], _looked_at(verification)))
+            if facts.precision != "fp32" or verification.pixels is not None:
                 details["verification"] = _verified(files[-1], facts, verification)
             else:
                 details["verification"] = on_random(check, "onnxruntime", "fp32", details["max_difference"])

@@ -12,7 +12,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import onnx
 
 from ...errors import EngineError, InputError
+from .onnx_kept import constants_of, rejoin
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTISED = ("int8", "fp8")
@@ -204,14 +205,17 @@ def kept_in_fp32(graph: onnx.GraphProto) -> dict[str, list[str]]:
     }
 
 
-def to_half(source: Path, target: Path, precision: str) -> dict[str, int]:
+def to_half(source: Path, target: Path, precision: str, loud: Collection[str] = ()) -> dict[str, int]:
     """Write the fp32 graph in `source` to `target` in "fp16" or "bf16"; returns how many nodes stayed in fp32, by reason.
+
+    Besides those of `kept_in_fp32` the nodes `loud` stay, whose values are beyond the precision's range.
 
     Raises InputError where weights are beyond the precision's range, EngineError where the tool gives up.
     """
     model = onnx.load(str(source))
-    kept = kept_in_fp32(model.graph)
+    kept = kept_in_fp32(model.graph) | ({"range": list(loud)} if loud else {})
     names = [name for found in kept.values() for name in found]
+    constants = constants_of(model.graph, names)
     try:
         with quiet_tools():  # they warn of weights below half precision's range, which become its least number
             if precision == "fp16":
@@ -229,6 +233,7 @@ def to_half(source: Path, target: Path, precision: str) -> dict[str, int]:
     except Exception as error:  # the tools raise whatever comes
         reason = " ".join(str(error).split())[:200]
         raise EngineError(f"the graph could not be converted to {precision}: {reason}") from error
+    rejoin(model.graph, constants)
     onnx.save(model, str(target), **external(model, target))
     return {reason: len(found) for reason, found in kept.items()}
 

@@ -74,6 +74,14 @@ class ExportReport:
     def _lines(self, wrote: str) -> list[str]:
         lines = [wrote if self.facts.precision == "fp32" else f"{wrote} (before conversion)"]
         lines += weights_lines(self.facts.details.get("weights_of"))
+        beyond = self.facts.details.get("beyond_range", {})
+        if beyond:
+            name, size = max(beyond.items(), key=lambda each: each[1])
+            kept = self.facts.details["kept_fp32"]["range"]
+            lines.append(
+                f"  {kept} operators stay in fp32, beyond the range of {self.facts.precision}: {len(beyond)} values, "
+                f"{name} reaches {size:.3g}"
+            )
         verification = self.facts.details.get("verification", {"backends": ()})
         for found in verification["backends"]:
             seen = f"{found['backend']}, {found['precision']}: maximum difference {found['max_difference']:.2g}"
