@@ -128,7 +128,9 @@ def _add_checkpoint_key(parser: Parser) -> None:
 
 
 def _add_resize_mode(parser: Parser, default: str) -> None:
-    parser.add_argument("--resize-mode", metavar="MODE", help=f"bicubic or bilinear; {default}")
+    parser.add_argument(
+        "--resize-mode", metavar="MODE", help=f"bicubic, bilinear, nearest, lanczos, box or hamming; {default}"
+    )
     parser.add_argument(
         "--antialias", action=argparse.BooleanOptionalAction, help=f"how Pillow resizes, or how torch does; {default}"
     )

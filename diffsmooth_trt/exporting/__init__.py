@@ -180,7 +180,7 @@ def export_denoiser(
     with that very ratio (`fractional_timestep`); EDM networks take the noise level itself. `unclamped` leaves values outside of
     [0, 1] as they are: so the published code of apndc denoises.
 
-    With `resize_to` (pixels a side; `resize_mode` "bicubic" or "bilinear", `antialias`) and `crop` (the centre) images leave
+    With `resize_to` (pixels a side; `resize_mode` of `graph/resize.py`, `antialias`) and `crop` (the centre) images leave
     at the classifier's size: what a method adds to them is added after the resize. With `verify_classifier` (by default, for
     32×32, the zoo's) labels are compared too. The module says the rest, and what is raised.
     """
@@ -234,7 +234,7 @@ def export_classifier(
 
     `arch` is a built-in name (`nets/classifiers.py`), "hf" for a local Hugging Face folder as `checkpoint`, or "timm/NAME";
     `checkpoint_key` as in `export_denoiser`.
-    The graph resizes images to `resize_to` pixels a side (`resize_mode` "bicubic" or "bilinear", `antialias`), crops the
+    The graph resizes images to `resize_to` pixels a side (`resize_mode` of `graph/resize.py`, `antialias`), crops the
     centre of `input_size`, normalises by `mean` and `std` (three numbers each, [0, 1] units) and returns logits
     `[B, classes]`. What is None comes from the folder's preprocessor_config.json, timm's pretrained_cfg or the
     architecture's published training; `input_size` alone means no crop; images of `input_size` are not resized.

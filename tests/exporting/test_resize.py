@@ -10,10 +10,10 @@ import torch.nn.functional as F  # noqa: E402
 
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting.graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing  # noqa: E402
-from diffsmooth_trt.exporting.graph.resize import MODES, Resize, SourceResize, resize_matrix  # noqa: E402
+from diffsmooth_trt.exporting.graph.resize import BOTH, MODES, Resize, SourceResize, resize_matrix  # noqa: E402
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(32, 32, 224), (32, 32, 32), (40, 24, 17), (256, 200, 64), (5, 3, 8)]
@@ -21,7 +21,10 @@ from diffsmooth_trt.exporting.graph.resize import MODES, Resize, SourceResize, r
 def test_resize_is_torchs(height: int, width: int, size: int, mode: str, antialias: bool) -> None:
     torch.manual_seed(0)
     x = torch.rand(2, 3, height, width)
-    want = F.interpolate(x, (size, size), mode=mode, antialias=antialias)
+    if mode == "nearest" and antialias:
+        pytest.skip("is Pillow's, to the last bit of where a pixel begins")
+    how = {"mode": "nearest-exact"} if mode == "nearest" else {"mode": mode, "antialias": antialias}
+    want = F.interpolate(x, (size, size), **how)
     got = Resize((height, width), size, mode=mode, antialias=antialias)(x)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
@@ -34,10 +37,11 @@ def test_resize_matches_pillow(mode: str) -> None:
         want = np.asarray(image.fromarray(pixels).resize((size, size), image.Resampling[mode.upper()]))
         matrix = resize_matrix(20, size, mode)
         np.testing.assert_allclose(matrix @ pixels @ matrix.T, want, atol=1e-5)
+        source = SourceResize(size, size, 0, mode, True)(torch.from_numpy(pixels)[None, None])
+        np.testing.assert_allclose(source[0, 0], want, atol=1e-5)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "antialias"), [*((mode, True) for mode in MODES), *((mode, False) for mode in BOTH)])
 def test_resize_rows_sum_to_one(mode: str, antialias: bool) -> None:
     for source, target in ((32, 224), (224, 32), (1, 9), (9, 1)):
         np.testing.assert_allclose(resize_matrix(source, target, mode, antialias).sum(1), 1, atol=1e-14)
@@ -57,8 +61,12 @@ def test_crop_is_cut_out_of_the_resized_image() -> None:
 
 
 def test_unknown_modes() -> None:
-    with pytest.raises(InputError, match="resize_mode 'nearest' is unknown: use one of bicubic, bilinear"):
-        resize_matrix(4, 8, "nearest")
+    with pytest.raises(
+        InputError, match="resize_mode 'area' is unknown: use one of bicubic, bilinear, nearest, lanczos"
+    ):
+        resize_matrix(4, 8, "area")
+    with pytest.raises(InputError, match="no_antialias is how torch resizes, which has no lanczos: use one of bicubic"):
+        resize_matrix(4, 8, "lanczos", antialias=False)
 
 
 def test_classifier_preprocessing() -> None:
@@ -94,7 +102,8 @@ def test_flags_go_over_the_models_own(given: dict[str, object], want: tuple[obje
     ("given", "message"),
     [
         ({"resize_to": 100}, "resize_to 100 is smaller than the 224 pixels that are cropped"),
-        ({"resize_mode": "lanczos"}, "resize_mode 'lanczos' is unknown"),
+        ({"resize_mode": "area"}, "resize_mode 'area' is unknown"),
+        ({"resize_mode": "box", "antialias": False}, "which has no box"),
         ({"image_size": 3}, "image_size must lie between 4 and 4096 pixels, got 3"),
         ({"mean": (0.1, float("nan"), 0.2)}, "mean must be three numbers"),
     ],

@@ -100,7 +100,7 @@ def test_sizes_that_do_not_meet(pair: tuple[Path, Path], linear_classifier: Any)
     [
         ({"resize_to": 20, "crop": 24}, "crop 24 is larger than the image of 20 pixels"),
         ({"crop": 9}, "crop 9 is larger than the image of 8 pixels"),
-        ({"resize_to": 20, "resize_mode": "nearest"}, "resize_mode 'nearest' is unknown"),
+        ({"resize_to": 20, "resize_mode": "area"}, "resize_mode 'area' is unknown"),
         ({"resize_to": 5000}, "resize_to must lie between 4 and 4096 pixels"),
     ],
 )

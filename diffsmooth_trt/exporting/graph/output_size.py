@@ -12,14 +12,14 @@ from ...engine.facts import EngineFacts
 from ...errors import InputError
 from ..checks.inputs import ImageCheck
 from .preprocessing import SIDES
-from .resize import MODES, Resize, SourceResize, resize_facts
+from .resize import Resize, SourceResize, check_mode, crop_offset, resize_facts
 
 
 @dataclass(frozen=True)
 class OutputSize:
     """Resize to `resize_to`² pixels (None: leave the size), then keep the centre of `crop`² (None: all).
 
-    `mode` is "bicubic" or "bilinear"; `antialias` as Pillow does it, otherwise as torch's `interpolate` does.
+    `mode` is one of `resize.MODES`; `antialias` as Pillow does it, otherwise as torch's `interpolate` does.
     """
 
     resize_to: int | None = None
@@ -31,8 +31,7 @@ class OutputSize:
         for name, size in (("--resize-to", self.resize_to), ("--crop", self.crop)):
             if size is not None and not SIDES[0] <= size <= SIDES[1]:
                 raise InputError(f"{name} must lie between {SIDES[0]} and {SIDES[1]} pixels, got {size}")
-        if self.mode not in MODES:
-            raise InputError(f"--resize-mode {self.mode!r} is unknown: use one of {', '.join(MODES)}")
+        check_mode(self.mode, self.antialias)
 
     def attach(
         self, module: nn.Module, check: ImageCheck, facts: EngineFacts
@@ -52,7 +51,7 @@ class OutputSize:
         size = to if self.crop is None else self.crop
         if size > to:
             raise InputError(f"--crop {size} is larger than the image of {to} pixels: give {to} or less")
-        at = (to - size) // 2
+        at = crop_offset(to, size)
         resize = Resize((sides[0], sides[1]), to, size, at, self.mode, self.antialias)
         source = nn.Sequential(check.source, SourceResize(to, size, at, self.mode, self.antialias))
         details = resize_facts(to, size, at, self.mode, self.antialias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...nets.arch import Triple
-from .resize import MODES, Resize, SourceResize, resize_facts
+from .resize import Resize, SourceResize, check_mode, crop_offset, resize_facts
 
 SIDES = (4, 4096)  # pixels
 
@@ -20,6 +20,8 @@ SIDES = (4, 4096)  # pixels
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize to `resize_to`² pixels, keep the `input_size`² of them that begin at `crop_at`, (x − mean)/std.
+
+    Where `bgr`, the network takes blue first; mean and std are then in that order.
 
     Images that have `input_size` already are neither resized nor cropped: whoever feeds them has done so.
     """
@@ -31,6 +33,7 @@ class Preprocessing:
     mode: str = "bicubic"
     antialias: bool = True
     crop_at: int = 0
+    bgr: bool = False
 
     def resize(self, image_size: int, source: bool = False) -> nn.Module:
         """The resize and crop of square images with sides of `image_size`; as a `source`, by torch's `interpolate`."""
@@ -45,6 +48,8 @@ class Preprocessing:
         """What a file says about it, in its details."""
         found = {"mean": list(self.mean), "std": list(self.std), "input_size": self.input_size}
         resized = resize_facts(self.resize_to, self.input_size, self.crop_at, self.mode, self.antialias)
+        if self.bgr:
+            found["channels"] = "BGR"
         return {**found, "resize": None if image_size == self.input_size else resized}
 
 
@@ -69,8 +74,7 @@ class Overrides:
         for name, size in sizes:
             if size is not None and not SIDES[0] <= size <= SIDES[1]:
                 raise InputError(f"{name} must lie between {SIDES[0]} and {SIDES[1]} pixels, got {size}")
-        if self.resize_mode not in (None, *MODES):
-            raise InputError(f"--resize-mode {self.resize_mode!r} is unknown: use one of {', '.join(MODES)}")
+        check_mode(self.resize_mode, self.antialias)
         for name, given in (("--mean", self.mean), ("--std", self.std)):
             if max(map(abs, triple(name, given, positive=name == "--std") or (0.0,))) > 1:
                 raise InputError(f"{name} must be in [0, 1] image units, got {given}: divide by 255")
@@ -79,7 +83,7 @@ class Overrides:
         """`own` with what was given instead."""
         size = own.input_size if self.input_size is None else self.input_size
         if self.resize_to is not None:
-            to, at = self.resize_to, (self.resize_to - size) // 2
+            to, at = self.resize_to, crop_offset(self.resize_to, size)
         elif self.input_size is not None:
             to, at = size, 0
         else:
@@ -88,6 +92,7 @@ class Overrides:
             raise InputError(
                 f"--resize-to {to} is smaller than the {size} pixels that are cropped: give {size} or more"
             )
+        check_mode(self.resize_mode or own.mode, own.antialias if self.antialias is None else self.antialias)
         return replace(
             own,
             mean=triple("--mean", self.mean, positive=False) or own.mean,
@@ -111,10 +116,12 @@ def triple(name: str, values: Sequence[float] | None, *, positive: bool) -> Trip
 
 
 class Normalise(nn.Module):
-    """(x − mean)/std by channel as one multiply-add."""
+    """(x − mean)/std by channel as one multiply-add; where `bgr`, of channels in reverse order."""
 
-    def __init__(self, mean: Triple, std: Triple) -> None:
+    def __init__(self, mean: Triple, std: Triple, bgr: bool = False) -> None:
         super().__init__()
+        self.order: Tensor | None
+        self.register_buffer("order", torch.tensor([2, 1, 0]) if bgr else None)
         self.scale: Tensor
         self.offset: Tensor
         double = torch.float64
@@ -123,6 +130,8 @@ class Normalise(nn.Module):
         self.register_buffer("offset", (-torch.tensor(mean, dtype=double) * scale).float().reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.order is not None:
+            x = x.index_select(1, self.order)
         return x * self.scale + self.offset
 
 
@@ -136,7 +145,7 @@ class ClassifierWithPreprocessing(nn.Module):
     def __init__(self, net: nn.Module, preprocessing: Preprocessing, image_size: int, source: bool = False) -> None:
         super().__init__()
         self.resize = preprocessing.resize(image_size, source)
-        self.normalise = Normalise(preprocessing.mean, preprocessing.std)
+        self.normalise = Normalise(preprocessing.mean, preprocessing.std, preprocessing.bgr)
         self.net = net
         self.eval()
 

@@ -1,9 +1,9 @@
 """Resizing and centre-cropping as two constant matrices, W_h · X · W_wᵀ: exact on every backend.
 
-Half-pixel centres throughout. With antialias the conventions are those of Pillow and of torch's `antialias=True`: Keys' cubic
-with a = -0.5 or the triangle, the kernel stretched by the scale when shrinking, weights of taps inside the image
-renormalised. Without it those of torch's `interpolate`: a = -0.75, never stretched, pixels at the border repeated. The two
-bilinear forms are the same when enlarging.
+Half-pixel centres throughout. With antialias the conventions are Pillow's, of which torch's `antialias=True` has two: Keys' cubic
+with a = -0.5, the triangle, Lanczos' kernel of three lobes, a box, or a Hamming window, stretched by the scale when shrinking,
+weights of taps inside the image renormalised. Without it those of torch's `interpolate`: a = -0.75, never stretched, pixels at the
+border repeated. The two bilinear forms are the same when enlarging. The nearest pixel is the one in which the centre lies.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from ...dtypes import Floats64
+from ...dtypes import Floats32, Floats64
 from ...errors import InputError
 
-MODES = ("bicubic", "bilinear")
+MODES = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+BOTH = ("bicubic", "bilinear", "nearest")  # which torch has too
 CUBIC, CUBIC_PLAIN = -0.5, -0.75
 
 
@@ -36,22 +38,44 @@ def _triangle(x: Floats64, _: float) -> Floats64:
     return weights
 
 
-_KERNELS: dict[str, tuple[Callable[[Floats64, float], Floats64], int]] = {
+def _lanczos(x: Floats64, _: float) -> Floats64:
+    weights: Floats64 = np.where((x >= -3) & (x < 3), np.sinc(x) * np.sinc(x / 3), 0.0)
+    return weights
+
+
+def _box(x: Floats64, _: float) -> Floats64:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+def _hamming(x: Floats64, _: float) -> Floats64:
+    weights: Floats64 = np.where(np.abs(x) < 1, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0.0)
+    return weights
+
+
+_KERNELS: dict[str, tuple[Callable[[Floats64, float], Floats64], float]] = {
     "bicubic": (_cubic, 2),
     "bilinear": (_triangle, 1),
+    "lanczos": (_lanczos, 3),
+    "box": (_box, 0.5),
+    "hamming": (_hamming, 1),
 }
 
 
 def resize_matrix(source: int, target: int, mode: str = "bicubic", antialias: bool = True) -> Floats64:
     """W `[target, source]` with W @ column = the column resized from `source` to `target` pixels (both at least 1).
 
-    Raises InputError unless `mode` is one of `MODES`.
+    Raises InputError unless `mode` is one of `MODES`, or of `BOTH` without `antialias`.
     """
-    if mode not in _KERNELS:
-        raise InputError(f"--resize-mode {mode!r} is unknown: use one of {', '.join(MODES)}")
-    kernel, reach = _KERNELS[mode]
+    check_mode(mode, antialias)
     scale = source / target
     matrix = np.zeros((target, source))
+    if mode == "nearest":
+        rows = np.arange(target)
+        # Pillow adds the scale up, and where a centre lies between two pixels its last bit decides.
+        centres = np.cumsum(np.r_[0.5 * scale, np.full(target - 1, scale)]) if antialias else (rows + 0.5) * scale
+        matrix[rows, centres.astype(np.int64)] = 1.0
+        return matrix
+    kernel, reach = _KERNELS[mode]
     for row in range(target):
         center = scale * (row + 0.5)
         if antialias:
@@ -66,6 +90,19 @@ def resize_matrix(source: int, target: int, mode: str = "bicubic", antialias: bo
             inside = np.clip(places, 0, source - 1).astype(np.int64)
             np.add.at(matrix[row], inside, kernel(places - at, CUBIC_PLAIN))
     return matrix
+
+
+def check_mode(mode: str | None, antialias: bool | None) -> None:
+    """InputError for a way to resize that there is not; None leaves it to the model's own files."""
+    if mode not in (None, *MODES):
+        raise InputError(f"--resize-mode {mode!r} is unknown: use one of {', '.join(MODES)}")
+    if antialias is False and mode not in (None, *BOTH):
+        raise InputError(f"--no-antialias is how torch resizes, which has no {mode}: use one of {', '.join(BOTH)}")
+
+
+def crop_offset(size: int, crop: int) -> int:
+    """Where the centre of `crop` pixels begins in `size`, as torchvision's CenterCrop and timm have it: halves go to the even."""
+    return round((size - crop) / 2)
 
 
 def resize_facts(to: int, crop: int, at: int, mode: str, antialias: bool) -> dict[str, object]:
@@ -101,12 +138,22 @@ class Resize(nn.Module):
 
 
 class SourceResize(nn.Module):
-    """The same map as `Resize`, by torch's own `interpolate`: what exported files are compared with."""
+    """The same map as `Resize`, by torch's own `interpolate` or by Pillow: what exported files are compared with."""
 
     def __init__(self, size: int, crop: int, at: int, mode: str, antialias: bool) -> None:
         super().__init__()
         self.size, self.kept, self.mode, self.antialias = size, slice(at, at + crop), mode, antialias
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, (self.size, self.size), mode=self.mode, antialias=self.antialias)
+        size = (self.size, self.size)
+        if self.mode == "nearest" and not self.antialias:
+            x = F.interpolate(x, size, mode="nearest-exact")
+        elif self.mode in ("bicubic", "bilinear"):
+            x = F.interpolate(x, size, mode=self.mode, antialias=self.antialias)
+        else:
+            x = torch.from_numpy(np.stack([[self._by_pillow(plane) for plane in image] for image in x.numpy()]))
         return x[:, :, self.kept, self.kept]
+
+    def _by_pillow(self, plane: Floats32) -> Floats32:
+        mode = PillowImage.Resampling[self.mode.upper()]
+        return np.asarray(PillowImage.fromarray(plane).resize((self.size, self.size), mode), np.float32)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ...errors import InputError
 from ...files import file_sha256
 from ...nets.values import read_object
 from ..graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
+from ..graph.resize import crop_offset
 from .checkpoints import read_pickle, read_safetensors, shown
 from .loaded import LoadedClassifier
 
@@ -29,7 +31,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 PREPROCESSOR = "preprocessor_config.json"
 GIVE = "give --input-size, --mean, --std and --resize-mode"  # all that the file says
 AGAIN = "fetch the whole folder again"
-MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+MODES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 ROUNDING = 2 / 255  # what resizing 8-bit images may differ by from resizing floats, in [0, 1] units
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -167,7 +169,8 @@ def preprocessing_of(values: dict[str, Any], input_size: int) -> Preprocessing:
         size, to = to, int(to / values["crop_pct"])
     if to < size:
         raise InputError(f"{PREPROCESSOR} crops {size} of {to} pixels: {GIVE}")
-    mode = MODES.get(int(values.get("resample") or 2))
+    given = values.get("resample")
+    mode = MODES.get(2 if given is None else int(given))
     if mode is None:
         raise InputError(f"{PREPROCESSOR}: resample {values['resample']} is unknown: {GIVE}")
     normalised = values.get("do_normalize", True)
@@ -176,19 +179,63 @@ def preprocessing_of(values: dict[str, Any], input_size: int) -> Preprocessing:
     return Preprocessing(mean or (0.0,) * 3, std or (1.0,) * 3, size, to, mode, True, (to - size) // 2)
 
 
-def _check_against(processor: Any, own: Preprocessing) -> None:
-    """Feed one smooth 8-bit image to the processor and to what was read out of it: processors may have rules of their own."""
-    side = own.input_size + own.input_size // 4
-    waves = np.linspace(0, 3, side)
-    picture = 0.5 + 0.4 * np.sin(waves[:, None, None] * [1, 2, 3] + waves[None, :, None])
-    pixels = np.round(picture * 255).astype(np.uint8)
-    want = np.asarray(processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"][0])
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    got = ClassifierWithPreprocessing(nn.Identity(), own, side)(x)[0].numpy()
-    if want.shape != got.shape or np.abs(want - got).max() > ROUNDING / min(own.std):
-        raise InputError(
-            f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: {GIVE}"
-        )
+Process = Callable[
+    [np.ndarray[Any, Any]], np.ndarray[Any, Any]
+]  # 8-bit `[H, W, 3]` → what the network is fed, `[3, h, w]`
+
+
+def _pictures(size: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Noise that no filter makes alike, larger and smaller than `size`, too faint for Pillow to cut off what overshoots."""
+    random = np.random.Generator(np.random.Philox(key=22))
+    for side in (size + size // 4 + 1, max(size // 2, 2)):
+        yield random.integers(88, 168, (side, side, 3), np.uint8)
+
+
+def _follows(process: Process, own: Preprocessing) -> bool:
+    """Whether `own` gives what the processor gives, but for its rounding to 8 bits."""
+    for pixels in _pictures(own.input_size):
+        want = process(pixels)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        got = ClassifierWithPreprocessing(nn.Identity(), own, len(pixels))(x)[0].numpy()
+        if want.shape != got.shape or np.abs(want - got).max() > ROUNDING / min(own.std):
+            return False
+    return True
+
+
+def _measured(process: Process, own: Preprocessing) -> Preprocessing | None:
+    """`own` with the processor's map of colours, read off pictures of one colour; None unless it scales and shifts each channel.
+
+    So are read: other factors than 1/255, offsets, a second normalisation, no rescaling at all, and blue first.
+    """
+    colours = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)]).astype(np.uint8)
+    side = own.input_size + 1
+    fed = [process(np.broadcast_to(colour, (side, side, 3)).copy()) for colour in colours]
+    if any(each.shape[0] != 3 or np.ptp(each, axis=(1, 2)).max() > 1e-6 for each in fed):
+        return None
+    black, *lit = (each[:, 0, 0].astype(np.float64) for each in fed)
+    slopes = np.stack(lit, axis=1) - black[:, None]  # [channel fed, channel of the image]
+    bgr = abs(slopes[0, 2]) > abs(slopes[0, 0])
+    scale = np.diag(slopes[:, ::-1] if bgr else slopes)
+    rest = (slopes[:, ::-1] if bgr else slopes) - np.diag(scale)
+    if (scale <= 0).any() or np.abs(rest).max() > 1e-6 * np.abs(scale).max():
+        return None
+    mean, std = -black / scale, 1 / scale
+    return replace(own, mean=tuple(mean.tolist()), std=tuple(std.tolist()), bgr=bool(bgr))
+
+
+def _as_it_does(processor: Any, own: Preprocessing) -> Preprocessing:
+    """What the processor does, of which its file says `own`; InputError where it does more than a graph of ours."""
+
+    def process(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.asarray(processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"][0])
+
+    for colours in (own, _measured(process, own)):
+        for at in dict.fromkeys((own.crop_at, crop_offset(own.resize_to, own.input_size))):
+            if colours is not None and _follows(process, found := replace(colours, crop_at=at)):
+                return found
+    raise InputError(
+        f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: {GIVE}"
+    )
 
 
 def _preprocessing(transformers: Any, folder: Path, input_size: int | None, overrides: Overrides) -> Preprocessing:
@@ -204,7 +251,7 @@ def _preprocessing(transformers: Any, folder: Path, input_size: int | None, over
     with _one_line(f"{PREPROCESSOR} in {folder} cannot be used", GIVE):
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
         own = preprocessing_of(processor.to_dict(), size or 224)
-        _check_against(processor, own)
+        own = _as_it_does(processor, own)
     return own
 
 
