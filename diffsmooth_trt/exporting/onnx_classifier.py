@@ -21,6 +21,7 @@ from ..errors import InputError
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
 from .graph.resize import Resize
+from .sources.burnt_in import burnt_rows, open_batch
 from .sources.onnx import OnnxModule, multiply_adds
 from .writers.onnx import OPSET, OUTPUT, quiet, write_checked
 from .writers.onnx_half import Request
@@ -181,7 +182,7 @@ def onnx_classifier_file(
         )
     if batch is not None and found.batch not in (None, batch):
         raise InputError(f"--onnx {path} takes batches of {found.batch}, got --batch {batch}: leave --batch out")
-    batch = found.batch if batch is None else batch
+    fixed = found.batch if batch is None else batch
     size = overrides.input_size or found.size
     if size is None:
         raise InputError(f"--onnx {path} does not say its input size: give --input-size")
@@ -191,11 +192,16 @@ def onnx_classifier_file(
     image_size = overrides.image_size or size
     opset = model.opset_imports.get("")
     model = _converted(path, model)
+    own = OnnxModule(path, found.batch)
+    burnt = burnt_rows(own, model, size) if found.batch is None else None
+    if burnt is not None and fixed != burnt:
+        open_batch(model, burnt)
     with quiet():
         passes.ShapeInferencePass(strict_mode=False)(model)
-    own = OnnxModule(path, found.batch, multiply_adds(model, found.batch))
+    own.batch = found.batch or burnt
+    own.multiply_adds = multiply_adds(model, found.batch)
     source = ClassifierWithPreprocessing(own, preprocessing, image_size, source=True)
-    _prepend(model, preprocessing, image_size, batch)
+    _prepend(model, preprocessing, image_size, fixed)
     if request.precision != "fp32":
         for number, node in enumerate(model.graph.all_nodes()):  # the tools tell nodes by their names
             node.name = f"{node.op_type}_{number}"
@@ -210,4 +216,14 @@ def onnx_classifier_file(
         source_sha256=sha256,
         details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)},
     )
-    return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), batch, False, request=request)
+    if burnt is not None:
+        facts.details["burnt_in_batch"] = burnt
+    try:
+        return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), fixed, False, request=request)
+    except InputError as error:
+        if burnt is None or fixed == burnt:
+            raise
+        raise InputError(
+            f"--onnx {path} holds the batch size {burnt} that it was traced with, and cannot be given another "
+            f"({error.message}): export it again with an open batch axis, or pass --batch {burnt}"
+        ) from None

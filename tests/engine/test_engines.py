@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.engine import BACKENDS, EngineFacts, choose_backend, open_engine
+from diffsmooth_trt.engine.graph import read_graph
 from diffsmooth_trt.errors import EngineError, InputError
 
 RNG = np.random.default_rng(0)
@@ -222,3 +223,30 @@ def test_probe_tells_computations_apart(linear_classifier, shrinking_denoiser):
         with open_engine(path, batch=2, backend="onnxruntime") as engine:
             hashes.add(engine.identity["probe"])
     assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"), [("openvino", "Training mode is not supported"), ("onnxruntime", "Drpout")]
+)
+def test_a_librarys_reason_is_said_in_one_line(
+    tmp_path: Path, backend: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """pytorch#52758: OpenVINO's message has it on its last lines, and ONNX Runtime logs it besides."""
+    pytest.importorskip(backend, reason="one of the backends of .onnx files")
+    name = "Dropout" if backend == "openvino" else "Drpout"
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node(name, ["f", "ratio", "on"], ["y"])]
+    values = {"ratio": np.array(0.5, np.float32), "on": np.array(True)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 48])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "own.onnx")
+    read = read_graph(tmp_path / "own.onnx", role="classifier", sigma=None)
+    with pytest.raises(InputError, match=reason) as caught:  # the proof of rows would refuse both before
+        BACKENDS[backend]()(read, 2, precision=None, threads=1)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")

@@ -207,13 +207,18 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit(f / "preprocessor_config.json", size={"height": 32, "width": 48}),
         "size .* is not square: give input_size",
     ),
-    "nearest": (lambda f: edit(f / "preprocessor_config.json", resample=4), "resample 4 is unknown"),
+    "no filter": (lambda f: edit(f / "preprocessor_config.json", resample=9), "resample 9 is unknown|cannot be used"),
     "preprocessor is no JSON": (
         lambda f: (f / "preprocessor_config.json").write_text("[]"),
         "must hold one JSON object",
     ),
     "rules of its own": (
-        lambda f: edit(f / "preprocessor_config.json", rescale_factor=1 / 127.5),
+        lambda f: edit(
+            f / "preprocessor_config.json",
+            image_processor_type="LevitImageProcessor",
+            size={"shortest_edge": 32},
+            crop_size={"height": 32, "width": 32},
+        ),
         "does more than resize, crop and normalise: give input_size",
     ),
 }

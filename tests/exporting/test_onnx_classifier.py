@@ -310,3 +310,64 @@ def test_refused_files(tmp_path: Path, what: str) -> None:
         export_onnx_classifier(path, tmp_path / "c.onnx", **options)
     assert "\n" not in str(caught.value)
     assert [left.name for left in tmp_path.iterdir()] == ["folder"]
+
+
+def traced(path: Path, rows: int, **more: Any) -> Path:
+    """A file that says it takes any batch and holds `rows` in a Reshape, as torch's first exporter wrote them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[4, 4]),
+        helper.make_node("Reshape", ["c", "shape"], ["r"], name="Reshape_331"),
+        helper.make_node("ReduceMean", ["r"], ["f"], axes=[2], keepdims=0),
+        helper.make_node("MatMul", ["f", "v"], ["y"]),
+    ]
+    return user_file(path, opset=13, nodes=nodes, more={"shape": np.array([rows, 8, 9]), **more})
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("batch", [None, 6])
+def test_a_batch_size_in_a_reshape_is_opened(tmp_path: Path, rows: int, batch: int | None) -> None:
+    """pytorch#99613, onnxruntime#6424 and #10463: the file answers with other batches as it did with the one it was traced with."""
+    path = traced(tmp_path / "user.onnx", rows)
+    report = export_onnx_classifier(path, tmp_path / "c.onnx", batch=batch)
+    assert report.facts.details["burnt_in_batch"] == rows
+    x = np.random.default_rng(0).uniform(0, 1, (batch or 8, 3, 12, 12)).astype(np.float32)
+    want = np.concatenate([answer(path, x[at : at + rows]) for at in range(0, len(x) // rows * rows, rows)])
+    np.testing.assert_allclose(answer(tmp_path / "c.onnx", x)[: len(want)], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [[16, 3, 36], [8, 2, 9]], ids=["in its middle", "channels first"])
+def test_a_batch_size_that_is_not_in_front_is_refused_or_kept(tmp_path: Path, shape: list[int]) -> None:
+    """sonos/tract#718: the number of images times another is in the shape. The remedy works."""
+    if shape[0] == 16:
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[4, 4]),
+            helper.make_node("Reshape", ["c", "shape"], ["r"]),  # two images, 16 channels in all
+            helper.make_node("ReduceMean", ["r"], ["m"], axes=[2], keepdims=0),
+            helper.make_node("Reshape", ["m", "back"], ["f"]),
+            helper.make_node("MatMul", ["f", "v"], ["y"]),
+        ]
+        more = {"shape": np.array([16, 1, 9]), "back": np.array([2, 8])}
+    else:
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[4, 4]),
+            helper.make_node("Transpose", ["c"], ["t"], perm=[1, 0, 2, 3]),
+            helper.make_node("Reshape", ["t", "shape"], ["r"]),
+            helper.make_node("ReduceMean", ["r"], ["m"], axes=[2], keepdims=0),
+            helper.make_node("Transpose", ["m"], ["f"], perm=[1, 0]),
+            helper.make_node("MatMul", ["f", "v"], ["y"]),
+        ]
+        more = {"shape": np.array(shape)}
+    path = user_file(tmp_path / "user.onnx", opset=13, nodes=nodes, more=more)
+    with pytest.raises(InputError, match="holds the batch size 2 that it was traced with, .*or pass batch 2") as caught:
+        export_onnx_classifier(path, tmp_path / "c.onnx")
+    assert "\n" not in str(caught.value)
+    assert [left.name for left in tmp_path.iterdir()] == ["user.onnx"]
+    assert export_onnx_classifier(path, tmp_path / "c.onnx", batch=2).max_difference <= 1e-5
+
+
+def test_a_file_that_runs_with_no_batch_is_refused_in_one_line(tmp_path: Path, capfd: Any) -> None:
+    path = traced(tmp_path / "user.onnx", 2, v=np.ones((7, 5), np.float32))
+    with pytest.raises(InputError, match="ONNX Runtime (fails with|cannot load it)") as caught:
+        export_onnx_classifier(path, tmp_path / "c.onnx")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # the library's own log neither

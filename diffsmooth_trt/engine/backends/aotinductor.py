@@ -17,7 +17,7 @@ from torch.cuda import ExternalStream
 
 from ...device.nvidia import find_gpu
 from ...dtypes import Floats32
-from ...errors import EngineError, InputError
+from ...errors import EngineError, InputError, shortened
 from ..base import Engine, Inputs, instruction_set
 from ..record import Record, agreed_record, read_checked
 
@@ -78,7 +78,7 @@ class InductorEngine(Engine):
         try:
             self.model: Any = torch._inductor.aoti_load_package(content, device_index=number)
         except (RuntimeError, OSError) as error:
-            raise InputError(f"torch cannot load {path.name} ({str(error).splitlines()[0]}): {AGAIN}") from None
+            raise InputError(f"torch cannot load {path.name} ({shortened(error)}): {AGAIN}") from None
         self.identity |= {"version": torch.__version__, "precision": self.facts.precision}
 
     def run_on_device(self, inputs: tuple[Any, ...], stream: int | None = None) -> torch.Tensor:
@@ -95,7 +95,7 @@ class InductorEngine(Engine):
             ):
                 y = self.model(*(torch.as_tensor(given, device=self.where) for given in inputs))
         except RuntimeError as error:
-            raise EngineError(f"torch failed in {self.path.name} ({str(error).splitlines()[0]})") from None
+            raise EngineError(f"torch failed in {self.path.name} ({shortened(error)})") from None
         result: torch.Tensor = y if isinstance(y, torch.Tensor) else y[0]
         return result.float().contiguous()
 

@@ -10,7 +10,7 @@ import torch
 import torch.utils.dlpack
 
 from ...device import Array
-from ...errors import EngineError, InputError, OutOfMemory
+from ...errors import EngineError, InputError, OutOfMemory, shortened
 from ..base import Engine, Inputs
 from ..record import agreed_record, read_checked
 from .aotinductor import check_machine, exact_fp32
@@ -49,7 +49,7 @@ class CudaInductorEngine(Engine):
                 self.model: Any = torch._inductor.aoti_load_package(content, **options)
         except (RuntimeError, OSError) as error:
             self._check_memory(error)
-            reason = str(error).splitlines()[0]
+            reason = shortened(error)
             raise InputError(f"torch cannot load {path.name} ({reason}): export it again here") from None
         self.identity |= {"version": torch.__version__, "precision": self.facts.precision}
 
@@ -71,7 +71,7 @@ class CudaInductorEngine(Engine):
                 return self.gpu.xp.from_dlpack(self.kept)
         except RuntimeError as error:
             self._check_memory(error)
-            reason = str(error).splitlines()[0]
+            reason = shortened(error)
             raise EngineError(f"torch failed in {self.path.name} on {self.device.name} ({reason})") from None
 
     def close(self) -> None:

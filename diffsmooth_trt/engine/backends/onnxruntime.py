@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from ...device import CPU, Device
 from ...dtypes import Floats32
-from ...errors import EngineError, InputError
+from ...errors import EngineError, InputError, shortened
 from ..base import Engine, Inputs
 from ..graph import GraphFile
 
@@ -68,7 +68,7 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 4  # its errors are raised, and said once
+        options.log_severity_level = 4  # what it logs is in its exceptions too
         effective = facts.precision
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
@@ -81,9 +81,7 @@ class OnnxRuntimeEngine(Engine):
                 )
             except Exception as error:  # ONNX Runtime raises its own family of exceptions
                 _raise_memory(error)
-                raise InputError(
-                    f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again"
-                ) from None
+                raise InputError(f"ONNX Runtime cannot load {path} ({shortened(error)}): export it again") from None
             if effective != "fp32":
                 effective = effective_precision(optimised)
         self.names = [value.name for value in self.session.get_inputs()]
@@ -94,7 +92,7 @@ class OnnxRuntimeEngine(Engine):
             (y,) = self.session.run(None, dict(zip(self.names, inputs, strict=True)))
         except Exception as error:
             _raise_memory(error)
-            raise EngineError(f"ONNX Runtime failed in {self.path.name} ({str(error).splitlines()[0]})") from None
+            raise EngineError(f"ONNX Runtime failed in {self.path.name} ({shortened(error)})") from None
         return np.asarray(y, dtype=np.float32)
 
 

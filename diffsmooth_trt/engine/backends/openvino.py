@@ -10,7 +10,7 @@ import openvino as ov
 
 from ...device import CPU, Device
 from ...dtypes import Floats32
-from ...errors import EngineError, InputError
+from ...errors import EngineError, InputError, shortened
 from ..base import Engine, Inputs
 from ..graph import GraphFile
 
@@ -110,7 +110,7 @@ class OpenVinoEngine(Engine):
             self.requests = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot load {file.path} ({str(error).splitlines()[0]}): try --backend onnxruntime"
+                f"OpenVINO cannot load {file.path} ({shortened(error)}): try --backend onnxruntime"
             ) from None
         self.identity |= {"version": ov.get_version(), "precision": effective_precision(compiled), "chunk": self.chunk}
 
@@ -135,7 +135,7 @@ class OpenVinoEngine(Engine):
             while len(parts) < len(chunks):
                 parts.append(self._finish(len(parts)))
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed in {self.path.name} ({str(error).splitlines()[0]})") from None
+            raise EngineError(f"OpenVINO failed in {self.path.name} ({shortened(error)})") from None
         return np.concatenate(parts)[: self.batch]
 
     def _finish(self, number: int) -> Floats32:

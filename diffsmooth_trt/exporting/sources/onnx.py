@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, shortened
 from ..writers.onnx import OPSET
 from ..writers.onnx_half import MULTIPLYING
 
@@ -26,12 +26,12 @@ class OnnxModule(nn.Module):
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        self.path = path
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own family of exceptions
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"--onnx {path}: ONNX Runtime cannot load it ({reason}): export it again for opset {OPSET}"
+                f"--onnx {path}: ONNX Runtime cannot load it ({shortened(error)}): export it again for opset {OPSET}"
             ) from error
         self.batch, self.multiply_adds = batch, multiply_adds
 
@@ -39,9 +39,16 @@ class OnnxModule(nn.Module):
         name = self.session.get_inputs()[0].name
         missing = 0 if self.batch is None else -len(x) % self.batch
         rows = np.concatenate([x.numpy(), np.zeros((missing, *x.shape[1:]), np.float32)])
-        parts = [
-            self.session.run(None, {name: part})[0] for part in np.split(rows, len(rows) // (self.batch or len(rows)))
-        ]
+        try:
+            parts = [
+                self.session.run(None, {name: part})[0]
+                for part in np.split(rows, len(rows) // (self.batch or len(rows)))
+            ]
+        except Exception as error:
+            raise InputError(
+                f"--onnx {self.path}: ONNX Runtime fails with {self.batch or len(rows)} images ({shortened(error)}): "
+                "export it again"
+            ) from error
         return torch.from_numpy(np.concatenate(parts)[: len(x)])
 
 

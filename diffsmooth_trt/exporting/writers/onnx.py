@@ -29,7 +29,7 @@ from torch import nn
 from ...engine.facts import METADATA_KEY, EngineFacts
 from ...engine.graph import prove_file
 from ...engine.record import draft_folder
-from ...errors import EngineError, InputError, StoreError
+from ...errors import EngineError, InputError, StoreError, shortened
 from ...files import file_sha256
 from ..checks.compare import Comparison, compare
 from ..checks.half_arithmetic import LARGEST, RANGE_SAMPLES, check_reach, loud, reach, simulated
@@ -161,15 +161,22 @@ def _compare(path: Path, check: ImageCheck, batch: int | None) -> Comparison:
     # One after the other, and the source image by image: feature maps of large networks outweigh their parameters.
     expected = list(random_batches(check, check.rows if batch is None else batch, at_once=1))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it logs is in its exceptions too
     options.enable_cpu_mem_arena = False  # would keep every feature map
     options.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights twice
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(*inputs: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(session.run(None, dict(zip(check.names, inputs, strict=True)))[0])
+        def run(*inputs: NDArray[Any]) -> NDArray[np.float32]:
+            return np.asarray(session.run(None, dict(zip(check.names, inputs, strict=True)))[0])
 
-    return compare(expected, run, name="the exported graph", failure=InputError(UNUSABLE))
+        return compare(expected, run, name="the exported graph", failure=InputError(UNUSABLE))
+    except InputError:
+        raise
+    except Exception as error:  # ONNX Runtime's own family
+        raise InputError(
+            f"ONNX Runtime does not run the exported graph ({shortened(error)}): nothing was written; export the network otherwise"
+        ) from error
 
 
 def _versions(*tools: str) -> dict[str, str]:
