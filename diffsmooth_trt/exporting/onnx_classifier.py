@@ -16,7 +16,7 @@ from onnxscript import version_converter
 from torch import Tensor
 
 from ..engine.facts import METADATA_KEY, EngineFacts
-from ..engine.graph import external_weights
+from ..engine.graph import external_weights, proved
 from ..errors import InputError
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
@@ -218,10 +218,13 @@ def onnx_classifier_file(
     )
     if burnt is not None:
         facts.details["burnt_in_batch"] = burnt
+    opened = burnt is not None and fixed != burnt
     try:
+        if opened and burnt is not None:  # comparisons may happen to have that very number of rows
+            proved(ir.to_proto(model), path, {IMAGES: (burnt + 1 if fixed is None else fixed, *shape)})
         return write_checked(model, ImageCheck(source, shape, SIGMA), facts, Path(out), fixed, False, request=request)
     except InputError as error:
-        if burnt is None or fixed == burnt:
+        if not opened:
             raise
         raise InputError(
             f"--onnx {path} holds the batch size {burnt} that it was traced with, and cannot be given another "
