@@ -23,6 +23,7 @@ from .datasets import CHANNELS, ArraySource, Classes, Entry, Header, Image, Matc
 from .errors import InputError
 from .grid import Pixels, distance
 from .ranges import integer
+from .scaling import centre, scaled_size
 
 __all__ = [
     "CHANNELS",
@@ -47,8 +48,7 @@ def _scaled(pixels: Pixels, resize: int | None) -> Pixels:
     height, width = pixels.shape[:2]
     if resize is None or resize == min(height, width):
         return pixels
-    scale = resize / min(height, width)
-    size = (max(resize, round(width * scale)), max(resize, round(height * scale)))
+    size = scaled_size(height, width, resize)[::-1]
     if max(size) > MAX_SIDE:
         raise InputError(f"--resize {resize} makes an image {size}, expected sides up to {MAX_SIDE}: use a smaller one")
     picture = PillowImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -57,8 +57,8 @@ def _scaled(pixels: Pixels, resize: int | None) -> Pixels:
 
 def _cropped(pixels: NDArray[Any], crop: int | None) -> NDArray[Any]:
     if crop is not None:
-        top, left = (pixels.shape[0] - crop) // 2, (pixels.shape[1] - crop) // 2
-        if top < 0 or left < 0:
+        top, left = (centre(side, crop) for side in pixels.shape[:2])
+        if crop > min(pixels.shape[:2]):
             raise InputError(f"--crop {crop} is larger than the image {pixels.shape[:2]}: resize first")
         pixels = pixels[top : top + crop, left : left + crop]
     return np.ascontiguousarray(pixels)

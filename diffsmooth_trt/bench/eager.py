@@ -100,7 +100,7 @@ def _model(choice: EagerChoice, method: Method) -> nn.Module:
     if choice.checkpoint is None or choice.family is None:
         return classifier
     family = read_family(choice.family, choice.config, choice.checkpoint)
-    denoiser = SourceDenoiser(family, family.load(choice.checkpoint), family.level(float(method.sigma), False))
+    denoiser = SourceDenoiser(family, family.load(choice.checkpoint)[0], family.level(float(method.sigma), False))
     return nn.Sequential(denoiser, classifier)
 
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from ...engine.facts import EngineFacts
 from ...errors import InputError
+from ...scaling import centre
 from ..checks.inputs import ImageCheck
 from .preprocessing import SIDES
-from .resize import Resize, SourceResize, check_mode, crop_offset, resize_facts
+from .resize import Resize, SourceResize, check_mode, resize_facts
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class OutputSize:
         size = to if self.crop is None else self.crop
         if size > to:
             raise InputError(f"--crop {size} is larger than the image of {to} pixels: give {to} or less")
-        at = crop_offset(to, size)
+        at = centre(to, size)
         resize = Resize((sides[0], sides[1]), to, size, at, self.mode, self.antialias)
         source = nn.Sequential(check.source, SourceResize(to, size, at, self.mode, self.antialias))
         details = resize_facts(to, size, at, self.mode, self.antialias)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...nets.arch import Triple
-from .resize import Resize, SourceResize, check_mode, crop_offset, resize_facts
+from ...scaling import centre
+from .resize import Resize, SourceResize, check_mode, resize_facts
 
 SIDES = (4, 4096)  # pixels
 
@@ -83,7 +84,7 @@ class Overrides:
         """`own` with what was given instead."""
         size = own.input_size if self.input_size is None else self.input_size
         if self.resize_to is not None:
-            to, at = self.resize_to, crop_offset(self.resize_to, size)
+            to, at = self.resize_to, centre(self.resize_to, size)
         elif self.input_size is not None:
             to, at = size, 0
         else:

@@ -100,11 +100,6 @@ def check_mode(mode: str | None, antialias: bool | None) -> None:
         raise InputError(f"--no-antialias is how torch resizes, which has no {mode}: use one of {', '.join(BOTH)}")
 
 
-def crop_offset(size: int, crop: int) -> int:
-    """Where the centre of `crop` pixels begins in `size`, as torchvision's CenterCrop and timm have it: halves go to the even."""
-    return round((size - crop) / 2)
-
-
 def resize_facts(to: int, crop: int, at: int, mode: str, antialias: bool) -> dict[str, object]:
     """What a file says of its resize, in its details."""
     return {"to": to, "crop": crop, "crop_at": at, "mode": mode, "antialias": antialias}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...scaling import centre
 from ..graph.preprocessing import Preprocessing
-from ..graph.resize import MODES, crop_offset
+from ..graph.resize import MODES
 from .checkpoints import load_into, read_checkpoint
 from .loaded import LoadedClassifier
 from .shards import files_sha256
@@ -35,7 +36,7 @@ def preprocessing_of(cfg: dict[str, Any], name: str) -> Preprocessing:
             f"timm's {name} takes {height}×{width} images, {mode}, crop {how!r}: only square {MODES} crops do"
         )
     to = height if how == "squash" else math.floor(height / float(cfg.get("crop_pct") or 1.0))
-    return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), height, to, mode, True, crop_offset(to, height))
+    return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), height, to, mode, True, centre(to, height))
 
 
 def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClassifier:

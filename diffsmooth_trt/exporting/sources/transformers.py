@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...files import file_sha256
 from ...nets.values import read_object
+from ...scaling import centre
 from ..graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
-from ..graph.resize import crop_offset
 from .checkpoints import read_pickle, read_safetensors, shown
 from .loaded import LoadedClassifier
 
@@ -230,7 +230,7 @@ def _as_it_does(processor: Any, own: Preprocessing) -> Preprocessing:
         return np.asarray(processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"][0])
 
     for colours in (own, _measured(process, own)):
-        for at in dict.fromkeys((own.crop_at, crop_offset(own.resize_to, own.input_size))):
+        for at in dict.fromkeys((own.crop_at, centre(own.resize_to, own.input_size))):
             if colours is not None and _follows(process, found := replace(colours, crop_at=at)):
                 return found
     raise InputError(
