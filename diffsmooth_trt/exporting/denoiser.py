@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..nets import edm as edm_options
 from ..nets import options as openai_options
 from ..nets.values import read_object
+from .checks.denoising import others_of
 from .checks.inputs import HIGHEST, ConditionalCheck, ImageCheck
 from .graph.one_shot import conditional_pair, denoiser_pair
 from .graph.output_size import OutputSize
@@ -131,7 +132,7 @@ def denoiser_file(
         details = {"null_class": configured.null_class, **configured.details()}
     else:
         source, module = denoiser_pair(configured, net, level, clamp)
-        check = ImageCheck(source, shape, sigma)
+        check = ImageCheck(source, shape, sigma, others=others_of(configured, net, sigma))
         details = {**level.details, **({} if clamp else {"clamped": False})}
     facts = EngineFacts(
         role="denoiser" if level else "conditional",

@@ -18,6 +18,7 @@ from ..engine.record import record_path
 from ..errors import InputError
 from ..files import check_outputs, file_sha256
 from ..noise import check_noise_level
+from .checks.denoising import others_of_program
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.output_size import OutputSize
 from .sources.checkpoints import export_details
@@ -135,7 +136,7 @@ def program_file(
         source_sha256=file_sha256(path),
         details=export_details(checkpoint, False),
     )
-    check = ImageCheck(loaded.module, loaded.shape, sigma)
+    check = ImageCheck(loaded.module, loaded.shape, sigma, others=others_of_program(loaded.module))
     module, check, facts = output.attach(loaded.module, check, facts)
     return write(module, check, facts, Path(out), batch or loaded.batch, False)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,11 +25,15 @@ def noise_levels(spot: NDArray[np.float64], highest: float) -> NDArray[np.float3
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """The source network, one image's shape (C, H, W), and the noise `sigma` on the random images it is compared on."""
+    """The source network, one image's shape (C, H, W), and the noise `sigma` on the random images it is compared on.
+
+    `others` makes, by name, what a denoiser might be in place of what it is said to be (denoising.py).
+    """
 
     source: nn.Module
     shape: tuple[int, int, int]
     sigma: float
+    others: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict, kw_only=True)
     names: ClassVar[tuple[str, ...]] = ("images",)
     rows: ClassVar[int] = 2  # compared in each batch: the source may be slow
     count: ClassVar[int] = 2

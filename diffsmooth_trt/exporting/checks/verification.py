@@ -21,6 +21,7 @@ from ...engine import Engine, EngineFacts, open_engine
 from ...errors import EngineError, InputError, message_of
 from ..writers.onnx_half import INLINE_BYTES, Request
 from .compare import Expected, compare
+from .denoising import SAMPLES, denoising
 from .inputs import ConditionalCheck, ImageCheck, Inputs
 from .noised import VERIFICATION, fitting_pixels, noised, noised_conditional
 
@@ -185,6 +186,10 @@ class Verification:
             found["not_run"] = failed
         images = sum(len(batch.want) for batch in expected)
         found |= {"images": images, "backends": trials}
+        if self.facts.role == "denoiser" and self.pixels is not None:
+            count = min(max(1, affordable(self.check, 8 * SAMPLES) // 8), self.request.verify_samples)
+            seen = denoising(self.check.source, self.pixels, self.check.sigma, count, self.check.others)
+            found |= {} if seen is None else {"denoising": seen.recorded()}
         if self.labelled:
             found["classifier"] = self.after.path.name if self.after is not None else "itself"
         if self.before is not None:

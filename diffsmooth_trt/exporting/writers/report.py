@@ -12,6 +12,7 @@ from ...engine.facts import EngineFacts
 from ...engine.record import Record
 from ...errors import InputError
 from ..checks.compare import Comparison
+from ..checks.denoising import denoising_warnings
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,17 @@ class ExportReport:
             if "same_labels" in found:
                 seen += f", {100 * found['same_labels']:.2f} % identical labels"
             lines.append(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
+        seen = verification.get("denoising")
+        if seen and seen["after"] < seen["before"]:
+            lines.append(
+                f"  denoising: the error of {seen['images']} images falls from {seen['before']:.3g} to {seen['after']:.3g} (RMS)"
+            )
         not_run = verification.get("not_run", {})
         return lines + [f"  {backend}: not run ({reason})" for backend, reason in not_run.items()]
 
     def _warnings(self) -> list[str]:
         found = warnings_of(self.facts.details.get("verification", {}), self.facts.precision)
+        found += denoising_warnings(self.facts.details.get("verification", {}).get("denoising"))
         if self.facts.details.get("null_class_trained") is False:
             found.append(
                 "the network was not trained without a class: give certify --method apndc a second one by --unconditional"
