@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ..certify.step import Collected
 from ..errors import EngineError
 from .worker import Drawn
 
+LOOK_SECONDS = 0.5
 AHEAD = 2  # batches that wait at a worker besides the one in work
 BUFFER = 4  # batches a worker that may be done while the oldest is awaited
 LATE, PATIENCE = (
@@ -64,17 +66,28 @@ class RemoteSteps:
         self.load: dict[int, set[int]] = {}  # tickets by worker
         self.tickets = 0
         self.took: deque[float] = deque(maxlen=101)
+        self.heard: dict[int, float] = {}  # when a worker answered last
+        self.known: Sequence[int] = ()
+        self.asked = -math.inf  # when the pool was, by time.monotonic()
 
     def _workers(self) -> Sequence[int]:
-        found = self.pool.workers()
-        for worker in found:
-            self.load.setdefault(worker, set())
-        return found
+        """Those that are ready; the pool is asked now and then, and after a loss, as there may be a thousand."""
+        now = time.monotonic()
+        if not self.known or now - self.asked > LOOK_SECONDS:
+            self.known, self.asked = list(self.pool.workers()), now
+            for worker in self.known:
+                self.load.setdefault(worker, set())
+        return self.known
 
     @property
     def full(self) -> bool:
         """Whether no worker takes more, or too much waits to be collected."""
-        self._take_in(0.0)
+        if not self._crowded():
+            return False
+        self._take_in(0.0)  # only now: asking after thousands of answers takes its time
+        return self._crowded()
+
+    def _crowded(self) -> bool:
         workers = self._workers()
         return len(self.flying) >= BUFFER * (AHEAD + 1) * max(1, len(workers)) or not any(
             len(self.load[worker]) <= AHEAD for worker in workers
@@ -98,7 +111,7 @@ class RemoteSteps:
         workers = [worker for worker in self._workers() if worker not in but]
         if not workers:
             raise EngineError("no worker is left: go on with --resume where there are some")
-        worker = min(workers, key=lambda each: len(self.load[each]))
+        worker = min(workers, key=lambda each: (len(self.load[each]), -self.heard.get(each, 0.0)))
         self.load[worker].add(ticket)
         self.batches[ticket].sent[worker] = time.monotonic()
         self.pool.send(worker, ticket, self.batches[ticket].plain)
@@ -119,8 +132,12 @@ class RemoteSteps:
         """Take in the answers that are there within `seconds`."""
         if not self.flying:
             return
-        for worker, ticket, answer in self.pool.receive(seconds):
+        answers = self.pool.receive(seconds)
+        if any(isinstance(answer, Lost) for _, _, answer in answers):
+            self.asked = -math.inf
+        for worker, ticket, answer in answers:
             self.load.get(worker, set()).discard(ticket)
+            self.heard[worker] = time.monotonic()
             batch = self.batches.get(ticket)
             if batch is None or batch.drawn is not None:
                 continue  # another worker was first
@@ -133,11 +150,12 @@ class RemoteSteps:
             batch.drawn = answer
 
     def _help(self, ticket: int) -> None:
-        """Send the batch that all wait for to a second worker where the first one is much later than usual."""
+        """Send the batch that all wait for to a further worker where those that have it are much later than usual."""
         batch = self.batches[ticket]
-        if batch.drawn is not None or len(batch.sent) != 1:
+        if batch.drawn is not None:
             return
-        ((worker, since),) = batch.sent.items()
-        usual = median(self.took) if self.took else 0.0
-        if time.monotonic() - since > max(PATIENCE, LATE * usual) and len(self._workers()) > 1:
-            self._send(ticket, but=[worker])
+        usual, since = median(self.took) if self.took else 0.0, max(batch.sent.values())
+        # Who works gets room while all wait; who stands still, too, has none.
+        others = any(worker not in batch.sent and len(self.load[worker]) <= AHEAD for worker in self._workers())
+        if others and time.monotonic() - since > max(PATIENCE, LATE * usual):
+            self._send(ticket, but=list(batch.sent))

@@ -61,8 +61,10 @@ class ClassifierId:
     def check(self) -> None:
         """Raise LookupError, TypeError or ValueError where a part is missing that every classifier has."""
         named = isinstance(self.parts["method"], str) and 0 <= self.sigma < math.inf
-        sound = all(isinstance(part[name], str) for part in self.engines.values() for name in ("backend", "precision"))
-        if not (named and sound):
+        engines = self.engines.values()
+        sound = all(isinstance(part[name], str) for part in engines for name in ("backend", "precision"))
+        hashed = all("callable" in part or isinstance(part["sha256"], str) for part in engines)
+        if not (named and sound and hashed):
             raise ValueError("classifier")
 
     @property

@@ -87,6 +87,14 @@ def test_a_worker_that_stands_still_is_helped(monkeypatch: pytest.MonkeyPatch) -
     assert sum(worker == 1 for worker, _ in pool.sent) <= module.AHEAD + 1
 
 
+def test_a_batch_goes_on_where_its_helper_stands_still_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four never answer; whatever both have, a third does."""
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "LATE", 0.0)
+    for seed in range(5):
+        assert order(Anywhere(4, seed=seed, deaf=[0, 2])) == list(range(200))
+
+
 def test_batches_go_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Anywhere(4)
     monkeypatch.setattr(pool, "receive", lambda seconds: [])
