@@ -1,0 +1,218 @@
+"""How far one driver scales: blocks a second that a run store takes, and runs on up to 1,000 simulated workers.
+
+    python benchmarks/bench_scaling.py [--images 500] [--workers 10 100 1000]
+
+The simulation is the run's own loop, its own `RemoteSteps` and a run store on disk, for images of ImageNet's size in 1,000 classes.
+Only the workers are simulated: each does its batches one after another, `unit` seconds each. Time is what the driver really took
+(its processor time, measured as it runs) plus waiting; what Ray's client takes for a batch is measured here too and added.
+Efficiency is the workers' busy time over workers × time. Writes results/scaling.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_noise import cpu_model
+
+from diffsmooth_trt.certify import loop
+from diffsmooth_trt.certify.batch import Span
+from diffsmooth_trt.certify.blocks import BLOCK, Block
+from diffsmooth_trt.certify.loop import Runner
+from diffsmooth_trt.certify.progress import NoProgress
+from diffsmooth_trt.certify.stopping import Stopping
+from diffsmooth_trt.distributed import steps
+from diffsmooth_trt.distributed.ray_pool import library
+from diffsmooth_trt.distributed.steps import Lost, RemoteSteps
+from diffsmooth_trt.distributed.worker import Drawn
+from diffsmooth_trt.images import Image, ImageChoice
+from diffsmooth_trt.noise import Key
+from diffsmooth_trt.runs.identity import MethodFacts, named
+from diffsmooth_trt.runs.run import describe
+from diffsmooth_trt.runs.store import RunStore
+
+RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
+SHAPE, CLASSES, BATCH, N = (3, 224, 224), 1000, 64, 10_000
+ENGINE = {"backend": "simulated", "precision": "fp32", "sha256": "0" * 64, "batch": BATCH}
+PARTS = {"method": "rs", "sigma": 0.5, "noise_version": 1, "classifier": ENGINE}
+FACTS = MethodFacts(
+    name="rs", classifier=named(PARTS), sigma=0.5, classes=CLASSES, bins=CLASSES, void=None, batch=BATCH, input_shape=SHAPE,
+    place_dependent=False, lipschitz_constant=None, rows={"classifier": "proved"}, versions={},
+)  # fmt: skip
+
+
+class Pictures:
+    """So many images of ImageNet's size."""
+
+    labelled, identity = True, "0" * 64
+
+    def __init__(self, count: int) -> None:
+        self.count, self.rows = count, range(count)
+        self.pixels = np.random.default_rng(0).integers(0, 256, (SHAPE[1], SHAPE[2], 3), np.uint8)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def labels(self) -> list[int]:
+        return [0] * self.count
+
+    def __iter__(self) -> Any:
+        return (Image(row, 0, self.pixels) for row in self.rows)
+
+
+def store(folder: str, count: int, classes: int = CLASSES) -> RunStore:
+    facts = replace(FACTS, classes=classes, bins=classes)
+    asked = describe(facts, Pictures(count), ImageChoice(), Stopping(n=N), key=Key.parse("5a" * 32))  # type: ignore[arg-type]
+    return RunStore.create(Path(folder) / f"run-{time.time_ns()}.sqlite", asked)
+
+
+def ledger(blocks: int) -> dict[str, float]:
+    """Blocks a second that a store takes, by classes, ten of which have votes; a commit, with fsync, each second."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for classes in (10, 100, CLASSES):
+            counts = np.zeros(classes, np.int64)
+            counts[:10] = BLOCK // 10
+            with store(folder, 10**6, classes) as kept:
+                start = committed = time.perf_counter()
+                for number in range(blocks):
+                    kept.add_block(Block(number, 2, 0, BLOCK), counts.tolist())
+                    if time.perf_counter() - committed > loop.COMMIT_SECONDS:
+                        kept.commit()
+                        committed = time.perf_counter()
+                kept.commit()
+                found[f"{classes} classes"] = blocks / (time.perf_counter() - start)
+    return found
+
+
+@dataclass
+class Clock:
+    """Time that passes as the driver computes, and jumps where it waits."""
+
+    ahead: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.ahead + time.process_time()
+
+    perf_counter = monotonic
+
+
+class Simulated:
+    """Workers that take `unit` seconds a batch, whose answers are the same; `cost` seconds of the driver go into each."""
+
+    def __init__(self, count: int, unit: float, cost: float, clock: Clock) -> None:
+        self.names, self.unit, self.cost, self.clock = list(range(count)), unit, cost, clock
+        self.free = [0.0] * count  # when a worker is done with what it has
+        self.under_way: list[tuple[float, int, int, int, int]] = []
+        self.busy, self.batches = 0.0, 0
+
+    def workers(self) -> Sequence[int]:
+        return self.names
+
+    def send(self, worker: int, ticket: int, spans: Sequence[Span]) -> None:
+        self.clock.ahead += self.cost
+        self.free[worker] = max(self.free[worker], self.clock.monotonic()) + self.unit
+        heapq.heappush(self.under_way, (self.free[worker], worker, ticket, len(spans), spans[-1].high))
+        self.busy, self.batches = self.busy + self.unit, self.batches + 1
+
+    def receive(self, seconds: float) -> Sequence[tuple[int, int, Drawn | Lost]]:
+        now = self.clock.monotonic()
+        if self.under_way and seconds and self.under_way[0][0] > now:
+            self.clock.ahead += min(seconds, self.under_way[0][0] - now)
+            now = self.clock.monotonic()
+        found: list[tuple[int, int, Drawn | Lost]] = []
+        while self.under_way and self.under_way[0][0] <= now:
+            _, worker, ticket, spans, rows = heapq.heappop(self.under_way)
+            counts = np.zeros((spans, CLASSES), np.int64)
+            found.append((worker, ticket, Drawn(counts, np.zeros(rows, np.int64), self.unit)))
+        return found
+
+
+class Counting(RemoteSteps):
+    """Votes are those of the rows, all of one class: a batch's spans are known here."""
+
+    def collect(self) -> Any:
+        done = super().collect()
+        done.counts[:, 0] = [span.high - span.low for span in done.spans]
+        return done
+
+
+def simulate(count: int, images: int, unit: float, cost: float) -> dict[str, float]:
+    """A whole run of `images` images on `count` workers."""
+    clock = Clock()
+    clock.ahead = -time.process_time()
+    loop.time = steps.time = clock  # type: ignore[assignment, attr-defined]
+    pool = Simulated(count, unit, cost, clock)
+    try:
+        with tempfile.TemporaryDirectory() as folder, store(folder, images) as kept:
+            Runner(FACTS, kept, kept.rule, Counting(pool), NoProgress()).run(Pictures(images))  # type: ignore[arg-type]
+            spent = clock.monotonic()
+            if kept.finished() != images:
+                raise SystemExit("images are missing")
+    finally:
+        loop.time = steps.time = time  # type: ignore[attr-defined]
+    return {
+        "workers": count, "images": images, "unit": unit, "seconds": spent, "efficiency": pool.busy / count / spent,
+        "batches_per_second": pool.batches / spent,
+    }  # fmt: skip
+
+
+def ray_cost(calls: int = 300) -> float:
+    """Seconds of the driver's processor for a batch: its span with an ImageNet picture sent, votes and labels got."""
+    ray: Any = library()
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+
+        class Idle:
+            def draw(self, spans: Sequence[Span]) -> Drawn:
+                return Drawn(np.zeros((len(spans), CLASSES), np.int64), np.zeros(BATCH, np.int64), 0.0)
+
+        actor = ray.remote(Idle).remote()
+        span = Span(Block(0, 2, 0, BLOCK), np.zeros(int(np.prod(SHAPE)), np.uint8), 0, BATCH, 0)
+        ray.get(actor.draw.remote([span]))
+        start = time.process_time()
+        waiting = [actor.draw.remote([span]) for _ in range(calls)]
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=min(len(waiting), 10), timeout=5)
+            for ref in done:
+                ray.get(ref)
+        return (time.process_time() - start) / calls
+    finally:
+        ray.shutdown()
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--images", type=int, default=500)
+    p.add_argument("--workers", type=int, nargs="+", default=[10, 100, 1000])
+    p.add_argument(
+        "--units", type=float, nargs="+", default=[0.5, 2.0, 8.0], help="seconds a batch of 64 takes a worker"
+    )
+    p.add_argument("--blocks", type=int, default=100_000)
+    a = p.parse_args()
+    machine = {"cpu": cpu_model(), "processors": os.cpu_count(), "ray": version("ray")}
+    document: dict[str, Any] = {"machine": machine, "n": N, "batch": BATCH, "shape": SHAPE, "classes": CLASSES}
+    document["blocks_per_second"] = ledger(a.blocks)
+    print(document["blocks_per_second"], flush=True)
+    document["ray_seconds_per_batch"] = cost = ray_cost()
+    print(f"Ray: {1e3 * cost:.2f} ms a batch", flush=True)
+    document["runs"] = []
+    for count in a.workers:
+        for unit in a.units:
+            document["runs"].append(simulate(count, a.images, unit, cost))
+            print(document["runs"][-1], flush=True)
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
