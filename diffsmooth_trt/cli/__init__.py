@@ -6,11 +6,12 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError, Stopped
@@ -30,15 +31,34 @@ def _parser() -> Parser:
     return parser
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what schedulers warn with
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what schedulers warn with
 
 
 class _Stopped(KeyboardInterrupt):
     """One of SIGNALS, ended as orderly as Ctrl-C."""
 
 
-def _stop(number: int, _frame: object) -> NoReturn:
-    raise _Stopped(number)
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """The first of SIGNALS raises _Stopped meanwhile; a later Ctrl-C does not wait for what is being put in order."""
+    stopped: list[float] = []
+
+    def stop(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if not stopped:
+            stopped.append(now)
+            raise _Stopped(number)
+        if number == signal.SIGINT and now > stopped[0] + 1:  # `timeout` and shells send the first one twice
+            os.write(2, b"diffsmooth-trt: interrupted twice, ended at once\n")
+            os._exit(1)
+
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as a shell's background jobs do
+    previous = {number: signal.signal(number, stop) for number in SIGNALS if not (ignored and number == signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, status: int) -> int:
@@ -54,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks σ shows ? for it
-    previous = {number: signal.signal(number, _stop) for number in SIGNALS}
+    with _stopping():
+        return _run(argv, debug)
+
+
+def _run(argv: Sequence[str] | None, debug: bool) -> int:
     out: Path | None = None
     try:
         arguments = _parser().parse_args(argv)
@@ -80,6 +104,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror} ({error.filename or 'standard output'}): free space or choose another place", 1)
     except MemoryError:
         return _fail("out of memory: choose a smaller --batch", 1)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from ..engine.choice import AUTO
 from ..methods import METHODS
 from ..runs.config import options, slots
 from .options import Commands
-from .run import add_host_code, add_option, flag
+from .run_options import add_host_code, add_option, flag
 
 if TYPE_CHECKING:
     from ..bench.report import Comparison
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     add("--method", choices=METHODS, default="dds", help="default: dds")
     add("--sigma", type=float, help="noise level in [0, 1] image units; the denoiser's own where left out")
     for option in options().values():
-        add_option(parser, option)
+        add_option(add, option)
     text = "rows an engine call; auto: what certify --batch auto takes (default: 1,8,64,256,auto, or what the files are made for)"
     add("--batches", type=_batches, metavar="B,B,…", help=text)
     add(
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
     add("--precision", choices=PRECISIONS, help="as for certify")
     add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
-    add_host_code(parser)
+    add_host_code(add)
     text = "also time eager fp32 PyTorch, as the papers' code does it, on the checkpoint that the denoiser was exported from"
     add("--checkpoint", type=Path, metavar="FILE", help=text)
     add("--family", help="… its family, as for export denoiser")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..engine import BACKEND_NAMES, PRECISIONS
 from .options import Commands
-from .run import add_host_code
+from .run_options import add_host_code
 
 ENGINES = ("backend", "precision", "threads", "allow_host_code")
 
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
     add("--precision", choices=PRECISIONS, help="as for certify")
     add("--device", default="cpu", help="cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
-    add_host_code(parser)
+    add_host_code(add)
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
     add("--tsv", type=Path, metavar="FILE", help="`idx label predict correct log_p_0 …`, natural logarithms")
     add("--json", type=Path, metavar="FILE", help="everything, as JSON")

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..runs.config import slots
 from .options import Commands
-from .run import add_host_code
+from .run_options import add_host_code
 
 OWN = slots()
 
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     add("--precision", choices=PRECISIONS, help="… likewise")
     add("--device", default="cpu", help="… cpu (default), or cuda:0, cuda:1, … for an NVIDIA GPU")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
-    add_host_code(parser)
+    add_host_code(add)
     for name in (*OWN, "data"):
         option = "--data" if name == "data" else f"--from-{name}"
         add(

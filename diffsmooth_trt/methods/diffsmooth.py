@@ -22,7 +22,7 @@ from .own_noise import OwnNoise
 class LocalNoise(OwnNoise):
     """Options of DiffSmooth: `m` local noises of standard deviation `local_sigma`, in image units, a sample."""
 
-    local_sigma: float = option(0.12, "DiffSmooth: local noise in image units (default: 0.12)")
+    local_sigma: float = option(0.12, "DiffSmooth: local noise in image units (default: 0.12)", metavar="S")
     m: int = option(5, "DiffSmooth: local noises a sample (default: 5)")
 
     def __post_init__(self) -> None:

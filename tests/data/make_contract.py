@@ -25,6 +25,7 @@ import onnx
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import _parser, main
+from diffsmooth_trt.cli.options import Parser
 from diffsmooth_trt.engine import METADATA_KEY, EngineFacts
 from diffsmooth_trt.engine.record import Record
 
@@ -59,6 +60,8 @@ def helps() -> Iterator[tuple[str, str]]:
 
     def of(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
         yield name, parser.format_help()
+        if isinstance(parser, Parser) and (whole := parser.format_help(everything=True)) != parser.format_help():
+            yield f"{name} all", whole
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for word, inner in action.choices.items():
@@ -168,8 +171,9 @@ def contract() -> dict[str, str]:
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
+    made = contract()
     for old in FOLDER.glob("*.txt"):
         old.unlink()
-    for file, text in contract().items():
+    for file, text in made.items():
         (FOLDER / file).write_text(text, encoding="utf-8")
     (FOLDER / "python.txt").write_text(f"{sys.version_info[0]}.{sys.version_info[1]}\n", encoding="utf-8")
