@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
@@ -46,6 +46,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
         self._own: list[argparse._ArgumentGroup] = []
         self._rare: list[argparse._ArgumentGroup] = []
+        self.before: Callable[[Sequence[str]], list[str]] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse's, with the words that `before` puts in front of those that are typed, which win."""
+        given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(given if self.before is None else [*self.before(given), *given], namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import InputError
 from .options import Commands, numbers
 from .run import execute_run
+from .run_files import FILES, add_run_files, write_run_files
 
 KINDS = ("csv", "json", "parquet", "latex", "markdown")
 OF_RUNS = (
@@ -58,6 +59,7 @@ def add(commands: Commands) -> None:
     report.add_argument("--table", type=Path, metavar="FILE", help="… into a file, whose suffix may say the format")
     text = "… with a row a run or a row an image (default: runs)"
     report.add_argument("--rows", choices=("runs", "images"), metavar="runs|images", help=text)
+    add_run_files(report)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -86,6 +88,7 @@ def _report_runs(arguments: argparse.Namespace, names: tuple[str, ...] | None = 
 
     radii, enveloped = arguments.radii, arguments.envelope
     kind = _check(arguments)
+    write_run_files(arguments)
     summaries, seen = [], []
     for path in arguments.runs:
         with open_run(path) as store:
@@ -144,7 +147,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
 def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], what: str) -> None:
     for option in options:
         if getattr(arguments, option) not in (None, False):
-            raise InputError(f"--{option} is for runs of certify: leave it out for {what}")
+            raise InputError(f"--{option.replace('_', '-')} is for runs of certify: leave it out for {what}")
 
 
 def _report_transfers(arguments: argparse.Namespace) -> None:
@@ -153,7 +156,7 @@ def _report_transfers(arguments: argparse.Namespace) -> None:
     from ..transfer.file import TransferFile
     from ..transfer.report import text, tsv
 
-    _refuse(arguments, ("html", "figure", "envelope", *OF_RUNS), "files of `transfer`")
+    _refuse(arguments, ("html", "figure", "envelope", *OF_RUNS, *FILES), "files of `transfer`")
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one file, got {len(arguments.runs)}: call it once a file")
     check_outputs({"--tsv": arguments.tsv}, {f"run {path}": path for path in arguments.runs})
@@ -172,7 +175,7 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     from ..ood.store import OodStore
     from ..runs.record import naming_damage
 
-    _refuse(arguments, ("tsv", "html", "envelope", *OF_RUNS), "one of `ood`")
+    _refuse(arguments, ("tsv", "html", "envelope", *OF_RUNS, *FILES), "one of `ood`")
     if len(arguments.runs) != 1:
         raise InputError(f"a run of `ood` is reported alone, got {len(arguments.runs)} runs: call it once a run")
     check_outputs({"--figure": arguments.figure}, {"run": arguments.runs[0]})
@@ -202,6 +205,6 @@ def _demo(arguments: argparse.Namespace) -> None:
             "noisy": arguments.images,
             "envelope": False,
         }
-        lacking = dict.fromkeys(("radii", "tsv", "data", "format", "table", "rows"))
+        lacking = dict.fromkeys(("radii", "tsv", "data", "format", "table", "rows", *FILES))
         _report_runs(argparse.Namespace(**shown, **lacking), zoo.CLASSES)
     print(f"wrote {arguments.html} and {arguments.figure}")

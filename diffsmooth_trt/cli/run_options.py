@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..images import BAD_IMAGES, REFUSE
 from ..methods import METHODS, owners
 from ..methods.diffusion_classifier import integers
 from ..runs.config import options
+from .config_file import given_file, words
 from .options import Parser
 
 Add = Callable[..., argparse.Action]
@@ -26,12 +28,21 @@ def add_run_options(parser: Parser, command: str) -> None:
     """All of them; those of `command` certify alone are left out for predict."""
     certify = command == "certify"
     parser.usage = "%(prog)s --engine FILE --data PATH --out RUN.sqlite [OPTION ...]"  # the whole takes 17 lines
+    parser.before = partial(_of_file, parser, command)
     _add_engines(parser.group("what votes"))
     _add_images(parser.group("on which images"), certify)
     _add_votes(parser.group("how often" if not certify else "how often, and when to stop"), certify)
     _add_place(parser.group("where, and into which file"))
     _add_methods(parser, certify)
     _add_rare(parser, certify)
+
+
+def _of_file(parser: Parser, command: str, typed: Sequence[str]) -> list[str]:
+    """The options in the file that `--config` names among those `typed`."""
+    path = given_file(typed)
+    if path is None or {"-h", "--help", "--help-all"} & set(typed):
+        return []
+    return words(parser, command, path)
 
 
 def _add_engines(add: Add) -> None:
@@ -72,6 +83,8 @@ def _add_votes(add: Add, certify: bool) -> None:
 def _add_place(add: Add) -> None:
     add("--out", type=Path, required=True, metavar="RUN.sqlite", help="the run store to make")
     add("--resume", action="store_true", help="go on with --out")
+    text = "options from a TOML file, or a run store: those of its run, but --out and key; what is typed wins"
+    add("--config", type=Path, metavar="FILE", help=text)
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
     text = "cpu (default), or cuda:0, … for an NVIDIA GPU; a worker on each: cuda:0,cuda:1, all (GPUs), or cpu,cpu (processes)"
     add("--device", default="cpu", help=text)

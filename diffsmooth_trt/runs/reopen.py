@@ -12,7 +12,7 @@ from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
 from ..images import REFUSE, SKIP, Images
-from ..methods import METHODS, Slot
+from ..methods import METHODS, Method, Slot
 from .config import RunConfig
 from .record import ClassifierId, RunRecord, naming_damage
 from .store import RunStore
@@ -62,21 +62,44 @@ def _config(store: RunStore, given: Given, threads: int | None, device: str | No
     files = {name: locate(store, name, given.get(name)) for name in dict.fromkeys(needed)}
     for name, slot in slots.items():
         check_sha256(name, files[name], parts[slot.part]["sha256"])
-    engines = [parts[slot.part] for slot in slots.values()]
+    settings = _settings(record, method, [parts[slot.part] for slot in slots.values()], device) | files
+    return RunConfig(**settings, threads=threads, key=record.key, out=store.path)
+
+
+def _settings(
+    record: RunRecord, method: type[Method], engines: list[dict[str, Any]], device: str | None
+) -> dict[str, Any]:
+    """What a run was asked for, besides files and key."""
     # Compiled engines leave no choice.
     chosen = [engine for engine in engines if engine["backend"] in {*BACKENDS, *CUDA_BACKENDS[".onnx"]}]
-    settings: dict[str, Any] = {**record.choice.recorded(), **record.stopping.recorded(), **files}
-    settings |= {name: parts[name] for name in method.Options.names() if name in parts}
-    return RunConfig(
-        **settings,
+    parts = record.classifier.parts
+    return {
+        **record.choice.recorded(),
+        **record.stopping.recorded(),
+        **{name: parts[name] for name in method.Options.names() if name in parts},
         **device_options(engines, chosen, device),
-        method=method.name,
-        sigma=parts["sigma"] or None,
-        batch=engines[0]["batch"],
-        threads=threads,
-        key=record.key,
-        out=store.path,
-    )
+        "method": method.name,
+        "sigma": parts["sigma"] or None,
+        "batch": engines[0]["batch"],
+    }
+
+
+def repeating(store: RunStore) -> dict[str, Any]:
+    """The arguments of certify or predict that make a run like this one, under a key of its own: files are those it records.
+
+    With the run's key they give its very votes. They name no key, which is nobody's who is shown how a run was made.
+    """
+    with naming_damage(f"{store.path} holds values in its table meta"):
+        record = store.record
+        if record.method not in METHODS:
+            raise ValueError(f"method {record.method!r}")
+        method, parts = METHODS[record.method], record.classifier.parts
+        slots = {name: slot for name, slot in method.slots.items() if slot.part in parts}
+        settings = _settings(record, method, [parts[slot.part] for slot in slots.values()], None)
+        settings |= {name: record.files.get(name) for name in (*slots, "data")}
+        settings |= {} if record.shard is None else {"shard": str(record.shard)}
+        settings |= {"bad_images": SKIP} if record.skipped else {}
+        return {name: value for name, value in settings.items() if value is not None and value is not False}
 
 
 def recorded_images(record: RunRecord, data: Path) -> Images:
