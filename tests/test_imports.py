@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "diffsmooth_trt"
 # The rooms from the ground up: a module imports those of its own floor and below.
 FLOORS = (
-    ("errors", "files", "locks", "ranges", "dtypes", "scaling"),
+    ("errors", "files", "locks", "ranges", "dtypes", "scaling", "stages"),
     ("grid", "statistics", "noise", "schedule", "prediction"),
     ("datasets",),
     ("images", "arrays"),

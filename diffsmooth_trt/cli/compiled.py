@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..engine.facts import ROLES
 from .options import Commands, Parser
+from .progress import add_shown, show
 
 
 def add(kinds: Commands) -> None:
@@ -39,6 +40,7 @@ def _add_plan(kinds: Commands) -> None:
     _add_own(plan)
     add("--reference", type=Path, metavar="FILE.onnx", help="compare with this one (default: --onnx itself)")
     _add_verify(plan)
+    add_shown(plan)
 
 
 def _add_pt2(kinds: Commands) -> None:
@@ -58,6 +60,7 @@ def _add_pt2(kinds: Commands) -> None:
     add("--out", type=Path, required=True, metavar="FILE.pt2", help="the package; FILE.pt2.json is its record")
     add("--device", default="cpu", help="compile for cpu or cuda:N (default: cpu)")
     add("--no-autotune", action="store_false", dest="autotune", help="compile in less time, without measuring kernels")
+    add_shown(pt2)
 
 
 def _export_pt2(arguments: argparse.Namespace) -> None:
@@ -67,7 +70,8 @@ def _export_pt2(arguments: argparse.Namespace) -> None:
     from ..exporting.program import export_program
 
     names = ("role", "batch", "sigma", "trusted", "device", "autotune")
-    export_program(arguments.program, arguments.out, **{name: getattr(arguments, name) for name in names}).show()
+    given = {name: getattr(arguments, name) for name in names}
+    show(arguments, lambda: export_program(arguments.program, arguments.out, **given))
 
 
 def _add_own(parser: Parser) -> None:
@@ -91,7 +95,5 @@ def _export_plan(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in names}
     settings = PlanSettings(workspace_mib=arguments.workspace, targets=tuple(arguments.target), **asked)
     given = ("batch", "timing_cache", "role", "sigma", "reference", "verify_data", "verify_classifier")
-    report = export_plan(
-        arguments.onnx, arguments.out, settings=settings, **{name: getattr(arguments, name) for name in given}
-    )
-    report.show()
+    options = {name: getattr(arguments, name) for name in given}
+    show(arguments, lambda: export_plan(arguments.onnx, arguments.out, settings=settings, **options))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from . import compiled
 from .options import Commands, Parser, numbers
-
-if TYPE_CHECKING:
-    pass
+from .progress import add_shown, show
 
 
 def add(commands: Commands) -> None:
@@ -120,6 +118,7 @@ def _add_detector(kinds: Commands) -> None:
     add("--batch", type=int, metavar="B", help="fix the batch size (default: dynamic)")
     text = "store the weights in half the bytes, compute as before"
     add("--fp16-weights", action="store_true", dest="store_fp16", help=text)
+    add_shown(detector)
 
 
 def _add_checkpoint_key(parser: Parser) -> None:
@@ -173,6 +172,7 @@ def _add_common(parser: Parser, checkpoint: bool = True) -> None:
         dest="store_fp16",
         help="store the weights in half the bytes, compute as before",
     )
+    add_shown(parser)
 
 
 def _export_denoiser(arguments: argparse.Namespace) -> None:
@@ -192,7 +192,7 @@ def _export_denoiser(arguments: argparse.Namespace) -> None:
         "antialias",
         "verify_classifier",
     )
-    export_denoiser(**_given(arguments, *names)).show()
+    show(arguments, lambda: export_denoiser(**_given(arguments, *names)))
 
 
 def _export_classifier(arguments: argparse.Namespace) -> None:
@@ -210,18 +210,19 @@ def _export_classifier(arguments: argparse.Namespace) -> None:
             raise InputError(
                 "--device and --no-autotune are for .pt2 packages, --onnx makes an .onnx file: leave them out"
             )
-        export_onnx_classifier(arguments.onnx, **options).show()
+        show(arguments, lambda: export_onnx_classifier(arguments.onnx, **options))
         return
     if arguments.arch is None or checkpoint is None:
         raise InputError("--arch and --checkpoint are missing: give both, or --onnx for a classifier of your own")
-    export_classifier(arguments.arch, checkpoint, **options).show()
+    arch = arguments.arch
+    show(arguments, lambda: export_classifier(arch, checkpoint, **options))
 
 
 def _export_detector(arguments: argparse.Namespace) -> None:
     from ..exporting import export_detector
 
     names = ("checkpoint", "checkpoint_key", "out", "image_size", "batch", "store_fp16")
-    export_detector(**{name: getattr(arguments, name) for name in names}).show()
+    show(arguments, lambda: export_detector(**{name: getattr(arguments, name) for name in names}))
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

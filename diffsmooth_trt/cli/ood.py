@@ -16,6 +16,7 @@ from ..ood.generated import KINDS as GENERATED
 from ..ood.generated import PREFIX
 from ..ood.scores import KINDS as SCORES
 from .options import Commands, Parser, numbers
+from .progress import add_shown
 
 if TYPE_CHECKING:
     from ..ood.store import OodStore
@@ -33,6 +34,7 @@ def add(commands: Commands) -> None:
     _add_kinds(parser)
     _add_smoothing(parser)
     _add_machine(parser)
+    add_shown(parser, json=False)
 
 
 def _add_files(parser: Parser) -> None:
@@ -155,12 +157,12 @@ def _ood(arguments: argparse.Namespace) -> None:
     from ..ood.figures import write_figure
     from ..ood.report import as_json, text_report, versions_of
     from ..ood.run import run
-    from ..report.progress import ProgressBar
+    from .progress import shown
 
     config = OodConfig(**{name: value for name, value in vars(arguments).items() if name in ood_field_names()})
     if config.accuracy:
         check_library()
-    with ProgressBar(f"ood {config.kind}") as progress, run(config, progress) as store:
+    with shown(arguments, f"ood {config.kind}") as progress, run(config, progress) as store:
         _warn(store)
         found = versions_of(store, config.radii)
         print(text_report(store, found))

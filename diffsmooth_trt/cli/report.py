@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .options import Commands, numbers
+from .progress import add_shown
 from .run import execute_run
 from .run_files import FILES, add_run_files, write_run_files
 
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
     demo.add_argument("--n", type=int, default=1000, help="samples an image (default: 1000)")
     demo.add_argument("--html", type=Path, default=Path("demo.html"), metavar="FILE", help="default: demo.html")
     demo.add_argument("--figure", type=Path, default=Path("demo.png"), metavar="FILE", help="default: demo.png")
+    add_shown(demo, json=False)
     example = "report run.sqlite --figure curve.png"
     report = commands.add("report", "tables and figures of run stores", example, _report)
     report.add_argument(
@@ -197,7 +199,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "demo.sqlite"
         given = {"command": "certify", "max": arguments.images, "n": arguments.n, "out": run, "data": zoo.IMAGES}
-        execute_run({**given, "engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS})
+        execute_run({**given, "engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS}, arguments)
         shown = {
             "runs": [run],
             "html": arguments.html,

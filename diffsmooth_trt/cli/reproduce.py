@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..reproduce.tables import TABLES
 from .options import Commands
+from .progress import add_shown
 
 OPTIONS = ("n0", "n", "max", "batch", "backend", "device", "precision", "threads", "key")
 
@@ -51,12 +52,13 @@ def add(commands: Commands) -> None:
     add("--device", help="cpu (default), or cuda:0, cuda:1, …")
     add("--threads", type=int, metavar="N", help="CPU threads of the engines")
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
+    add_shown(parser, json=False)
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
     from ..errors import InputError
-    from ..report.progress import ProgressBar
     from ..reproduce import reproduce
+    from .progress import shown
 
     ways = [name for name in ("models", "random_weights", "zoo") if getattr(arguments, name)]
     if len(ways) > 1:
@@ -66,7 +68,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     names = ("models", "data", "out_data", "sigma", "out", "estimate")
     given = {name: getattr(arguments, name) for name in names}
     changed = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
-    with ProgressBar("reproduce") as progress:
+    with shown(arguments, "reproduce") as progress:
         found = reproduce(arguments.name, networks=networks, progress=progress, **given, **changed)
     if found is not None:
         print(found.text())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..runs.config import RunConfig, names, slots
 from .options import Commands
+from .progress import add_shown
 from .run_options import add_host_code, add_run_options
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def add(commands: Commands) -> None:
         ("predict", "predict with the smoothed classifier, abstaining where the vote is too close"),
     ):
         example = f"{name} --engine denoiser.onnx --classifier classifier.onnx --data images.parquet --n 1000 --out run.sqlite"
-        add_run_options(commands.add(name, text, example, _run), name)
+        parser = commands.add(name, text, example, _run)
+        add_shown(parser)
+        add_run_options(parser, name)
     example = "verify run.sqlite --fraction 0.01"
     verify = commands.add("verify", "draw votes of a run again and compare them", example, _verify)
     verify.add_argument(
@@ -51,6 +54,7 @@ def add(commands: Commands) -> None:
     text = "the run may lack images still: note which, and verify what is there; else that is a mismatch (status 1)"
     verify.add_argument("--unfinished", action="store_true", help=text)
     add_host_code(verify.add_argument)
+    add_shown(verify)
     verify.add_argument("--device", metavar="DEVICE", help="cpu, or cuda:0; default: the kind that the run was on")
     verify.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engines")
     verify.add_argument(
@@ -58,30 +62,33 @@ def add(commands: Commands) -> None:
     )
 
 
-def execute_run(given: dict[str, Any]) -> Summary:
+def execute_run(given: dict[str, Any], arguments: argparse.Namespace) -> Summary:
+    """Make the run of a configuration, and show how far it is as `arguments` say."""
     from ..api import run
-    from ..report.progress import ProgressBar
     from ..report.tables import summarise
+    from .progress import shown
 
     config = RunConfig(**given)
-    with ProgressBar(config.stopping.command) as progress, run(config, progress) as store:
+    with shown(arguments, config.stopping.command) as progress, run(config, progress) as store:
         return summarise(store)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from ..report.tables import text_table
+    from .progress import of_run, tell
 
     known = ("command", *names())
     given = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
-    print(text_table([execute_run(given)]))
+    found = execute_run(given, arguments)
+    tell(arguments, arguments.command, text_table([found]), of_run(found))
 
 
 def _verify_transfer(arguments: argparse.Namespace) -> int:
     """Verify a file of `transfer`."""
     import secrets
 
-    from ..report.progress import ProgressBar
     from ..transfer.verify import verify
+    from .progress import of_verification, shown, tell
 
     for name in ("detector", "in_data", "out_data", "unfinished", "allow_host_code"):
         if getattr(arguments, name):
@@ -89,9 +96,9 @@ def _verify_transfer(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in (*slots(), "data")}
     seed = secrets.randbits(32) if arguments.blocks_seed is None else arguments.blocks_seed
     how = {name: getattr(arguments, name) for name in ("fraction", "device", "threads")}
-    with ProgressBar("verify") as progress:
+    with shown(arguments, "verify") as progress:
         done = verify(arguments.run, given=given, seed=seed, progress=progress, **how)
-    print("\n".join(done.lines()))
+    tell(arguments, "verify", "\n".join(done.lines()), of_verification(done))
     return 0 if done.agrees else 1
 
 
@@ -104,7 +111,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _verify_run(arguments: argparse.Namespace) -> int:
     from ..api import verify
     from ..ood.store import is_ood_file
-    from ..report.progress import ProgressBar
+    from .progress import of_verification, shown, tell
 
     every = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed", "unfinished"]
     of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["unconditional", "data", "allow_host_code"]
@@ -117,7 +124,7 @@ def _verify_run(arguments: argparse.Namespace) -> int:
     check: Callable[..., Verification] = verify
     if own is of_ood:
         from ..ood.verify import verify as check
-    with ProgressBar("verify") as progress:
+    with shown(arguments, "verify") as progress:
         done = check(arguments.run, progress=progress, **options)
-    print("\n".join(done.lines()))
+    tell(arguments, "verify", "\n".join(done.lines()), of_verification(done))
     return 0 if done.agrees else 1

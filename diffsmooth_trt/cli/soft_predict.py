@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..engine import BACKEND_NAMES, PRECISIONS
 from .options import Commands
+from .progress import add_shown
 from .run_options import add_host_code
 
 ENGINES = ("backend", "precision", "threads", "allow_host_code")
@@ -45,6 +46,7 @@ def add(commands: Commands) -> None:
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
     add("--tsv", type=Path, metavar="FILE", help="`idx label predict correct log_p_0 …`, natural logarithms")
     add("--json", type=Path, metavar="FILE", help="everything, as JSON")
+    add_shown(parser, json=False)
 
 
 def _soft_predict(arguments: argparse.Namespace) -> None:
@@ -66,7 +68,7 @@ def _soft_predict(arguments: argparse.Namespace) -> None:
     images = Images(arguments.data, **chosen)
     given = {name: getattr(arguments, name) for name in options}
     with DiffSmoothPredictor(arguments.classifier, arguments.engine, **given, **engines) as predictor:
-        with tqdm(total=len(images), desc="soft-predict", unit=" images", disable=None) as bar:
+        with tqdm(total=len(images), desc="soft-predict", unit=" images", disable=arguments.quiet or None) as bar:
             found = predict_images(
                 predictor, images, key_drawn=arguments.key is None, progress=lambda done: bar.update(done - bar.n)
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..runs.config import slots
 from .options import Commands
+from .progress import add_shown
 from .run_options import add_host_code
 
 OWN = slots()
@@ -49,15 +50,16 @@ def add(commands: Commands) -> None:
     )
     add("--out", type=Path, required=True, metavar="FILE.json", help="the file to make; report and verify read it")
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
+    add_shown(parser, json=False)
 
 
 def _transfer(arguments: argparse.Namespace) -> None:
     from ..engine.choice import EngineChoice
     from ..files import check_outputs, write_atomically
     from ..noise import Key
-    from ..report.progress import ProgressBar
     from ..transfer.report import text, tsv
     from ..transfer.run import TransferConfig, transfer
+    from .progress import shown
 
     chosen = ("batch", "backend", "precision", "device", "threads", "allow_host_code")
     check_outputs({"--out": arguments.out, "--tsv": arguments.tsv}, {"RUN": arguments.run})
@@ -72,7 +74,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
         key=None if arguments.key is None else Key.parse(arguments.key),
         given=own,
     )
-    with ProgressBar("transfer") as progress:
+    with shown(arguments, "transfer") as progress:
         made = transfer(config, progress)
     print(text(made))
     if arguments.tsv is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..device import Device, open_device
 from ..errors import InputError
+from ..stages import stage
 from .base import Engine
 
 if TYPE_CHECKING:
@@ -180,9 +181,11 @@ def _open_graph(
             f"engine {path.name} was exported for batches of {graph.batch}, the run asks for {batch}: --batch {graph.batch}"
         )
     backend_class = make()
-    _prove(graph, backend_class.graph_rows(batch), batch)
+    with stage(f"proving that the rows of {path.name} are independent"):
+        _prove(graph, backend_class.graph_rows(batch), batch)
     graph = graph.forgotten()
-    engine: Engine = backend_class(graph, batch, **options)
+    with stage(f"loading {path.name}"):
+        engine: Engine = backend_class(graph, batch, **options)
     try:
         graph.check_unchanged()  # the library read the file that was hashed and proved
     except InputError:
@@ -208,7 +211,8 @@ def _prove(graph: GraphFile, sizes: set[int], batch: int) -> None:
 def _probed(engine: Engine) -> Engine:
     """The engine with its probe in its identity; closed where that fails."""
     try:
-        engine.identity["probe"] = engine.probe()
+        with stage(f"probing {engine.path.name}"):
+            engine.identity["probe"] = engine.probe()
     except BaseException:
         engine.close()
         raise

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..nets import edm as edm_options
 from ..nets import options as openai_options
 from ..nets.values import read_object
+from ..stages import stage
 from .checks.denoising import others_of
 from .checks.inputs import HIGHEST, ConditionalCheck, ImageCheck
 from .graph.one_shot import conditional_pair, denoiser_pair
@@ -120,7 +121,8 @@ def denoiser_file(
     else:
         level = configured.level(sigma, fractional)
         configured.folded_label()
-    net, weights = configured.load(checkpoint, key)
+    with stage("reading the checkpoint"):
+        net, weights = configured.load(checkpoint, key)
     if store_fp16:
         round_to_half(net)
     check: ImageCheck

@@ -22,6 +22,7 @@ from ..engine.graph import GraphFile, read_graph
 from ..engine.record import Record, draft_folder, publish, record_path
 from ..errors import InputError, message_of
 from ..files import check_outputs, file_sha256, write_atomically
+from ..stages import stage
 from .checks.compare import Comparison, compare_engines
 from .writers.report import ExportReport, check_difference
 from .writers.tensorrt_settings import CURRENT, PlanSettings, named_targets
@@ -188,7 +189,8 @@ def export_plan(
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).symlink_to((path.parent / name).resolve())
         if engine is not None:
-            found = _compare(draft, record, engine, labels, data)
+            with stage(f"comparing with {twin.name}"):
+                found = _compare(draft, record, engine, labels, data)
             tolerance = strict_tolerance(facts, settings.tf32, found)
             if tolerance is not None:
                 check_difference(out, found, tolerance, "try another --optimization-level or TensorRT version")
@@ -234,7 +236,8 @@ def _build(given: Build, draft: Path, machine: Machine) -> tuple[Record, bytes |
     settings = replace(given.settings, targets=machine.targets)
     source: dict[str, Any] = {"name": path.name, "sha256": graph.sha256, "weights": graph.weights}
     content = None if cache is None else cache.read_bytes() if cache.exists() else b""
-    content = build(path, input_shapes(path, graph, given.rows), settings, content, draft)
+    with stage("building the plan"):
+        content = build(path, input_shapes(path, graph, given.rows), settings, content, draft)
     told = {name: value for name, value in asdict(settings).items() if name != "targets"}
     record = Record("plan", file_sha256(draft), given.rows, graph.facts, source, machine.recorded(), told, given.proof)
     record_path(draft).write_text(record.to_json(), encoding="utf-8")

@@ -19,6 +19,7 @@ from ... import zoo
 from ...dtypes import Floats32
 from ...engine import Engine, EngineFacts, open_engine
 from ...errors import EngineError, InputError, message_of
+from ...stages import stage
 from ..writers.onnx_half import INLINE_BYTES, Request
 from .compare import Expected, compare
 from .denoising import SAMPLES, denoising
@@ -205,21 +206,24 @@ class Verification:
         """Every batch of inputs, and what the source makes of it."""
         count = affordable(self.check, self.request.verify_samples) if self.pixels is not None else 0
         expected: list[Expected] = []
-        for inputs in self.inputs(count, pixels=self.pixels):
-            rows = len(inputs[0]) if self.pixels is None else min(self.rows, count - len(expected) * self.rows)
-            want = source_outputs(self.check, tuple(part[:rows] for part in inputs), SLICE)
-            expected.append(Expected(inputs, want, self._labels(want) if self.labelled else None))
+        with stage("the source's answers", count or None) as advance:
+            for inputs in self.inputs(count, pixels=self.pixels):
+                rows = len(inputs[0]) if self.pixels is None else min(self.rows, count - len(expected) * self.rows)
+                want = source_outputs(self.check, tuple(part[:rows] for part in inputs), SLICE)
+                expected.append(Expected(inputs, want, self._labels(want) if self.labelled else None))
+                advance(rows)
         return expected
 
     def _trial(self, engine: Engine, expected: list[Expected]) -> dict[str, Any]:
         """What goes into the facts about one backend; raises Unfit, or EngineError for NaN."""
-        found = compare(
-            expected,
-            engine.denoise if self.facts.role == "conditional" else engine.run,
-            name=engine.path.name,
-            failure=Unfit(f"{engine.path.name} returned NaN or infinity in {engine.backend}"),
-            label=self._labels if self.labelled else None,
-        )
+        with stage(f"comparing in {engine.backend}", sum(len(batch.want) for batch in expected)) as advance:
+            found = compare(
+                _counted(expected, advance),
+                engine.denoise if self.facts.role == "conditional" else engine.run,
+                name=engine.path.name,
+                failure=Unfit(f"{engine.path.name} returned NaN or infinity in {engine.backend}"),
+                label=self._labels if self.labelled else None,
+            )
         if found.mean > ABSURD * found.magnitude:
             raise Unfit(
                 f"{engine.path.name} in {engine.facts.precision} differs from its source by {found.mean:.2g} on average "
@@ -234,6 +238,13 @@ class Verification:
         missing = self.after.batch - len(outputs)
         full = np.concatenate([outputs, np.repeat(outputs[-1:], missing, axis=0)]) if missing else outputs
         return np.asarray(self.after.run(np.ascontiguousarray(full))[: len(outputs)].argmax(1), np.int64)
+
+
+def _counted(expected: list[Expected], advance: Callable[[int], None]) -> Iterator[Expected]:
+    """The batches, each counted when the next one is asked for."""
+    for batch in expected:
+        yield batch
+        advance(len(batch.want))
 
 
 def on_random(check: ImageCheck, backend: str, precision: str, difference: object) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ...engine.graph import prove_file
 from ...engine.record import draft_folder
 from ...errors import EngineError, InputError, StoreError, shortened
 from ...files import file_sha256
+from ...stages import stage
 from ..checks.compare import Comparison, compare
 from ..checks.half_arithmetic import LARGEST, RANGE_SAMPLES, check_reach, loud, reach, simulated
 from ..checks.inputs import ImageCheck
@@ -294,7 +295,8 @@ def write_checked(
     verification.check_companions()
     with draft_folder(out) as folder:
         try:
-            model = module if isinstance(module, ir.Model) else trace(module, check, batch)
+            with stage("tracing the network"):
+                model = module if isinstance(module, ir.Model) else trace(module, check, batch)
             if store_fp16:
                 store_as_half(model)
             opset = model.opset_imports.get("", OPSET)
@@ -302,19 +304,24 @@ def write_checked(
             files = _save(model, folder, f"fp32-{out.name}" if lower else out.name)
             del model
             shapes = {name: x.shape for name, x in zip(check.names, next(check.batches(batch or 2)), strict=True)}
-            prove_file(files[-1], shapes, out.name)
-            found = _compare(files[-1], check, batch)
+            with stage("proving that rows are independent"):
+                prove_file(files[-1], shapes, out.name)
+            with stage("comparing with the source on random images"):
+                found = _compare(files[-1], check, batch)
             tolerance = TOLERANCE * max(1.0, found.largest)
             check_difference(out, found, tolerance, "try other versions of torch and onnxscript")
             details = tolerated(found, tolerance)
             details |= {"opset": opset, "versions": _versions(*TOOLS.get(request.precision, ()))}
             if lower:
                 facts = dataclasses.replace(facts, precision=request.precision)
-                files, kept = _lowered(files, folder / out.name, facts, verification)
+                with stage(f"converting to {request.precision}"):
+                    files, kept = _lowered(files, folder / out.name, facts, verification)
                 details |= kept
-                prove_file(files[-1], shapes, out.name)
+                with stage("proving that rows are independent"):
+                    prove_file(files[-1], shapes, out.name)
             if facts.precision in LARGEST:
-                check_reach(files[-1], out.name, facts.precision, reach(files[-1], _looked_at(verification)))
+                with stage("looking for values beyond the range"):
+                    check_reach(files[-1], out.name, facts.precision, reach(files[-1], _looked_at(verification)))
             if facts.precision != "fp32" or verification.pixels is not None:
                 details["verification"] = _verified(files[-1], facts, verification)
             else:

@@ -23,6 +23,7 @@ from ...engine.facts import EngineFacts
 from ...engine.record import Record, draft_folder, publish, record_path
 from ...errors import EngineError, InputError, shortened
 from ...files import file_sha256
+from ...stages import stage
 from ..checks.compare import Comparison, compare
 from ..checks.inputs import ImageCheck
 from ..checks.rows import prove_program
@@ -152,11 +153,13 @@ def _compile_draft(
     if settings.device != "cpu":  # weights too: a package would turn those of its convolutions around in every run
         placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch)))
-    program = _program(placed, example)
-    with _one_line():
+    with stage("tracing the network"):
+        program = _program(placed, example)
+    with _one_line(), stage("proving that rows are independent"):
         proof = prove_program(program, [tuple(each.shape) for each in example], draft.name)
     machine = this_machine(settings.device)
-    _compile(program, settings, draft)
+    with stage(f"compiling for {settings.device}"):
+        _compile(program, settings, draft)
     source = {"name": str(facts.details.get("checkpoint", "")), "sha256": facts.source_sha256}
     given = dataclasses.asdict(settings)
     record = Record("pt2", file_sha256(draft), batch, facts, source, machine, given, proof)
@@ -195,7 +198,8 @@ def write_package(
         draft = folder / out.name
         record = _compile_draft(module, check, facts, draft, batch, settings)
         with InductorEngine(draft, record, settings.device, None) as engine:
-            found = compare_package(engine, check)
+            with stage("comparing with the source on random images"):
+                found = compare_package(engine, check)
             tolerance = TOLERANCES[settings.precision] * max(1.0, found.largest)
             check_difference(out, found, tolerance, "try a wider precision or another version of torch")
             details = tolerated(found, tolerance)

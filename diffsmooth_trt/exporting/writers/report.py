@@ -43,11 +43,11 @@ class ExportReport:
         found: dict[str, Any] = self.facts.details["verification"]
         return found
 
-    def show(self) -> None:
-        """Print what was written and how it compares with its source; warnings go to standard error."""
+    def show(self, text: bool = True) -> None:
+        """Print what was written and how it compares with its source, if `text`; warnings go to standard error."""
         plan = self.record is not None and self.record.kind == "plan"
         wrote = f"wrote {self.path}: maximum difference from its source {self.max_difference:.2g}"
-        for line in self._plan_lines(wrote) if plan else self._lines(wrote):
+        for line in (self._plan_lines(wrote) if plan else self._lines(wrote)) if text else ():
             print(line)
         for warning in self._plan_warnings() if plan else self._warnings():
             print(f"diffsmooth-trt: {warning}", file=sys.stderr)
