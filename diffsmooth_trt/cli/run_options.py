@@ -64,8 +64,6 @@ def _add_images(add: Add, certify: bool) -> None:
     else:
         text = "round float images to the 8-bit grid; the answer is about the image as given, for which more votes are needed"
     add("--quantise", action="store_true", help=text)
-    text = "which class a name of the data set is: lines `name,class`, or JSON like id2label"
-    add("--class-map", type=Path, metavar="FILE", help=text)
 
 
 def _add_votes(add: Add, certify: bool) -> None:
@@ -122,6 +120,8 @@ def _add_rare(parser: Parser, certify: bool) -> None:
     add("--channels", type=int, metavar="C", help="read grey images with 1 or 3 equal channels")
     text = "images that cannot be used: refuse the run, or skip them and count them as not certified (default: refuse)"
     add("--bad-images", choices=BAD_IMAGES, default=REFUSE, help=text)
+    text = "which class a name of the data set is: lines `name,class`, or JSON like id2label"
+    add("--class-map", type=Path, metavar="FILE", help=text)
     add = parser.group("engines", rare=True)
     text = "%(choices)s; default: for .onnx openvino where installed, else onnxruntime; on a GPU onnxruntime, for .plan tensorrt"
     add("--backend", choices=BACKEND_NAMES, metavar="NAME", help=text)
