@@ -126,6 +126,7 @@ class Runner:
         self.committed = time.monotonic()
         self.active: dict[int, _Task] = {}
         self.exhausted = False
+        self.drawing = 0  # batches under way whose votes count
         self.audit: SelfAudit
 
     @property
@@ -149,10 +150,11 @@ class Runner:
             while self.step.flying and (self.step.full or last):
                 self._collect()
             spans: Sequence[Span] = self.audit.due() or self._pack(waiting)
-            if not spans and not self.step.flying:
+            if not spans and not self.drawing:
                 spans = self.audit.rest() or ()
             if spans:
                 self.step.launch(spans)
+                self.drawing += not isinstance(spans[0], Seat)
             if self.step.flying and (self.step.synchronous or not spans):
                 self._collect()
             elif not spans:
@@ -262,6 +264,7 @@ class Runner:
             with self._audited():
                 self.audit.compare(done.spans, done.labels)
         else:
+            self.drawing -= 1
             self._take_in(done)
         if time.monotonic() - self.committed > COMMIT_SECONDS:
             self._commit()

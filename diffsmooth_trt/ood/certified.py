@@ -164,9 +164,20 @@ class Certifier:
                 self.store.add(self._record(number, task))
             active = [task for task in active if not any(task is other for other in finished)]
             self.progress.update(rows, len(finished))
-        while self.audit is not None and (seats := self.audit.rest()):
-            self._launch(seats)
-            self._collect({})
+        self._finish_audit()
+
+    def _finish_audit(self) -> None:
+        """Evaluate again what is left of the rows that were chosen."""
+        while self.audit is not None:
+            while self.steps.flying and self.steps.full:
+                self._collect({})
+            seats = self.audit.rest()
+            if seats:
+                self._launch(seats)
+            if self.steps.flying and (self.steps.synchronous or not seats):
+                self._collect({})
+            elif not seats:
+                break
 
     def _task(self, number: int, image: Image) -> Task:
         """The image's task, as an unfinished run left it. InputError for counts that are not this image's."""
