@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,13 +11,16 @@ from ..datasets import files_at
 from ..engine import BACKENDS, CUDA_BACKENDS, Engine
 from ..errors import InputError
 from ..files import file_sha256
-from ..images import REFUSE, SKIP, Images
+from ..images import REFUSE, SKIP, Image, Images, pixel_digest
 from ..methods import METHODS, Method, Slot
 from .config import RunConfig
+from .engines import build_method, device_of
+from .identity import classifier_id, differences
 from .record import ClassifierId, RunRecord, naming_damage
 from .store import RunStore
 
 Given = Mapping[str, Path | None]
+TOGETHER = 16  # images whose draws fill batches together
 
 
 class Run(Protocol):
@@ -164,3 +167,44 @@ def check_weights(recorded: ClassifierId, engines: Mapping[str, Engine]) -> None
             raise InputError(
                 f"{engine.path} has weights files {found}, the run used {weights}: put the run's files beside it"
             )
+
+
+def open_as_run(store: RunStore, given: Given, threads: int | None) -> tuple[RunConfig, Method]:
+    """The run's configuration and its very classifier, whose engines the caller closes; `given` as for `recorded_config`.
+
+    Raises InputError where this machine makes another classifier of the run's files, so that votes would not be the run's.
+    """
+    config = recorded_config(store, given, threads)
+    method = build_method(config, device=device_of(config))
+    try:
+        check_weights(store.record.classifier, method.engines)
+        apart = differences(store.record.classifier.parts, classifier_id(method).parts, words=("run", "here"))
+        if apart:
+            raise InputError(
+                f"this machine makes another classifier of the run's files ({apart[0]}): do it where the run was made"
+            )
+    except BaseException:
+        method.close()
+        raise
+    return config, method
+
+
+def finished_images(images: Images, store: RunStore) -> Iterator[list[Image]]:
+    """The images that have a result, some at a time; InputError for one that is not the run's."""
+    waiting: list[Image] = []
+    held = set(store.images_with_results())
+    for image in images:
+        if image.index not in held:
+            continue
+        held.remove(image.index)
+        known = store.known(image.index)
+        if known is None or known[:2] != (image.label, pixel_digest(image)):
+            raise InputError(f"image {image.index} in --data is not the run's: pass the data that it used")
+        waiting.append(image)
+        if len(waiting) == TOGETHER:
+            yield waiting
+            waiting = []
+    if held:
+        raise InputError(f"--data has no image {min(held)}, of which the run has a result: pass the data that it used")
+    if waiting:
+        yield waiting

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..certify.draws import labels
 from ..certify.progress import NoProgress, Progress
 from ..device import open_device
 from ..engine.choice import EngineChoice
 from ..errors import InputError
 from ..files import check_outputs
-from ..images import Image, Images, pixel_digest
+from ..images import Image, pixel_digest
 from ..methods import METHODS, Method
 from ..noise import ESTIMATION, Key
+from ..noise.counters import TRANSFER
 from ..runs.config import RunConfig
-from ..runs.engines import build_method, device_of, open_method
-from ..runs.identity import classifier_id, differences, independence, versions
+from ..runs.engines import open_method
+from ..runs.identity import classifier_id, independence, versions
 from ..runs.record import check_noise_version
-from ..runs.reopen import check_weights, find, own_slots, recorded_config, recorded_images
+from ..runs.reopen import find, finished_images, open_as_run, own_slots, recorded_images
 from ..runs.run import check_noise
 from ..runs.store import RunStore, open_run
 from ..statistics.bounds import binomial_upper
 from .file import TransferFile, Transferred
-from .pairs import Pairs, labels
+from .pairs import Pairs
 from .rule import Evidence, TransferRule
 
-TOGETHER = 16  # images whose draws fill batches together
 EARLY = 10  # certified images of which one at least has to be transferable
 SHARE = 10  # of the run's draws, one in so many is paired by default
 FROM = "from-"  # the options that name the run's own files, where they are elsewhere now
@@ -89,7 +90,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         shown = progress or NoProgress()
         shown.start(len(store.images_with_results()), 0, 2 * pairs * len(store.images_with_results()), 0)
         certified = 0
-        for group in groups(images, store):
+        for group in finished_images(images, store):
             found += evaluated(store, both, rule, key, group)
             certified += sum(store.result(image.index).predict >= 0 for image in group)
             shown.update(2 * pairs * len(group), len(group))
@@ -132,15 +133,8 @@ def open_both(
     if foreign:
         raise InputError(f"--{foreign[0]} is not used by --method {record.method}, which the run has: leave it out")
     own = {name: given.get(name) or _own(store, name) for name in (*slots, "data")}
-    config = recorded_config(store, own, engines.threads)
-    f = build_method(config, device=device_of(config))
+    config, f = open_as_run(store, own, engines.threads)
     stack.callback(f.close)
-    check_weights(record.classifier, f.engines)
-    apart = differences(record.classifier.parts, classifier_id(f).parts, words=("run", "here"))
-    if apart:
-        raise InputError(
-            f"this machine makes another classifier of the run's files ({apart[0]}): transfer where the run was made"
-        )
     taken = {name: files.get(name, own[name]) for name in slots}
     g = open_method(
         config.method,
@@ -189,33 +183,12 @@ def _check_pair(f: Method, g: Method) -> None:
             )
 
 
-def groups(images: Images, store: RunStore) -> Iterator[list[Image]]:
-    """The images that have a result, some at a time; InputError for one that is not the run's."""
-    waiting: list[Image] = []
-    held = set(store.images_with_results())
-    for image in images:
-        if image.index not in held:
-            continue
-        held.remove(image.index)
-        known = store.known(image.index)
-        if known is None or known[:2] != (image.label, pixel_digest(image)):
-            raise InputError(f"image {image.index} in --data is not the run's: pass the data that it used")
-        waiting.append(image)
-        if len(waiting) == TOGETHER:
-            yield waiting
-            waiting = []
-    if held:
-        raise InputError(f"--data has no image {min(held)}, of which the run has a result: pass the data that it used")
-    if waiting:
-        yield waiting
-
-
 def evaluated(
     store: RunStore, both: Classifiers, rule: TransferRule, key: Key, images: Sequence[Image]
 ) -> list[Transferred]:
     """The images' paired draws, and what follows from them."""
     found = []
-    of_f, of_g = (labels(method, key, images, rule.pairs) for method in (both.f, both.g))
+    of_f, of_g = (labels(method, key, TRANSFER, images, rule.pairs) for method in (both.f, both.g))
     for image, f, g in zip(images, of_f, of_g, strict=True):
         known, votes = store.known(image.index), store.votes(image.index)
         chosen = votes.selected

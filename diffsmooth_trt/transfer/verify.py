@@ -11,11 +11,11 @@ from ..engine.choice import EngineChoice
 from ..errors import InputError
 from ..noise import ESTIMATION
 from ..runs.identity import classifier_id, independence, versions
-from ..runs.reopen import device_options, find, recorded_images
+from ..runs.reopen import device_options, find, finished_images, recorded_images
 from ..runs.store import RunStore, open_run
 from ..runs.verify import Verification, check_fraction, check_identity, choice, note_key, note_versions, to_draw
 from .file import TransferFile, Transferred
-from .run import Classifiers, evaluated, groups, open_both
+from .run import Classifiers, evaluated, open_both
 
 
 class TransferVerification(Verification):
@@ -98,7 +98,7 @@ def _replay(
     """Draw the pairs of the `chosen` images again, and compare them."""
     recorded: dict[int, Transferred] = {image.index: image for image in found.images}
     progress.start(len(chosen), 0, 2 * found.pairs * len(chosen), 0)
-    for group in groups(recorded_images(store.record, both.config.data), store):
+    for group in finished_images(recorded_images(store.record, both.config.data), store):
         again = [image for image in group if image.index in chosen]
         for image in evaluated(store, both, found.rule, found.key, again) if again else ():
             done.blocks += 1
