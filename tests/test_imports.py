@@ -24,7 +24,7 @@ FLOORS = (
     ("runs",),
     ("report",),
     ("distributed",),
-    ("smoothed", "api", "ood", "doctor", "exporting", "bench", "predictor", "transfer"),
+    ("smoothed", "api", "ood", "doctor", "exporting", "bench", "predictor", "transfer", "attack"),
     ("reproduce",),
     ("cli",),
 )

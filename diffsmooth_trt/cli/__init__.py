@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError, Stopped
-from . import bench, doctor, export, ood, report, reproduce, run, shards, soft_predict, transfer
+from . import attack, bench, doctor, export, ood, report, reproduce, run, shards, soft_predict, transfer
 from .options import Commands, Parser
 
 
@@ -26,7 +26,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=version("diffsmooth-trt"))
     commands = Commands(parser)
-    for group in (report, run, soft_predict, transfer, shards, ood, export, reproduce, bench, doctor):
+    for group in (report, run, soft_predict, transfer, attack, shards, ood, export, reproduce, bench, doctor):
         group.add(commands)
     return parser
 

@@ -37,7 +37,11 @@ def add(commands: Commands) -> None:
     example = "report run.sqlite --figure curve.png"
     report = commands.add("report", "tables and figures of run stores", example, _report)
     report.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run stores, files of `transfer`, or one file of `ood`"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run stores, files of `transfer` or of `attack`, or one file of `ood`",
     )
     report.add_argument(
         "--radii", type=numbers, metavar="R,R,…", help="default: the runs' preset radii, else 0,0.25,0.5,0.75,1"
@@ -65,11 +69,14 @@ def add(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from ..attack.file import is_attack_file
     from ..ood.store import is_ood_file
     from ..transfer.file import is_transfer_file
 
     if any(is_transfer_file(path) for path in arguments.runs):
         _report_transfers(arguments)
+    elif any(is_attack_file(path) for path in arguments.runs):
+        _report_attacks(arguments)
     elif any(is_ood_file(path) for path in arguments.runs):
         _report_ood(arguments)
     else:
@@ -166,6 +173,20 @@ def _report_transfers(arguments: argparse.Namespace) -> None:
     print("\n".join(text(each, arguments.radii) for each in found))
     if arguments.tsv:
         write_atomically(arguments.tsv, tsv(found[0]))
+
+
+def _report_attacks(arguments: argparse.Namespace) -> None:
+    """The tables of files of `attack`, and their curves."""
+    from ..attack.file import AttackFile
+    from ..attack.report import text, write_figure
+    from ..files import check_outputs
+
+    _refuse(arguments, ("tsv", "html", "envelope", "radii", *OF_RUNS, *FILES), "files of `attack`")
+    check_outputs({"--figure": arguments.figure}, {f"run {path}": path for path in arguments.runs})
+    found = [AttackFile.read(path) for path in arguments.runs]
+    if arguments.figure:
+        write_figure(arguments.figure, found)
+    print("\n".join(map(text, found)))
 
 
 def _report_ood(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,9 @@ SELECTION = 0
 ESTIMATION = 1
 PREDICTION = 2
 TRANSFER = 3  # of draws that two classifiers see, under a key of their own
+# Of an attack, under a key of its own: gradients and starts, and the choice among points; its answers are drawn as PREDICTION.
+ATTACK = 4
+ATTACK_SELECTION = 5
 # … and noise that a random f adds of its own, fresh for every draw (methods/), which must be unknown when f is made, too.
 LOCAL = 16
 DIFFUSION_CLASSIFIER = 17

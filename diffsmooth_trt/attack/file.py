@@ -1,0 +1,174 @@
+"""The file of an attack: one JSON object with the run's record, what was asked, and each image's votes at the points found.
+
+It is written whole or not at all. Answers, accuracies and contradictions are derived from the votes whenever it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import InputError
+from ..files import write_atomically
+from ..noise import Key
+from ..noise.counters import KEY_BITS
+from ..runs.record import RunRecord, naming_damage
+from .rule import Attacked, AttackRule, Point
+
+KIND, FORMAT = "diffsmooth-trt attack", 1
+START = b'{"file": "' + KIND.encode() + b'"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What an attack spends a radius: `restarts` × `steps` gradients over `draws` draws each; `select` draws judge each point."""
+
+    steps: int
+    draws: int
+    restarts: int
+    select: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackFile:
+    """An attack on the images of a `run` within `radii` (ℓ2, image units, ascending), under a key of its own.
+
+    `n` and `alpha` are those of `AttackRule`; `versions` software and machine, `seconds` of wall-clock and of the process's CPUs.
+    """
+
+    path: Path
+    run: str
+    record: RunRecord
+    radii: tuple[float, ...]
+    budget: Budget
+    n: int
+    alpha: float
+    key: Key
+    key_drawn: bool
+    versions: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    images: Sequence[Attacked]
+
+    @cached_property
+    def rule(self) -> AttackRule:
+        """What its votes say."""
+        return AttackRule(self.record, self.radii, self.n, self.alpha)
+
+    @cached_property
+    def contradicted(self) -> list[tuple[Attacked, Point]]:
+        """The certificates that are contradicted, with the nearest point that does so."""
+        found = ((image, self.rule.contradictions(image)) for image in self.images)
+        return [(image, min(points, key=lambda point: point.squared)) for image, points in found if points]
+
+    @property
+    def tried(self) -> int:
+        """How many certified images were attacked within their radius."""
+        return sum(any(image.inside(point) for point in image.points) for image in self.images)
+
+    def write(self) -> None:
+        """Write it. Raises StoreError where that fails."""
+        values: dict[str, Any] = {
+            "file": KIND,
+            "format": FORMAT,
+            "run": self.run,
+            "record": self.record.to_meta(),
+            "radii": self.radii,
+            **asdict(self.budget),
+            "n": self.n,
+            "alpha": self.alpha,
+            "key": self.key.hex,
+            "key_source": "drawn" if self.key_drawn else "given",
+            "versions": dict(self.versions),
+            "seconds": dict(self.seconds),
+            "images": [asdict(image) for image in self.images],
+        }
+        write_atomically(self.path, json.dumps(values) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The attack at `path`. InputError for other files; StoreError for one that is damaged."""
+        values = _loaded(path)
+        if values is None:
+            raise InputError(f"{path} is no file of `diffsmooth-trt attack`: give its --out")
+        if values.get("format") != FORMAT:
+            raise InputError(
+                f"{path} is of format {values.get('format')}, this version reads {FORMAT}: use the one that wrote it"
+            )
+        with naming_damage(f"{path} holds values"):
+            if not 0 <= int(values["key"], 16) < 2**KEY_BITS:
+                raise ValueError("key")
+            found = cls(
+                path=path,
+                run=str(values["run"]),
+                record=RunRecord.from_meta(values["record"]),
+                radii=tuple(float(radius) for radius in values["radii"]),
+                budget=Budget(**{name: int(values[name]) for name in Budget.__dataclass_fields__}),
+                n=int(values["n"]),
+                alpha=float(values["alpha"]),
+                key=Key(int(values["key"], 16)),
+                key_drawn=values["key_source"] == "drawn",
+                versions=dict(values["versions"]),
+                seconds=dict(values["seconds"]),
+                images=[_image(line) for line in values["images"]],
+            )
+            found._check()
+        return found
+
+    def _check(self) -> None:
+        """ValueError for what no attack writes."""
+        numbers = [image.index for image in self.images]
+        if not numbers or numbers != sorted(set(numbers)) or any(each not in self.record.asked for each in numbers):
+            raise ValueError("images are not some of the run's, each once")
+        for image in self.images:
+            if image.certified != (image.radius > 0) or not math.isfinite(image.radius):
+                raise ValueError(f"image {image.index} has class {image.predict} and radius {image.radius}")
+            if image.certified != (image.clean is None):
+                raise ValueError(f"image {image.index} has votes at itself and a certificate, or neither")
+            self.rule.clean(image)
+            for point in image.points:
+                if point.epsilon not in self.radii or not 0 <= point.squared <= (255 * point.epsilon) ** 2 + 1e-6:
+                    raise ValueError(f"image {image.index} has a point outside its ball")
+                if point.votes is not None:
+                    self.rule.answer(point.votes)
+
+
+def is_attack_file(path: Path) -> bool:
+    """Whether the file is one of `diffsmooth-trt attack`."""
+    return _loaded(path) is not None
+
+
+def _loaded(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            if not file.read(64).startswith(START):
+                return None
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _votes(given: Mapping[str, Any] | None) -> dict[int, int] | None:
+    """Votes by class; JSON has names where we have numbers."""
+    if given is None:
+        return None
+    if any(type(hits) is not int for hits in given.values()):
+        raise TypeError(f"votes {given}")
+    return {int(label): hits for label, hits in given.items()}
+
+
+def _image(line: Mapping[str, Any]) -> Attacked:
+    values = dict(line)
+    for name in ("index", "label", "predict"):
+        if type(values[name]) is not int:
+            raise TypeError(f"{name} {values[name]!r}")
+    points = tuple(
+        Point(**{**point, "selection": _votes(point["selection"]), "votes": _votes(point["votes"])})
+        for point in values.pop("points")
+    )
+    return Attacked(**{**values, "clean": _votes(values["clean"]), "points": points})
