@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine import ENGINE_SUFFIXES
 from ..errors import InputError
 from ..runs.config import RunConfig, names, slots
 from .options import Commands
@@ -69,8 +72,29 @@ def execute_run(given: dict[str, Any], arguments: argparse.Namespace) -> Summary
     from .progress import shown
 
     config = RunConfig(**given)
-    with shown(arguments, config.stopping.command) as progress, run(config, progress) as store:
-        return summarise(store)
+    with shown(arguments, config.stopping.command) as progress:
+        if any(path.suffix not in ENGINE_SUFFIXES for path in config.files.values()):
+            from ..exporting.cache import with_exported
+            from ..runs.resume import refuse_existing
+
+            refuse_existing(config.output)  # before the long work
+            config = with_exported(config, cache_folder(arguments), say)
+        with run(config, progress) as store:
+            return summarise(store)
+
+
+def cache_folder(arguments: argparse.Namespace) -> Path | None:
+    """--cache, else the place that the desktop's rules name; None for the usual one."""
+    given, standard = getattr(arguments, "cache", None), os.environ.get("XDG_CACHE_HOME")
+    if given is not None or not standard:
+        return Path(given) if given is not None else None
+    made = Path(standard) / "diffsmooth-trt"
+    made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return made
+
+
+def say(line: str) -> None:
+    print(f"diffsmooth-trt: {line}", file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ def _of_file(parser: Parser, command: str, typed: Sequence[str]) -> list[str]:
 
 
 def _add_engines(add: Add) -> None:
-    text = "denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc), .onnx or .pt2"
+    text = "denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc): .onnx, .pt2, or as in --cache"
     add("--engine", type=Path, required=True, metavar="FILE", help=text)
     add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx or .pt2 (dds, diffsmooth)")
     add("--method", choices=METHODS, default="dds", metavar="NAME", help="%(choices)s (default: dds)")
@@ -128,6 +128,11 @@ def _add_rare(parser: Parser, certify: bool) -> None:
     text = "of an fp32 file; default: bf16 where the CPU has it (OpenVINO), tf32 on a GPU, else fp32"
     add("--precision", choices=PRECISIONS, help=text)
     add_host_code(add)
+    text = (
+        "where networks that are no engine files are kept as such, by content (default: ~/.cache/diffsmooth-trt): a local Hugging "
+        "Face or diffusers folder, a checkpoint, or NAME:CHECKPOINT, like timm/convnext_base:net.safetensors"
+    )
+    add("--cache", type=Path, metavar="FOLDER", help=text)
     add = parser.group("key of the noise", rare=True)
     add("--key", metavar="HEX", help="256-bit noise key, 64 digits; drawn from the operating system where left out")
     add("--key-file", type=Path, metavar="FILE", help="… in a file, which the first run makes: for --shard")

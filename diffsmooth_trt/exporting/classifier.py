@@ -38,8 +38,8 @@ def without_batch_norm(net: nn.Module) -> nn.Module:
     return net.requires_grad_(False)
 
 
-def _remedy(state: dict[str, torch.Tensor], noted: str | None) -> str:
-    """What to do with a checkpoint of another architecture: the one it fits or notes, where that is known."""
+def fitting_arch(state: dict[str, torch.Tensor]) -> str | None:
+    """The first built-in architecture whose parameters are those of `state`, if there is one."""
     head = next(
         (
             t
@@ -52,7 +52,15 @@ def _remedy(state: dict[str, torch.Tensor], noted: str | None) -> str:
         with torch.device("meta"):
             net = classifier_from_arch(name, len(head) if head is not None else None).module
         if not mismatch(net.state_dict(), state):
-            return f"it fits --arch {name}"
+            return name
+    return None
+
+
+def _remedy(state: dict[str, torch.Tensor], noted: str | None) -> str:
+    """What to do with a checkpoint of another architecture: the one it fits or notes, where that is known."""
+    fitting = fitting_arch(state)
+    if fitting is not None:
+        return f"it fits --arch {fitting}"
     return f"it says that it is a {noted}" if noted else "check --arch"
 
 

@@ -57,6 +57,11 @@ _NAMED: dict[str, Callable[[], Family]] = {
 FAMILIES = (*_PARSERS, "diffusers", "program")
 
 
+def named_family(name: str) -> str | None:
+    """The family of the built-in configuration `name`, if there is one."""
+    return _NAMED[name]().name if name in _NAMED else None
+
+
 def read_family(family: str, config: Source | Mapping[str, object] | None, checkpoint: Source) -> Family:
     """The configured family that `config` stands for; see `export_denoiser`."""
     if family not in FAMILIES:
