@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError, Stopped
-from . import attack, bench, doctor, export, ood, report, reproduce, run, shards, soft_predict, transfer
+from . import attack, bench, completion, doctor, export, ood, report, reproduce, run, shards, soft_predict, transfer
 from .options import Commands, Parser
 
 
@@ -28,6 +28,7 @@ def _parser() -> Parser:
     commands = Commands(parser)
     for group in (report, run, soft_predict, transfer, attack, shards, ood, export, reproduce, bench, doctor):
         group.add(commands)
+    completion.add(commands, _parser)
     return parser
 
 
