@@ -7,18 +7,22 @@ from pathlib import Path
 
 from ..errors import InputError
 
-FILES = ("config",)
+FILES = ("config", "model_card")
 
 
 def add_run_files(parser: argparse.ArgumentParser) -> None:
     """Their options."""
     text = "options that repeat the run, in TOML, for certify or predict --config (one run); without its key"
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help=text)
+    text = "a model card in Markdown, with the front matter that model hubs read (one run of certify)"
+    parser.add_argument("--model-card", type=Path, metavar="FILE.md", help=text)
 
 
 def write_run_files(arguments: argparse.Namespace) -> None:
     """Write those that are asked for; InputError where there are several runs, or where a file is in the way."""
     from ..files import check_outputs, write_atomically
+    from ..report.model_card import model_card
+    from ..report.tables import summarise
     from ..runs.reopen import repeating
     from ..runs.store import open_run
     from .config_file import written
@@ -34,3 +38,5 @@ def write_run_files(arguments: argparse.Namespace) -> None:
     with open_run(run) as store:
         if arguments.config is not None:
             write_atomically(arguments.config, written(repeating(store), run))
+        if arguments.model_card is not None:
+            write_atomically(arguments.model_card, model_card(summarise(store), arguments.radii))

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-
+from ..errors import InputError
 from .curves import certified_counts
 from .tables import DEFAULT_RADII, Summary
 
-METRICS = ("certified accuracy at ℓ2", "clean accuracy")
-
 
 def model_card(found: Summary, radii: list[float] | None = None) -> str:
-    """The card of a finished or unfinished certify run, at `radii` (ℓ2, image units; the run's preset ones or the usual by default).
+    """The card of a finished or unfinished certify run, at `radii` (ℓ2, image units; by default preset or usual ones).
 
-    An image that the run still lacks counts as not certified, and shares are cut off after a tenth of a percent.
+    An image that the run still lacks counts as not certified, and shares are cut off after a tenth of a percent. Raises InputError
+    for a run of predict, which has no radii, and for images without labels.
     """
+    if not found.certified:
+        raise InputError(f"--model-card is for runs of certify, {found.name} is one of predict: leave it out")
+    if found.asked and (found.labels < 0).all():
+        raise InputError(f"--model-card has accuracies, the images of {found.name} have no labels: leave it out")
     at = sorted(set(radii or found.preset or DEFAULT_RADII))
-    counts = [int(count) for count in certified_counts(found, np.asarray(at, float))]
-    shares = [(radius, count, _percent(count, found.asked)) for radius, count in zip(at, counts, strict=True)]
+    counts, _ = certified_counts(found.labels, found.predicted, found.radii, at)
+    shares = [(radius, int(count), _percent(int(count), found.asked)) for radius, count in zip(at, counts, strict=True)]
     name = f"{found.record.method} {found.name}"
     lines = ["---", "library_name: diffsmooth-trt", "pipeline_tag: image-classification", "tags:"]
     lines += ["- certified-robustness", "- randomized-smoothing", "model-index:", f"- name: {json.dumps(name)}"]
     lines += ["  results:", "  - task:", "      type: image-classification", "    dataset:"]
     source = found.record.source or "arrays"
-    lines += [f"      name: {json.dumps(source, ensure_ascii=False)}", f"      type: {json.dumps(source, ensure_ascii=False)}"]
+    lines += [
+        f"      name: {json.dumps(source, ensure_ascii=False)}",
+        f"      type: {json.dumps(source, ensure_ascii=False)}",
+    ]
     lines += ["    metrics:"]
     for radius, _, share in shares:
-        lines += ["    - type: certified_accuracy", f"      name: certified accuracy at l2 {radius:g}", f"      value: {share}"]
+        lines += [
+            "    - type: certified_accuracy",
+            f"      name: certified accuracy at l2 {radius:g}",
+            f"      value: {share}",
+        ]
     return "\n".join([*lines, "---", "", *_body(found, shares), ""])
 
 
@@ -46,14 +55,22 @@ def _body(found: Summary, shares: list[tuple[float, int, str]]) -> list[str]:
     lines += [f"| {radius:g} | {count} of {found.asked} | {share} % |" for radius, count, share in shares]
     lines += ["", "## What that says", ""]
     if found.conditional:
-        lines += ["- Within the radius the answer cannot change, *if* the Lipschitz constant of the logits is what was assumed."]
+        lines += [
+            "- Within the radius the answer cannot change, *if* the Lipschitz constant of the logits is what was assumed."
+        ]
     elif record.stopping.family_wise:
         lines += [f"- All radii together are right with probability at least 1 − {found.alpha:g} over the noise."]
     else:
-        lines += [f"- Each radius is wrong with probability at most {found.alpha:g} over the noise; they are not right all together."]
+        lines += [
+            f"- Each radius is wrong with probability at most {found.alpha:g} over the noise; they are not right all together."
+        ]
     lines += [f"- Distances are ℓ2, in {found.space}. Other norms, and images outside of that, are not spoken of."]
     if not found.conditional:
-        drawn = "was drawn by the run" if record.key_drawn else "was given: trust it only if its giver could not choose it after the fact"
+        drawn = (
+            "was drawn by the run"
+            if record.key_drawn
+            else "was given: trust it only if its giver could not choose it after the fact"
+        )
         lines += [f"- The noise's key {drawn}."]
     lines += [f"- It says nothing of the {found.missing} images that the run still lacks."] if found.missing else []
     lines += [f"- The classifier abstained on {found.abstentions} of {len(found.images)} images."]
@@ -61,6 +78,10 @@ def _body(found: Summary, shares: list[tuple[float, int, str]]) -> list[str]:
     lines += ["", "## What was certified", "", "| part | engine | SHA-256 |", "|---|---|---|"]
     for part, values in record.classifier.engines.items():
         lines += [f"| {part} | {values['backend']} {values['precision']} | `{values.get('sha256', '')}` |"]
-    lines += ["", f"Classifier id `{record.classifier.id}`. Another backend, precision or batch size is another classifier.", ""]
+    lines += [
+        "",
+        f"Classifier id `{record.classifier.id}`. Another backend, precision or batch size is another classifier.",
+        "",
+    ]
     lines += ["Anybody who has the run store, the engines and the images checks it:", "", "```sh"]
     return [*lines, f"diffsmooth-trt verify {found.name}.sqlite --fraction 0.01", "```"]
