@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,3 +43,23 @@ def test_arrays(tmp_path: Path) -> None:
     said = ran("arrays.py", tmp_path)
     assert "Certificates of 3 images: 3 answered" in said and "[0 1 1]" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_the_notebook(tmp_path: Path) -> None:
+    """Its cells, one after the other in one process, as a kernel runs them; it is stored without outputs."""
+    notebook = json.loads((ROOT / "examples" / "certify.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    program = "\n".join("".join(cell["source"]) for cell in cells)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("image ") == 2
+    assert "run.sqlite: verified" in done.stdout
+    assert "[0 1 1]" in done.stdout
