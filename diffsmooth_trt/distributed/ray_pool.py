@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -85,6 +87,7 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
         yield ray  # the user's own connection
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address == LOCAL:
             with only_visible(machine.devices):
@@ -97,6 +100,9 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
             f"--ray {address}: cannot connect ({said}): start one by `ray start --head` with Ray {version('ray')}, or use "
             "--ray local"
         ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
     try:
         yield ray
     finally:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -127,6 +129,24 @@ def test_workers_that_are_killed_or_stand_still(
     assert len(hit) == 2
     assert bool(notes) == (what is signal.SIGKILL)
     assert contents(out) == contents(tmp_path / "one.sqlite")
+
+
+def test_a_signal_ends_a_run_by_workers_in_order(asked: Any, tmp_path: Path) -> None:
+    """SIGTERM, which Ray has a handler of its own for: exit status 3, one line, and all votes kept."""
+    pytest.importorskip("ray")
+    out = tmp_path / "r.sqlite"
+    flags = [part for name, value in {**asked, "n": 10**7, "out": out}.items() for part in (f"--{name}", str(value))]
+    program = "import sys; from diffsmooth_trt.cli import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", program, "certify", *flags, "--device", "cpu,cpu"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(2400):
+            if out.exists() and dst.status(out).samples:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3 and "go on with --resume" in errors and len(errors.splitlines()) == 1, errors
+    assert dst.status(out).samples > 0
 
 
 def test_errors_of_workers_are_those_of_the_engine(
