@@ -20,6 +20,7 @@ def add(commands: Commands) -> None:
     _add_classifier(kinds)
     _add_detector(kinds)
     compiled.add(kinds)
+    _add_parameters(kinds)
 
 
 def _add_denoiser(kinds: Commands) -> None:
@@ -119,6 +120,29 @@ def _add_detector(kinds: Commands) -> None:
     text = "store the weights in half the bytes, compute as before"
     add("--fp16-weights", action="store_true", dest="store_fp16", help=text)
     add_shown(detector)
+
+
+def _add_parameters(kinds: Commands) -> None:
+    text = "the parameters in a checkpoint that holds code, without running it"
+    example = "export parameters --checkpoint edm-cifar10-32x32-cond-vp.pkl --out edm-cifar10-32x32-cond-vp.pt"
+    parameters = kinds.add("parameters", text, example, _export_parameters)
+    add = parameters.add_argument
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a pickle, or what torch.save made of a whole module",
+    )
+    add("--out", type=Path, required=True, metavar="FILE.pt", help="the state dicts in it")
+
+
+def _export_parameters(arguments: argparse.Namespace) -> None:
+    from ..exporting import export_parameters
+
+    found = export_parameters(arguments.checkpoint, arguments.out)
+    held = ", ".join(f"{name} ({count})" if name else str(count) for name, count in found.items())
+    print(f"wrote {arguments.out}: tensors of {held}; no code of {arguments.checkpoint} was run")
 
 
 def _add_checkpoint_key(parser: Parser) -> None:

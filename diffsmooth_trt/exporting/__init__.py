@@ -47,6 +47,7 @@ __all__ = [
     "export_denoiser",
     "export_detector",
     "export_onnx_classifier",
+    "export_parameters",
 ]
 
 PACKAGE_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -313,3 +314,15 @@ def export_detector(
     from .detector import detector_file
 
     return detector_file(checkpoint, out, image_size, batch, store_fp16, key=checkpoint_key)
+
+
+def export_parameters(checkpoint: Source, out: Source) -> dict[str, int]:
+    """Write the parameters in a checkpoint that holds code to `out` (.pt), without running any of it; see sources/inert.py.
+
+    Returns the number of tensors under each key. What `out` holds is read like any other checkpoint. Raises InputError for files
+    that are no pickles, and where there are no parameters that can be told without the code.
+    """
+    check_installed()
+    from .sources.inert import extract_parameters
+
+    return extract_parameters(checkpoint, out)

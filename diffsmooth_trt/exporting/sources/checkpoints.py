@@ -142,7 +142,8 @@ def read_pickle(path: Path) -> object:
             raise _damaged(path) from error
         raise InputError(
             f"checkpoint {path} holds code or objects other than tensors and was NOT executed: "
-            "re-save it as a plain state dict (torch.save(model.state_dict(), …)) where you trust it"
+            "re-save it as a plain state dict (torch.save(model.state_dict(), …)) where you trust it, or take the parameters out "
+            f"without running it: `diffsmooth-trt export parameters --checkpoint {path} --out {path.stem}-parameters.pt`"
         ) from error
     except RuntimeError as error:
         if "TorchScript" in str(error):
