@@ -89,12 +89,12 @@ def _gpus() -> list[Any]:
     """The GPUs that the driver shows; InputError, saying what is missing, where there is none."""
     from .device.nvidia import find_gpu
 
-    found = [find_gpu(0)]
+    gpus = [find_gpu(0)]
     while True:
         try:
-            found.append(find_gpu(len(found)))
+            gpus.append(find_gpu(len(gpus)))
         except DiffsmoothError:
-            return found
+            return gpus
 
 
 def _driver() -> Finding:
@@ -283,15 +283,15 @@ def examine(files: Sequence[Path] = (), *, each: Callable[[str], Finding] = _in_
 
     What needs a GPU is not tried where the driver shows none.
     """
-    found = []
+    findings = []
     gpu = True
     for name in PROBES:
         if not gpu and name in ON_A_GPU:
-            found.append(Finding(PROBES[name][0], False, why=_without_gpu(name)))
+            findings.append(Finding(PROBES[name][0], False, why=_without_gpu(name)))
             continue
-        found.append(each(name))
-        gpu = found[-1].works if name == "driver" else gpu
-    return found + [each(str(path)) for path in files]
+        findings.append(each(name))
+        gpu = findings[-1].works if name == "driver" else gpu
+    return findings + [each(str(path)) for path in files]
 
 
 def _without_gpu(name: str) -> str:

@@ -13,8 +13,8 @@ SWITCHES = ("resume", "family-wise", "quantise", "unfinished", "allow-host-code"
 def in_python(message: str) -> str:
     """A message that names options of the command line, like --local-noise, with the arguments' names instead: local_noise."""
 
-    def argument(found: re.Match[str]) -> str:
-        command, option = found.groups()
+    def argument(match: re.Match[str]) -> str:
+        command, option = match.groups()
         if command is not None:
             return str(command)
         return option.replace("-", "_") + ("=True" if option in SWITCHES else "")

@@ -18,8 +18,8 @@ def file_sha256(path: Path) -> str:
 
 def stamp(path: Path) -> tuple[int, ...]:
     """What changes where a file is written to, or another one is put in its place: device, inode, size, times of changes."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

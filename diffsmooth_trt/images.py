@@ -91,13 +91,13 @@ class Checked:
 
     def notes(self) -> list[str]:
         """What a reader has to know of it."""
-        found = [f"turned: {self.turned} images, as their EXIF orientation says"] if self.turned else []
+        notes = [f"turned: {self.turned} images, as their EXIF orientation says"] if self.turned else []
         if self.colours:
             named = ", ".join(f"{count} {name}" for name, count in self.colours.most_common(3))
-            found.append(
+            notes.append(
                 f"colours: {self.colours.total()} images are not sRGB ({named}); their numbers are taken as they are"
             )
-        return found
+        return notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +126,8 @@ class ImageChoice:
 
     def recorded(self) -> dict[str, Any]:
         """The choice as JSON values; not what becomes of bad images and where classes are said, as their outcome is recorded."""
-        found = {name: value for name, value in asdict(self).items() if name not in ("bad_images", "class_map")}
-        return found if self.channels is not None else {n: v for n, v in found.items() if n != "channels"}
+        values = {name: value for name, value in asdict(self).items() if name not in ("bad_images", "class_map")}
+        return values if self.channels is not None else {n: v for n, v in values.items() if n != "channels"}
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any]) -> Self:
@@ -226,12 +226,12 @@ class Images:
         transparency of pixels are not seen here.
         """
         self.expect(shape)
-        found, bad, ends = Checked(), dict[int, InputError](), dict[tuple[int, ...], InputError | None]()
+        checked, bad, ends = Checked(), dict[int, InputError](), dict[tuple[int, ...], InputError | None]()
         for row, label, header in self.source.headers(self.rows):
-            found.images += 1
+            checked.images += 1
             error = header if isinstance(header, InputError) else None
             if not isinstance(header, InputError):
-                found.see(header)
+                checked.see(header)
                 size = (*header.size, header.channels)
                 if size not in ends:
                     ends[size] = self._ends_as(size, shape)
@@ -239,11 +239,11 @@ class Images:
             if error is not None:
                 bad[row] = error
                 self.skipped[row] = (self._to_class(label), error.message)
-            if len(bad) == found.images == ENOUGH_BAD:
+            if len(bad) == checked.images == ENOUGH_BAD:
                 break
-        if bad and (not self.skips or len(bad) == found.images):
-            raise self._refused(bad, found.images)
-        return found
+        if bad and (not self.skips or len(bad) == checked.images):
+            raise self._refused(bad, checked.images)
+        return checked
 
     def expect(self, shape: tuple[int, int, int]) -> None:
         """Take images that do not become `[H, W, C]` = `shape` for ones that cannot be used."""
@@ -257,14 +257,14 @@ class Images:
                 pixels = np.broadcast_to(np.uint8(0), (self.resize, self.resize, size[2]))
             else:
                 pixels = _scaled(pixels, self.resize)
-            found = with_channels(_cropped(pixels, self.crop), self.channels).shape
+            end = with_channels(_cropped(pixels, self.crop), self.channels).shape
         except InputError as error:
             return error
-        if found == shape:
+        if end == shape:
             return None
-        grey = found[2] != shape[2] and 1 in (found[2], shape[2])
+        grey = end[2] != shape[2] and 1 in (end[2], shape[2])
         remedy = f"pass --channels {shape[2]}" if grey else "pass --resize and --crop, or another engine or data set"
-        return InputError(f"{tuple(found)}, the engine takes {shape}: {remedy}")
+        return InputError(f"{tuple(end)}, the engine takes {shape}: {remedy}")
 
     def _refused(self, bad: Mapping[int, InputError], images: int) -> InputError:
         row, error = next(iter(bad.items()))

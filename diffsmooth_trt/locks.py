@@ -118,12 +118,12 @@ def _self() -> dict[str, Any]:
 def _owner(file: Path) -> dict[str, Any] | None:
     """What a lock file says; nothing where it is not there, an empty answer where it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        owner = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _lives(owner: dict[str, Any]) -> bool | None:

@@ -139,7 +139,7 @@ class SmoothedClassifier:
         self._opened: dict[Shape, Method] = {}
 
     def _checked_bases(self, given: dict[str, Base]) -> dict[str, Callable[[Any], Any] | Path]:
-        slots, found = self.method.slots, {}
+        slots, bases = self.method.slots, {}
         for slot in {**given, **slots}:
             name = _argument(slot)
             if slot not in slots:
@@ -157,8 +157,8 @@ class SmoothedClassifier:
                 raise InputError(
                     f"--device {self.engines.device} is for engine files, {name} is a function, which chooses its own: leave it out"
                 )
-            found[slot] = Path(base) if isinstance(base, str | Path) else base
-        return found
+            bases[slot] = Path(base) if isinstance(base, str | Path) else base
+        return bases
 
     def certify(
         self,

@@ -62,8 +62,8 @@ class AttackFile:
     @cached_property
     def contradicted(self) -> list[tuple[Attacked, Point]]:
         """The certificates that are contradicted, with the nearest point that does so."""
-        found = ((image, self.rule.contradictions(image)) for image in self.images)
-        return [(image, min(points, key=lambda point: point.squared)) for image, points in found if points]
+        against = ((image, self.rule.contradictions(image)) for image in self.images)
+        return [(image, min(points, key=lambda point: point.squared)) for image, points in against if points]
 
     @property
     def tried(self) -> int:
@@ -102,7 +102,7 @@ class AttackFile:
         with naming_damage(f"{path} holds values"):
             if not 0 <= int(values["key"], 16) < 2**KEY_BITS:
                 raise ValueError("key")
-            found = cls(
+            attack = cls(
                 path=path,
                 run=str(values["run"]),
                 record=RunRecord.from_meta(values["record"]),
@@ -116,8 +116,8 @@ class AttackFile:
                 seconds=dict(values["seconds"]),
                 images=[_image(line) for line in values["images"]],
             )
-            found._check()
-        return found
+            attack._check()
+        return attack
 
     def _check(self) -> None:
         """ValueError for what no attack writes."""

@@ -94,11 +94,11 @@ class SmoothedLoss:
 
     def gradient(self, points: Tensor, images: Words, classes: Labels, samples: Words) -> Tensor:
         """Gradients float32 `[N, C, H, W]` at points in [0, 1], of leaving `classes` int64 `[N]`, over `samples` uint64 `[D]`."""
-        together, found = max(1, self.rows // len(samples)), []
+        together, gradients = max(1, self.rows // len(samples)), []
         for low in range(0, len(points), together):
             rows = slice(low, low + together)
-            found.append(self._gradient(points[rows], images[rows], classes[rows], samples))
-        return torch.cat(found)
+            gradients.append(self._gradient(points[rows], images[rows], classes[rows], samples))
+        return torch.cat(gradients)
 
     def _gradient(self, points: Tensor, images: Words, classes: Labels, samples: Words) -> Tensor:
         draws = len(samples)
@@ -114,12 +114,12 @@ class SmoothedLoss:
         with torch.enable_grad():
             scores = self.scores(x.repeat_interleave(draws, 0) + noise, words)
             of_class = scores.gather(1, torch.from_numpy(np.repeat(classes, draws))[:, None]).reshape(-1, draws)
-            (found,) = torch.autograd.grad(-torch.logsumexp(of_class, 1).sum(), x)
-        finite: Tensor = torch.nan_to_num(found)
+            (raw,) = torch.autograd.grad(-torch.logsumexp(of_class, 1).sum(), x)
+        finite: Tensor = torch.nan_to_num(raw)
         return finite
 
 
 def unit(rows: Tensor) -> Tensor:
     """Each row `[N, …]` divided by its ℓ2 length; a row of zeros stays."""
-    found: Tensor = rows / rows.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (rows.dim() - 1))
-    return found
+    units: Tensor = rows / rows.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (rows.dim() - 1))
+    return units

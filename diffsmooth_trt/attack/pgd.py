@@ -35,16 +35,16 @@ def ascend(
         samples = np.arange(first + step * draws, first + (step + 1) * draws, dtype=np.uint64)
         gradient = loss.gradient(x, images, classes, samples)
         x = project(x + 2 * epsilon / steps * unit(gradient), centres, epsilon)
-    found: Floats32 = x.numpy()
-    return found
+    ends: Floats32 = x.numpy()
+    return ends
 
 
 def project(x: Tensor, centres: Tensor, epsilon: float) -> Tensor:
     """Points `[N, …]` moved into the ℓ2 ball, then into [0, 1], which leaves them in it as the centres are in [0, 1]."""
     away = (x - centres).flatten(1)
     short = (epsilon / away.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)
-    found: Tensor = (centres + (away * short[:, None]).reshape(x.shape)).clamp(0, 1)
-    return found
+    projected: Tensor = (centres + (away * short[:, None]).reshape(x.shape)).clamp(0, 1)
+    return projected
 
 
 def reach(epsilon: float) -> int:

@@ -33,9 +33,9 @@ class Shares:
     abstained: int
 
 
-def shares(found: AttackFile, epsilon: float) -> Shares:
+def shares(attack: AttackFile, epsilon: float) -> Shares:
     """The shares at ε. Certified ≤ attacked ≤ clean, but for contradictions, as an abstention shows nothing to be wrong."""
-    rule, images = found.rule, found.images
+    rule, images = attack.rule, attack.images
     clean = [rule.clean(image) in (ABSTAIN, image.label) for image in images]
     broken = [rule.broken(image, epsilon) for image in images]
     here = [(image, point) for image in images for point in image.points if point.epsilon == epsilon]
@@ -57,19 +57,19 @@ def _percent(part: int, whole: int, *, upwards: bool) -> str:
     return f"{tenths / 10:.1f}"
 
 
-def text(found: AttackFile) -> str:
+def text(attack: AttackFile) -> str:
     """What was attacked and how, the three accuracies, and contradictions."""
-    record, budget, n = found.record, found.budget, len(found.images)
+    record, budget, n = attack.record, attack.budget, len(attack.images)
     sigma = record.classifier.sigma
     lines = [
-        f"{found.path}: projected-gradient attack on {found.run}, a run of {record.classifier.id}",
+        f"{attack.path}: projected-gradient attack on {attack.run}, a run of {record.classifier.id}",
         f"  method={record.method} sigma={sigma} images={n}; a radius: {budget.restarts} × {budget.steps} gradients over "
         f"{budget.draws} draws, points chosen by {budget.select}",
-        f"  answers by {found.n} draws (the run: {record.stopping.n}) at alpha={found.alpha} an image",
+        f"  answers by {attack.n} draws (the run: {record.stopping.n}) at alpha={attack.alpha} an image",
     ]
     head = ["radius", "certified", "attacked", "clean", "tried", "broken", "abstain"]
     rows = []
-    for each in (shares(found, epsilon) for epsilon in found.radii):
+    for each in (shares(attack, epsilon) for epsilon in attack.radii):
         accuracies = (
             _percent(each.certified, n, upwards=False),
             _percent(each.attacked, n, upwards=True),
@@ -78,15 +78,15 @@ def text(found: AttackFile) -> str:
         rows.append([f"{each.epsilon:g}", *accuracies, *map(str, (each.tried, each.broken, each.abstained))])
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return "\n".join([*lines, *contradictions(found)])
+    return "\n".join([*lines, *contradictions(attack)])
 
 
-def contradictions(found: AttackFile) -> list[str]:
+def contradictions(attack: AttackFile) -> list[str]:
     """What is said of contradictions: how many, each one, and how likely chance alone makes so many."""
-    against, tried = found.contradicted, found.tried
+    against, tried = attack.contradicted, attack.tried
     if not tried:
         return ["  no certified image was attacked within its radius"]
-    likely = found.rule.chance(tried, max(1, len(against)))
+    likely = attack.rule.chance(tried, max(1, len(against)))
     of = f"{tried} certified images attacked within their radius"
     chance = f"chance alone makes {'one' if len(against) < 2 else len(against)} or more with probability at most {_up(likely)}"
     if not against:
@@ -96,7 +96,7 @@ def contradictions(found: AttackFile) -> list[str]:
         away = math.sqrt(point.squared) / 255
         lines.append(
             f"  image {image.index}: certified as {image.predict} within {image.radius:.6f}, answered "
-            f"{found.rule.answer(point.votes or {})} at {away:.6f}"
+            f"{attack.rule.answer(point.votes or {})} at {away:.6f}"
         )
     return lines
 
@@ -117,17 +117,17 @@ def draw(files: Sequence[AttackFile], kind: str) -> bytes:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    reach = 1.05 * max(max(found.radii) for found in files)
+    reach = 1.05 * max(max(attack.radii) for attack in files)
     grid = np.linspace(0.0, reach, 500)
-    for number, found in enumerate(files):
-        colour, name = f"C{number}", found.path.name.lstrip("_")
-        n = len(found.images)
-        radii = np.array([image.radius for image in found.images if image.predict == image.label])
+    for number, attack in enumerate(files):
+        colour, name = f"C{number}", attack.path.name.lstrip("_")
+        n = len(attack.images)
+        radii = np.array([image.radius for image in attack.images if image.predict == image.label])
         certified = [100 * float((radii >= epsilon).sum()) / n for epsilon in grid]
-        at = [shares(found, epsilon) for epsilon in found.radii]
+        at = [shares(attack, epsilon) for epsilon in attack.radii]
         clean = 100 * at[0].clean / n
         axes.plot(grid, np.full_like(grid, clean), color=colour, ls=":", label=f"clean ({name})")
-        where, attacked = [0.0, *found.radii], [clean, *(100 * each.attacked / n for each in at)]
+        where, attacked = [0.0, *attack.radii], [clean, *(100 * each.attacked / n for each in at)]
         axes.plot(where, attacked, color=colour, ls="--", marker="o", label=f"attacked ({name})")
         axes.step(grid, certified, where="pre", color=colour, label=f"certified ({name})")
     axes.set(xlabel="ℓ2 radius in image units", ylabel="accuracy, %", xlim=(0, reach), ylim=(0, 100))

@@ -94,9 +94,9 @@ class AttackRule:
             counts[label] = hits
         if counts.min() < 0 or int(counts.sum()) != self.n:
             raise ValueError(f"{counts.sum()} votes of {self.n}")
-        found = Votes(self.rule.plan, len(counts), distance)
-        found.totals[PREDICTION] += counts
-        return self.rule.outcome(found).predict
+        given = Votes(self.rule.plan, len(counts), distance)
+        given.totals[PREDICTION] += counts
+        return self.rule.outcome(given).predict
 
     def clean(self, image: Attacked) -> int:
         """The smoothed classifier's answer at the image: the certificate's, else that of n draws."""
@@ -122,12 +122,12 @@ class AttackRule:
             if point.votes and image.inside(point) and self.answer(point.votes) not in (ABSTAIN, image.predict)
         ]
 
-    def chance(self, images: int, found: int) -> float:
+    def chance(self, images: int, contradicted: int) -> float:
         """At most how likely chance alone contradicts `found` ≥ 1 or more of `images` certified images that were attacked.
 
         Images are drawn for independently of one another; of a family-wise run all certificates are right together.
         """
         alone = self.record.stopping.alpha
         if self.record.stopping.family_wise:
-            return min(1.0, alone + float(stats.binom.sf(found - 1, images, self.of_image)) * (1 + 1e-9))
-        return min(1.0, float(stats.binom.sf(found - 1, images, min(1.0, alone + self.of_image))) * (1 + 1e-9))
+            return min(1.0, alone + float(stats.binom.sf(contradicted - 1, images, self.of_image)) * (1 + 1e-9))
+        return min(1.0, float(stats.binom.sf(contradicted - 1, images, min(1.0, alone + self.of_image))) * (1 + 1e-9))

@@ -221,7 +221,7 @@ class Attack:
             image.index: counts
             for image, counts in zip(silent, self._votes(silent, PREDICTION, self.rule.n), strict=True)
         }
-        found = []
+        targets = []
         for image in group:
             result = results[image.index]
             state = Attacked(
@@ -234,8 +234,8 @@ class Attack:
                 clean=sparse(votes[image.index]) if image.index in votes else None,
                 points=(),
             )
-            found.append(Target(image, state, self.rule.leaves(state), image.pixels))
-        return found
+            targets.append(Target(image, state, self.rule.leaves(state), image.pixels))
+        return targets
 
     def _due(self, state: Attacked, epsilon: float) -> bool:
         before = [point.epsilon for point in state.points]
@@ -271,7 +271,7 @@ class Attack:
             starts = tensor([each.best for each in due])
         else:
             starts = centres + epsilon * self.loss.starts(images, number, tuple(centres.shape[1:]))
-        found: Floats32 = ascend(
+        ends: Floats32 = ascend(
             self.loss,
             centres,
             starts,
@@ -282,7 +282,7 @@ class Attack:
             draws=self.budget.draws,
             first=number * self.budget.steps * self.budget.draws,
         )
-        points = np.ascontiguousarray(found.transpose(0, 2, 3, 1))
+        points = np.ascontiguousarray(ends.transpose(0, 2, 3, 1))
         return [on_grid_within(each.centre, point, epsilon) for each, point in zip(due, points, strict=True)]
 
     def _judged(self, due: Sequence[Target], points: Sequence[Pixels]) -> list[Counts]:

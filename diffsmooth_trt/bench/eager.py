@@ -53,8 +53,8 @@ class Eager:
     def labels(self, rows: Tensor) -> Tensor:
         """int64 `[B]` of noisy images float32 `[B, C, H, W]`."""
         with torch.inference_mode(), torch.device(self.device):
-            found: Tensor = self.model(rows).argmax(1)
-        return found
+            labels: Tensor = self.model(rows).argmax(1)
+        return labels
 
     def _agreement(self, method: Method) -> float:
         device, batch = method.device, method.batch
@@ -73,13 +73,13 @@ class Eager:
                 f"the checkpoints' networks take no images {self.shape} ({str(error).splitlines()[0]}): give those that the "
                 "engines were exported from"
             ) from error
-        found = float((ours == theirs).mean())
-        if found < LEAST_AGREEMENT:
+        share = float((ours == theirs).mean())
+        if share < LEAST_AGREEMENT:
             raise InputError(
-                f"the checkpoints give {found:.0%} of {batch} noisy images the label that the engines give: give those that the "
+                f"the checkpoints give {share:.0%} of {batch} noisy images the label that the engines give: give those that the "
                 "engines were exported from, with the same --family, --config and --arch"
             )
-        return found
+        return share
 
     def _pixels(self, batch: int) -> list[NDArray[np.uint8]]:
         """Images for a batch, flat: the zoo's, or random pixels where the engines take other shapes than theirs."""

@@ -25,14 +25,14 @@ SUBGRAPHS = ("If", "Loop", "Scan")
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     """The shape of every value that has one; a dimension that is not known is 0."""
     graph = model.graph
-    found = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        found[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     for node in graph.node:
         if node.op_type == "Constant":
             values = [list(each.t.dims) for each in node.attribute if each.name == "value"]
-            found |= dict.fromkeys(node.output, *values) if values else {}
-    return found
+            shapes |= dict.fromkeys(node.output, *values) if values else {}
+    return shapes
 
 
 def operations(path: Path, rows: int) -> int | None:

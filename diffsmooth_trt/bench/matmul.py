@@ -62,10 +62,10 @@ class MatmulRate:
 
 def kind_of(engine: Engine) -> str:
     """The precision of most of an engine's products, one of KINDS, or "": where several are mixed, the lowest."""
-    found = str(engine.identity["precision"]).split("+")
-    if any(each in ("int8", "i8", "u8") for each in found):
+    precisions = str(engine.identity["precision"]).split("+")
+    if any(each in ("int8", "i8", "u8") for each in precisions):
         return "int8"
-    return next((kind for kind in KINDS if kind in found), "")
+    return next((kind for kind in KINDS if kind in precisions), "")
 
 
 def measurable(engine: Engine) -> bool:

@@ -69,15 +69,15 @@ class Voting:
             for part in sharing:
                 alone = len(sharing) == 1
                 engines[part] = self._products(part, stages[name] if alone else None, calls[name])
-        found: dict[str, Any] = {"stages": shares, "engines": engines, "memory_mib": self.memory_mib}
-        return self.timings.row(ENGINE, self.method.batch, auto=self.auto, **found)
+        fields: dict[str, Any] = {"stages": shares, "engines": engines, "memory_mib": self.memory_mib}
+        return self.timings.row(ENGINE, self.method.batch, auto=self.auto, **fields)
 
     def _parts(self) -> dict[str, list[str]]:
         """The parts of the method by their engines' names, which are what their stages are called: two files may have one."""
-        found: dict[str, list[str]] = {}
+        parts: dict[str, list[str]] = {}
         for part, engine in self.method.engines.items():
-            found.setdefault(engine.name, []).append(part)
-        return found
+            parts.setdefault(engine.name, []).append(part)
+        return parts
 
     def _stages(self) -> tuple[dict[str, float], dict[str, int]]:
         """Seconds of a step by stage, and how often it begins; the device is waited for at each."""
@@ -130,9 +130,9 @@ def watched(device: Device, watch: Callable[[str], None]) -> Iterator[None]:
 
 def _taken(device: Device) -> int | None:
     """Bytes in use: of the device's memory, or of this process's where it has none of its own."""
-    found = device.memory()
-    if found is not None:
-        return found[1] - found[0]
+    memory = device.memory()
+    if memory is not None:
+        return memory[1] - memory[0]
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -260,11 +260,11 @@ def _chains(
     method: Method, config: BenchConfig, stack: contextlib.ExitStack
 ) -> tuple[dict[str, tuple[MatmulRate, list[float]]], list[str]]:
     """A chain of matrix products for each precision of the engines, warmed up, and why there is none for others."""
-    found: dict[str, tuple[MatmulRate, list[float]]] = {}
+    chains: dict[str, tuple[MatmulRate, list[float]]] = {}
     notes = []
     for part, engine in method.engines.items():
         kind = kind_of(engine)
-        if kind in found:
+        if kind in chains:
             continue
         if not measurable(engine):
             notes.append(f"no share of the matmul rate for the {part}: {engine.backend} runs no chain of products")
@@ -274,8 +274,8 @@ def _chains(
         chain.once()
         if kind_of(chain.engine) != kind:
             notes.append(f"the matmul rate for {kind} was measured in {chain.precision}, which the backend made of it")
-        found[kind] = chain, []
-    return found, notes
+        chains[kind] = chain, []
+    return chains, notes
 
 
 def _classifier(method: Method) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class BenchResult:
                 raise InputError(f"{path} has format {values['format']}, this version reads {FORMAT}: measure it again")
             rows = [_row(each) for each in values["rows"]]
             matmul = {name: Spread(**each) for name, each in values["matmul"].items()}
-            found = cls(**{**values, "rows": rows, "matmul": matmul})
+            result = cls(**{**values, "rows": rows, "matmul": matmul})
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -108,9 +108,9 @@ class BenchResult:
             raise InputError(
                 f"{path} is not what `bench --json` writes ({type(error).__name__}): measure it again"
             ) from None
-        if not found.rows:
+        if not result.rows:
             raise InputError(f"{path} has no measurements: measure it again")
-        return found
+        return result
 
 
 def _row(values: Mapping[str, Any]) -> Row:

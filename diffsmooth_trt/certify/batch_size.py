@@ -150,9 +150,9 @@ def search(build: Build, device: Device, clock: Callable[[Method], float] = thro
         return SizedMethod(fitted.method, {"asked": "auto", "chosen": fitted.method.batch, "tried": tried})
     best = max(each["samples_per_second"] for each in ran)
     chosen = next(each["batch"] for each in ran if each["samples_per_second"] * GAIN >= best)
-    found = {"asked": "auto", "tried": tried}
+    choice = {"asked": "auto", "tried": tried}
     fitted = fit(build, chosen)  # memory may have gone to another process meanwhile
-    return SizedMethod(fitted.method, {**found, "chosen": fitted.method.batch})
+    return SizedMethod(fitted.method, {**choice, "chosen": fitted.method.batch})
 
 
 def _measured(build: Build, device: Device, size: int, clock: Callable[[Method], float]) -> tuple[float, str]:

@@ -22,13 +22,13 @@ def labels(method: Method, key: Key, phase: int, images: Sequence[Image], draws:
     """
     step = Step(method, grid_law(method.sigma), key)
     blocks = [Block(image.index, phase, 0, draws) for image in images]
-    found = {id(block): np.empty(draws, np.int64) for block in blocks}
+    drawn = {id(block): np.empty(draws, np.int64) for block in blocks}
     work = zip(blocks, map(flat_pixels, images), strict=True)
 
     def collect() -> None:
         done = step.collect()
         for span in done.spans:
-            found[id(span.block)][span.start : span.start + span.high - span.low] = done.labels[span.low : span.high]
+            drawn[id(span.block)][span.start : span.start + span.high - span.low] = done.labels[span.low : span.high]
 
     for spans in packed(work, method.batch):
         if step.full:
@@ -36,4 +36,4 @@ def labels(method: Method, key: Key, phase: int, images: Sequence[Image], draws:
         step.launch(spans)
     while step.flying:
         collect()
-    return [found[id(block)] for block in blocks]
+    return [drawn[id(block)] for block in blocks]

@@ -34,9 +34,9 @@ def run_margins(
                 yield image
 
     started = time.perf_counter()
-    for found in margins(method, left()):
-        each = (time.perf_counter() - started) / len(found)
-        for image, margin in found:
+    for batch in margins(method, left()):
+        each = (time.perf_counter() - started) / len(batch)
+        for image, margin in batch:
             votes = Votes(rule.plan, method.bins, image.distance)
             votes.margin = margin
             ledger.add_margin(image.index, margin)
@@ -44,7 +44,7 @@ def run_margins(
             ledger.add_result(image.index, rule.outcome(votes))
         ledger.commit()
         started = time.perf_counter()
-        progress.update(0, len(found))
+        progress.update(0, len(batch))
         if stop_at is not None and time.monotonic() > stop_at:
             raise Stopped(stopped(ledger))
 
@@ -55,5 +55,5 @@ def margins(method: Method, images: Iterable[Image]) -> Iterator[list[tuple[Imag
     while group := list(islice(waiting, method.batch)):
         pixels = np.stack([flat_pixels(image) for image in group])
         clean = (pixels.astype(np.float32) / np.float32(255)).reshape(len(group), *method.input_shape)
-        found = method.margins(clean, np.array([image.index for image in group], np.uint64))
-        yield list(zip(group, found, strict=True))
+        values = method.margins(clean, np.array([image.index for image in group], np.uint64))
+        yield list(zip(group, values, strict=True))

@@ -171,10 +171,10 @@ class Runner:
         first = self.plan.phases[-1][1] if not self.plan.sequential else looks(self.plan.phases[-1][1])[0]
         least = images * (self.plan.samples - self.plan.phases[-1][1] + first)
         dependent = self.method.place_dependent
-        found = self.ledger.audit or ({"before": self.ledger.drawn()} if self.ledger.drawn() else {})
+        counts = self.ledger.audit or ({"before": self.ledger.drawn()} if self.ledger.drawn() else {})
         share = least_share(SHARE, least) if dependent else SHARE
         rows = self.ledger.audit_rows()
-        return SelfAudit(self.method.batch, share=share, place_dependent=dependent, found=found, waiting=rows)
+        return SelfAudit(self.method.batch, share=share, place_dependent=dependent, counts=counts, waiting=rows)
 
     @contextmanager
     def _audited(self) -> Iterator[None]:

@@ -223,8 +223,8 @@ class LipschitzRule(Rule):
         predict, margin = votes.margin or (ABSTAIN, 0.0)
         with localcontext(context(rounding=ROUND_FLOOR)):
             radius = down(Decimal(margin) / (4 * Decimal(self.constant)))
-        found = Outcome(predict if radius > 0 else ABSTAIN, max(radius, 0.0), None, 0, 0)
-        return _about_given(found, votes.distance)
+        outcome = Outcome(predict if radius > 0 else ABSTAIN, max(radius, 0.0), None, 0, 0)
+        return _about_given(outcome, votes.distance)
 
 
 class SequentialRule(Rule):
@@ -356,32 +356,32 @@ class RadiusRule(SequentialRule):
 
     def decide(self, hits: Sequence[int], step: int = 0, distance: float = 0.0) -> tuple[str, ...]:
         """The decision on each radius after the looks at which there were `hits`."""
-        found = self._reached(hits, self.steps_at(distance)[step])
-        first = next((i for i, said in enumerate(found) if said != CERTIFIED), len(found))
-        last = next((i for i in reversed(range(len(found))) if found[i] != REFUTED), -1)
-        return (CERTIFIED,) * first + (UNDECIDED,) * (last + 1 - first) + (REFUTED,) * (len(found) - last - 1)
+        decisions = self._reached(hits, self.steps_at(distance)[step])
+        first = next((i for i, said in enumerate(decisions) if said != CERTIFIED), len(decisions))
+        last = next((i for i in reversed(range(len(decisions))) if decisions[i] != REFUTED), -1)
+        return (CERTIFIED,) * first + (UNDECIDED,) * (last + 1 - first) + (REFUTED,) * (len(decisions) - last - 1)
 
     @staticmethod
     def _reached(hits: Sequence[int], limits: Sequence[Limits]) -> list[str]:
         """Which of its thresholds each radius reached first; what is reached later does not count."""
         seen = np.array(hits)
-        found = []
+        decisions = []
         for certify, refute in limits:
             yes, no = seen >= certify[: len(seen)], seen <= refute[: len(seen)]
             either = yes | no
-            found.append((CERTIFIED if yes[either.argmax()] else REFUTED) if either.any() else UNDECIDED)
-        return found
+            decisions.append((CERTIFIED if yes[either.argmax()] else REFUTED) if either.any() else UNDECIDED)
+        return decisions
 
     def family(self, votes: Sequence[Votes]) -> list[Outcome]:
         """The outcomes of the family's images by Holm's procedure; those not in `votes` count as not certified."""
         step = 0
         while True:
-            found = [self.outcome(each, step) for each in votes]
-            complete = sum(set(outcome.decisions) == {CERTIFIED} for outcome in found)
+            outcomes = [self.outcome(each, step) for each in votes]
+            complete = sum(set(outcome.decisions) == {CERTIFIED} for outcome in outcomes)
             left = max(1, self.images - complete)
             further = max(i for i in range(len(self.levels)) if _holm_step(i, self.images, left))
             if further == step:
-                return found
+                return outcomes
             step = further
 
 

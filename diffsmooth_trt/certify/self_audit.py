@@ -49,7 +49,7 @@ KEPT = 100  # differences that a store keeps
 class SelfAudit:
     """Chooses rows of a run, fills batches of `batch` rows with them, and compares labels.
 
-    At least `least` rows are chosen, and a `share` of all. `found` is what an earlier part of the run found, `waiting` the
+    At least `least` rows are chosen, and a `share` of all. `counts` is what an earlier part of the run found, `waiting` the
     rows that it left; their pixels come by `offer`.
     """
 
@@ -60,11 +60,11 @@ class SelfAudit:
         share: float = SHARE,
         least: int = LEAST,
         place_dependent: bool = False,
-        found: Mapping[str, Any] | None = None,
+        counts: Mapping[str, Any] | None = None,
         waiting: Iterable[Row] = (),
     ) -> None:
         self.batch, self.share, self.least, self.place_dependent = batch, share, least, place_dependent
-        self.found: dict[str, Any] = {"rows": 0, "of": 0, "spent": 0, "strange": 0, **(found or {})}
+        self.found: dict[str, Any] = {"rows": 0, "of": 0, "spent": 0, "strange": 0, **(counts or {})}
         if place_dependent:
             self.found = {"moved": 0, "moved_differ": 0, **self.found}
         self.few, self.most = max(1, batch // STRANGE), batch - batch // STRANGE

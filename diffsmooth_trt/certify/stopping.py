@@ -130,8 +130,8 @@ class Stopping:
         else:
             names = ["command", *(["n0"] if self.certifies else []), "n", "alpha"]
         names += [name for name in OF_CERTIFY if getattr(self, name)]
-        found = {name: getattr(self, name) for name in names}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        values = {name: getattr(self, name) for name in names}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any]) -> Self:

@@ -27,7 +27,7 @@ def words(parser: argparse.ArgumentParser, command: str, path: Path) -> list[str
     known = {
         action.option_strings[-1].removeprefix("--"): action for action in parser._actions if action.option_strings
     }
-    found: list[str] = []
+    typed: list[str] = []
     for name, value in given.items():
         option = name.replace("_", "-")
         if option not in known or option in NO_OPTIONS:
@@ -36,8 +36,8 @@ def words(parser: argparse.ArgumentParser, command: str, path: Path) -> list[str
             raise InputError(
                 f"--config {path} has {name!r}, which {command} does not take: the nearest that it takes is {nearest}"
             )
-        found += _words(known[option], option, value, f"--config {path}: {name}")
-    return found
+        typed += _words(known[option], option, value, f"--config {path}: {name}")
+    return typed
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -95,13 +95,13 @@ def _check(right: bool, where: str, value: Any, expected: str) -> None:
 
 def given_file(arguments: Sequence[str]) -> Path | None:
     """What `--config` names among words of the command line, if it is there; the last one counts."""
-    found = None
+    file = None
     for at, word in enumerate(arguments):
         if word.startswith("--config="):
-            found = word.removeprefix("--config=")
+            file = word.removeprefix("--config=")
         elif word == "--config" and at + 1 < len(arguments):
-            found = arguments[at + 1]
-    return None if found is None else Path(found)
+            file = arguments[at + 1]
+    return None if file is None else Path(file)
 
 
 def written(settings: Mapping[str, Any], origin: Path) -> str:

@@ -18,5 +18,5 @@ def add(commands: Commands) -> None:
 def _doctor(arguments: argparse.Namespace) -> None:
     from ..doctor import as_json, examine, report
 
-    found = examine(arguments.files)
-    print(as_json(found) if arguments.json else report(found))
+    findings = examine(arguments.files)
+    print(as_json(findings) if arguments.json else report(findings))

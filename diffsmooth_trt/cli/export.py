@@ -140,8 +140,8 @@ def _add_parameters(kinds: Commands) -> None:
 def _export_parameters(arguments: argparse.Namespace) -> None:
     from ..exporting import export_parameters
 
-    found = export_parameters(arguments.checkpoint, arguments.out)
-    held = ", ".join(f"{name} ({count})" if name else str(count) for name, count in found.items())
+    counts = export_parameters(arguments.checkpoint, arguments.out)
+    held = ", ".join(f"{name} ({count})" if name else str(count) for name, count in counts.items())
     print(f"wrote {arguments.out}: tensors of {held}; no code of {arguments.checkpoint} was run")
 
 

@@ -164,8 +164,8 @@ def _ood(arguments: argparse.Namespace) -> None:
         check_library()
     with shown(arguments, f"ood {config.kind}") as progress, run(config, progress) as store:
         _warn(store)
-        found = versions_of(store, config.radii)
-        print(text_report(store, found))
+        versions = versions_of(store, config.radii)
+        print(text_report(store, versions))
         made = of_run(config, store.record.key) if config.accuracy else []
         for each in made:
             print(
@@ -173,10 +173,10 @@ def _ood(arguments: argparse.Namespace) -> None:
                 f"under AutoAttack at ℓ∞ {each.epsilon:.4g} {100 * each.adversarial:.2f} %"
             )
         if config.json is not None:
-            tables = {**as_json(store, found), "accuracy": [asdict(each) for each in made]}
+            tables = {**as_json(store, versions), "accuracy": [asdict(each) for each in made]}
             write_atomically(config.json, json.dumps(tables, indent=1, sort_keys=True) + "\n")
         if config.figure is not None:
-            write_figure(config.figure, store, found)
+            write_figure(config.figure, store, versions)
 
 
 def _warn(store: OodStore) -> None:

@@ -39,33 +39,33 @@ def tell(arguments: argparse.Namespace, command: str, text: str, values: dict[st
         print(text)
 
 
-def of_run(found: Summary) -> dict[str, Any]:
+def of_run(summary: Summary) -> dict[str, Any]:
     """A run's results as JSON values; radii are null where a run decides preset ones, which stand in `decisions` then."""
-    columns = zip(found.images, found.labels, found.predicted, found.radii, found.samples, strict=True)
+    columns = zip(summary.images, summary.labels, summary.predicted, summary.radii, summary.samples, strict=True)
     results = [
         {
             "image": int(image),
             "label": int(label),
             "predict": int(predict),
-            "radius": float(radius) if math.isfinite(radius) and not found.preset else None,
+            "radius": float(radius) if math.isfinite(radius) and not summary.preset else None,
             "samples": int(samples),
             **(
-                {"decisions": dict(zip(map(repr, found.preset), found.decisions[at], strict=True))}
-                if found.preset
+                {"decisions": dict(zip(map(repr, summary.preset), summary.decisions[at], strict=True))}
+                if summary.preset
                 else {}
             ),
         }
         for at, (image, label, predict, radius, samples) in enumerate(columns)
     ]
     return {
-        "run": found.name,
-        "classifier_id": found.record.classifier.id,
-        "method": found.record.method,
-        "sigma": found.record.classifier.sigma,
-        "alpha": found.alpha,
+        "run": summary.name,
+        "classifier_id": summary.record.classifier.id,
+        "method": summary.record.method,
+        "sigma": summary.record.classifier.sigma,
+        "alpha": summary.alpha,
         "images": len(results),
-        "missing": found.missing,
-        "abstained": found.abstentions,
+        "missing": summary.missing,
+        "abstained": summary.abstentions,
         "results": results,
     }
 

@@ -105,8 +105,8 @@ def _report_runs(arguments: argparse.Namespace, names: tuple[str, ...] | None = 
             if arguments.tsv:
                 write_tsv(arguments.tsv, store)
             if arguments.html:
-                found = look(store, summaries[-1], arguments.data, arguments.noisy)
-                seen.append(found if found.names or not names else replace(found, names=names))
+                extra = look(store, summaries[-1], arguments.data, arguments.noisy)
+                seen.append(extra if extra.names or not names else replace(extra, names=names))
     text = fitted_table(summaries, radii, width=_columns(), enveloped=enveloped)
     if kind:
         rows = table(summaries, radii, kind=kind, rows=arguments.rows or "runs", enveloped=enveloped)
@@ -169,10 +169,10 @@ def _report_transfers(arguments: argparse.Namespace) -> None:
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one file, got {len(arguments.runs)}: call it once a file")
     check_outputs({"--tsv": arguments.tsv}, {f"run {path}": path for path in arguments.runs})
-    found = [TransferFile.read(path) for path in arguments.runs]
-    print("\n".join(text(each, arguments.radii) for each in found))
+    transfers = [TransferFile.read(path) for path in arguments.runs]
+    print("\n".join(text(each, arguments.radii) for each in transfers))
     if arguments.tsv:
-        write_atomically(arguments.tsv, tsv(found[0]))
+        write_atomically(arguments.tsv, tsv(transfers[0]))
 
 
 def _report_attacks(arguments: argparse.Namespace) -> None:
@@ -183,10 +183,10 @@ def _report_attacks(arguments: argparse.Namespace) -> None:
 
     _refuse(arguments, ("tsv", "html", "envelope", "radii", *OF_RUNS, *FILES), "files of `attack`")
     check_outputs({"--figure": arguments.figure}, {f"run {path}": path for path in arguments.runs})
-    found = [AttackFile.read(path) for path in arguments.runs]
+    attacks = [AttackFile.read(path) for path in arguments.runs]
     if arguments.figure:
-        write_figure(arguments.figure, found)
-    print("\n".join(map(text, found)))
+        write_figure(arguments.figure, attacks)
+    print("\n".join(map(text, attacks)))
 
 
 def _report_ood(arguments: argparse.Namespace) -> None:
@@ -206,10 +206,10 @@ def _report_ood(arguments: argparse.Namespace) -> None:
     if min(radii) < 0:
         raise InputError(f"--radii must be 0 or more, got {min(radii)}: ℓ2 radii in image units")
     with OodStore.open(arguments.runs[0]) as store, naming_damage(f"{store.path} holds values"):
-        found = versions_of(store, sorted(set(radii)))
-        print(text_report(store, found))
+        versions = versions_of(store, sorted(set(radii)))
+        print(text_report(store, versions))
         if arguments.figure:
-            write_figure(arguments.figure, store, found)
+            write_figure(arguments.figure, store, versions)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

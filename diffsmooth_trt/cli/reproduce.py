@@ -69,6 +69,6 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in names}
     changed = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
     with shown(arguments, "reproduce") as progress:
-        found = reproduce(arguments.name, networks=networks, progress=progress, **given, **changed)
-    if found is not None:
-        print(found.text())
+        result = reproduce(arguments.name, networks=networks, progress=progress, **given, **changed)
+    if result is not None:
+        print(result.text())

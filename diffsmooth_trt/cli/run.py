@@ -103,8 +103,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     known = ("command", *names())
     given = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
-    found = execute_run(given, arguments)
-    tell(arguments, arguments.command, text_table([found]), of_run(found))
+    summary = execute_run(given, arguments)
+    tell(arguments, arguments.command, text_table([summary]), of_run(summary))
 
 
 def _verify_transfer(arguments: argparse.Namespace) -> int:

@@ -40,5 +40,5 @@ def _status(arguments: argparse.Namespace) -> None:
     from ..runs.status import status
 
     for run in arguments.runs:
-        found = status(run)
-        print(found.to_json() if arguments.json else "\n".join(found.lines()))
+        state = status(run)
+        print(state.to_json() if arguments.json else "\n".join(state.lines()))

@@ -69,11 +69,11 @@ def _soft_predict(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in options}
     with DiffSmoothPredictor(arguments.classifier, arguments.engine, **given, **engines) as predictor:
         with tqdm(total=len(images), desc="soft-predict", unit=" images", disable=arguments.quiet or None) as bar:
-            found = predict_images(
+            predictions = predict_images(
                 predictor, images, key_drawn=arguments.key is None, progress=lambda done: bar.update(done - bar.n)
             )
-    print(found.text())
+    print(predictions.text())
     if arguments.tsv is not None:
-        write_atomically(arguments.tsv, found.tsv())
+        write_atomically(arguments.tsv, predictions.tsv())
     if arguments.json is not None:
-        write_atomically(arguments.json, found.to_json())
+        write_atomically(arguments.json, predictions.to_json())

@@ -45,8 +45,8 @@ class ArraySource(Source):
             yield Image(row, int(self.numbers[row]), self.images[row])
 
     def headers(self, rows: range) -> Iterator[tuple[int, int, Header | InputError]]:
-        found = Header((self.images.shape[1], self.images.shape[2]), channels=self.images.shape[3])
-        return ((row, int(self.numbers[row]), found) for row in rows)
+        header = Header((self.images.shape[1], self.images.shape[2]), channels=self.images.shape[3])
+        return ((row, int(self.numbers[row]), header) for row in rows)
 
     def labels(self, rows: range) -> Iterator[int]:
         return (int(self.numbers[row]) for row in rows)

@@ -108,10 +108,10 @@ class EncodedSource(Source):
             try:
                 if isinstance(data, InputError):
                     raise data
-                found: Header | InputError = header(data, name)
+                outcome: Header | InputError = header(data, name)
             except InputError as error:
-                found = error
-            yield row, label, found
+                outcome = error
+            yield row, label, outcome
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

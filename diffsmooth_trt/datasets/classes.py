@@ -85,12 +85,12 @@ class Matching:
         if source.names is None:
             return {int(label): number for label, number in self.classes.items()}
         try:
-            found = {label: self.classes[name] for label, name in enumerate(source.names)}
+            numbers = {label: self.classes[name] for label, name in enumerate(source.names)}
         except KeyError as error:
             raise InputError(
                 f"--data has the class {error.args[0]}, which the run does not know: give the run's data"
             ) from None
-        return None if all(label == number for label, number in found.items()) else found
+        return None if all(label == number for label, number in numbers.items()) else numbers
 
 
 def plain(name: str) -> str:
@@ -118,7 +118,7 @@ def _mapped(path: Path, source: Source, classes: Classes, given: Mapping[str, En
     names = source.names
     if names is None:
         names = tuple(map(str, sorted({*source.labels(range(len(source)))})))
-    known, found = classes.numbers(), dict[str, int]()
+    known, numbers = classes.numbers(), dict[str, int]()
     for name in names:
         entry = given.get(name, given.get(plain(name)))
         if entry is None:
@@ -128,49 +128,49 @@ def _mapped(path: Path, source: Source, classes: Classes, given: Mapping[str, En
             raise InputError(
                 f"--class-map has {entry} for {name}, the classifier has classes 0 to {classes.count - 1}: give one of them"
             )
-        found[name] = number
-    return found
+        numbers[name] = number
+    return numbers
 
 
 def _by_name(path: Path, names: Sequence[str], classes: Classes) -> dict[str, int]:
     """The class of each name that the classifier knows. Raises InputError where two names are one class."""
-    known, found, taken = classes.numbers(), dict[str, int](), dict[int, str]()
+    known, numbers, taken = classes.numbers(), dict[str, int](), dict[int, str]()
     for name in names:
         number = known.get(plain(name))
         if number is None:
             continue
         if number in taken:
             raise InputError(f"{path} has classes {taken[number]} and {name}, one for the classifier: {MAP_REMEDY}")
-        taken[number], found[name] = name, number
-    return found
+        taken[number], numbers[name] = name, number
+    return numbers
 
 
 def _numbered(path: Path, names: Sequence[str], classes: Classes) -> Matching:
     """Of a data set that numbers its classes, and names them."""
-    found = _by_name(path, names, classes)
-    if len(found) == len(names):
-        return Matching("name", found)
-    same = all(names[number] == name for name, number in found.items() if number < len(names))
+    numbers = _by_name(path, names, classes)
+    if len(numbers) == len(names):
+        return Matching("name", numbers)
+    same = all(names[number] == name for name, number in numbers.items() if number < len(names))
     if len(names) == classes.count and same:
         return Matching("number", {name: number for number, name in enumerate(names)})
-    lacking = [name for name in names if name not in found] if found else list(names)
+    lacking = [name for name in names if name not in numbers] if numbers else list(names)
     raise InputError(
         f"{path} has {len(names)} classes ({some(names)}), the classifier has {classes.count}"
-        f"{f', and not {some(lacking)}' if found else ''}: which is which is not known; {MAP_REMEDY}"
+        f"{f', and not {some(lacking)}' if numbers else ''}: which is which is not known; {MAP_REMEDY}"
     )
 
 
 def _ranked(path: Path, source: Source, classes: Classes) -> Matching:
     """Of a data set that names its classes, as an image folder does."""
     names = source.names or ()
-    found = _by_name(path, names, classes)
-    if found:
-        lacking = [name for name in names if name not in found and name not in source.empty]
+    numbers = _by_name(path, names, classes)
+    if numbers:
+        lacking = [name for name in names if name not in numbers and name not in source.empty]
         if lacking:
             raise InputError(
                 f"{path} has the class {lacking[0]}, which the classifier does not know by that name: {MAP_REMEDY}"
             )
-        return Matching("name", found)
+        return Matching("name", numbers)
     if all(name.isascii() and name.isdigit() for name in names):
         return Matching("number", _digits(path, names, classes))
     if source.empty:
@@ -196,15 +196,15 @@ def _ranked(path: Path, source: Source, classes: Classes) -> Matching:
 
 def _digits(path: Path, names: Sequence[str], classes: Classes) -> dict[str, int]:
     """The numbers that names are."""
-    found = {name: int(name) for name in names}
-    wrong = [name for name, number in found.items() if number >= classes.count]
+    numbers = {name: int(name) for name in names}
+    wrong = [name for name, number in numbers.items() if number >= classes.count]
     if wrong:
         raise InputError(
             f"{path} has the class {wrong[0]}, the classifier has classes 0 to {classes.count - 1}: {MAP_REMEDY}"
         )
-    if len({*found.values()}) < len(found):
+    if len({*numbers.values()}) < len(numbers):
         raise InputError(f"{path} has one class number twice ({some(names)}): {MAP_REMEDY}")
-    return found
+    return numbers
 
 
 def read_class_map(path: Path) -> dict[str, Entry]:
@@ -221,32 +221,32 @@ def read_class_map(path: Path) -> dict[str, Entry]:
         return _of_lines(path, [line.strip() for line in text.splitlines() if line.strip()])
     if isinstance(values, list):
         values = {str(number): name for number, name in enumerate(values)}
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for key, value in values.items() if isinstance(values, dict) else ():
         named = value if isinstance(value, list) else [value]
         if key.isdigit() and named and all(isinstance(name, str) for name in named):
-            found |= {name: int(key) for name in named}
+            entries |= {name: int(key) for name in named}
         elif isinstance(value, int | str) and not isinstance(value, bool):
-            found[key] = value
+            entries[key] = value
         else:
             raise InputError(f"--class-map {path} has {value!r} for {key}: expected a class number or a name")
-    return _checked(path, found)
+    return _checked(path, entries)
 
 
 def _of_lines(path: Path, lines: Sequence[str]) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     pairs = [re.split(r"\s*[\t,]\s*(?=[^\t,]*$)", line) for line in lines]
     if all(len(pair) == 2 and pair[1].isdigit() for pair in pairs):
         return _checked(path, {name: int(number) for name, number in pairs})
     if all(len(pair) == 2 and "," not in pair[0] for pair in pairs) and all(" " not in line for line in lines):
-        found |= dict(pairs)
-        return _checked(path, found)
+        entries |= dict(pairs)
+        return _checked(path, entries)
     for number, line in enumerate(lines):
-        found |= {line: number, line.split()[0]: number} if WORDNET.match(line) else {line: number}
-    return _checked(path, found)
+        entries |= {line: number, line.split()[0]: number} if WORDNET.match(line) else {line: number}
+    return _checked(path, entries)
 
 
-def _checked(path: Path, found: dict[str, Entry]) -> dict[str, Entry]:
-    if not found:
+def _checked(path: Path, entries: dict[str, Entry]) -> dict[str, Entry]:
+    if not entries:
         raise InputError(f"--class-map {path} holds no classes: give lines `name,class number`")
-    return {plain(name): entry for name, entry in found.items()} | found
+    return {plain(name): entry for name, entry in entries.items()} | entries

@@ -46,16 +46,16 @@ class FolderSource(EncodedSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = _Found(suffixes())
+        listing = _Found(suffixes())
         with reading(path, "a readable folder"):
             entries = sorted(path.iterdir())
             folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-            classes = [found.below(folder, folder.name) for folder in folders]
-            direct = sorted(found.files_of(path))
+            classes = [listing.below(folder, folder.name) for folder in folders]
+            direct = sorted(listing.files_of(path))
         _check_splits(path, [(f.name, names) for f, names in zip(folders, classes, strict=True)], bool(direct))
         self.labelled = any(classes)
         if self.labelled:
-            found.others += direct
+            listing.others += direct
             names = [name for each in classes for name in each]
             self.numbers = np.repeat(np.arange(len(classes), dtype=np.int32), [len(each) for each in classes])
             self.names, self.ranked = tuple(folder.name for folder in folders), True
@@ -65,8 +65,8 @@ class FolderSource(EncodedSource):
         if not names:
             raise InputError(f"{path} holds no images: expected one sub-folder a class, of .png, .jpg or others")
         self.files: Files = Files(path, names)
-        self.odd = found.odd
-        self.left_out = tuple(found.said())
+        self.odd = listing.odd
+        self.left_out = tuple(listing.said())
 
     def __len__(self) -> int:
         return len(self.files)

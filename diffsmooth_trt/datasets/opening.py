@@ -27,11 +27,11 @@ def files_at(path: Path) -> list[Path]:
     if path.exists():
         return [path]
     text = str(path)
-    found = RANGE.search(text)
-    if found is None:
+    match = RANGE.search(text)
+    if match is None:
         return sorted(map(Path, glob.glob(text)))
-    low, high = int(found[1]), int(found[2])
-    numbers = (str(number).zfill(len(found[1])) for number in range(low, min(high, low + 10**6) + 1))
+    low, high = int(match[1]), int(match[2])
+    numbers = (str(number).zfill(len(match[1])) for number in range(low, min(high, low + 10**6) + 1))
     named = [Path(RANGE.sub(number, text, count=1)) for number in numbers]
     missing = [str(each) for each in named if not each.is_file()]
     if missing and len(missing) < len(named):
@@ -80,7 +80,7 @@ def _open_folder(path: Path) -> Source:
 def _of_one_split(path: Path, files: Sequence[Path]) -> Sequence[Path]:
     """The files, if they are all those of one split; else InputError."""
     shards = {file: SHARD.fullmatch(file.stem) for file in files}
-    splits = sorted({found[1] for found in shards.values() if found})
+    splits = sorted({match[1] for match in shards.values() if match})
     named = {word for file in files for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLITS}
     if len(splits) > 1 or len(named) > 1:
         split = splits[0] if len(splits) > 1 else sorted(named)[0]
@@ -89,9 +89,9 @@ def _of_one_split(path: Path, files: Sequence[Path]) -> Sequence[Path]:
             f"{path} holds the splits {some(splits if len(splits) > 1 else sorted(named))}, expected one: give "
             f"'{folder / split}*{files[0].suffix}'"
         )
-    for found in shards.values():
-        if found and len(splits) == 1 and int(found[3]) != sum(map(bool, shards.values())) and len(files) > 1:
+    for match in shards.values():
+        if match and len(splits) == 1 and int(match[3]) != sum(map(bool, shards.values())) and len(files) > 1:
             raise InputError(
-                f"{path} holds {len(files)} files of {int(found[3])} that {found[1]} has: fetch the others, or give one file"
+                f"{path} holds {len(files)} files of {int(match[3])} that {match[1]} has: fetch the others, or give one file"
             )
     return files

@@ -117,8 +117,8 @@ class TableSource(EncodedSource):
             for name, said in self.features.items()
             if isinstance(said, dict) and said.get("_type") == kind and schema.names.count(name) == 1
         ]
-        found = [name for name in usual if schema.names.count(name) == 1] or (of_kind if len(of_kind) == 1 else [])
-        return found[0] if found else None
+        columns = [name for name in usual if schema.names.count(name) == 1] or (of_kind if len(of_kind) == 1 else [])
+        return columns[0] if columns else None
 
     def _check_images(self, kind: pa.DataType) -> None:
         self.bytes_column = str(self.image_column)
@@ -137,9 +137,9 @@ class TableSource(EncodedSource):
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            found = sorted({cell for _, cell in self._cells(range(len(self)), self.label_column) if cell is not None})
-            self.names, self.ranked = tuple(found), True
-            self.numbers = {name: number for number, name in enumerate(found)}
+            texts = sorted({cell for _, cell in self._cells(range(len(self)), self.label_column) if cell is not None})
+            self.names, self.ranked = tuple(texts), True
+            self.numbers = {name: number for number, name in enumerate(texts)}
         elif not pa.types.is_integer(kind):
             raise InputError(
                 f"{self.path} column '{self.label_column}' is {kind}, expected integers: store class numbers or names"
@@ -210,10 +210,10 @@ class TableSource(EncodedSource):
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """What `datasets` wrote of the columns; nothing where it wrote nothing that can be read."""
     try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return features if isinstance(features, dict) else {}
 
 
 def open_parquet(path: Path, files: Sequence[Path]) -> TableSource:

@@ -171,10 +171,10 @@ class Cuda(KernelDevice):
         """The error for an allocation that failed, with what is free."""
         try:
             free, total = self.xp.cuda.runtime.memGetInfo()
-            found = f", {free >> 20} of {total >> 20} MiB are free"
+            memory = f", {free >> 20} of {total >> 20} MiB are free"
         except self.xp.cuda.runtime.CUDARuntimeError:
-            found = ""
-        return OutOfMemory(f"{self.name} is out of memory ({detail}){found}: use a smaller --batch, or free the GPU")
+            memory = ""
+        return OutOfMemory(f"{self.name} is out of memory ({detail}){memory}: use a smaller --batch, or free the GPU")
 
     # Work
 

@@ -64,13 +64,13 @@ class KernelDevice(Device):
 
     def raise_faults(self) -> None:
         with self.errors():
-            found = int(self.asnumpy(self.flags)[0])
+            flags = int(self.asnumpy(self.flags)[0])
             self.clear(self.flags)
-        self.raise_flags(found)
+        self.raise_flags(flags)
 
-    def raise_flags(self, found: int) -> None:
+    def raise_flags(self, flags: int) -> None:
         """EngineError for the engines whose bits are set in a copy of `flags`."""
-        names = [name for bit, name in enumerate(self.watched) if found >> bit % 63 & 1]
+        names = [name for bit, name in enumerate(self.watched) if flags >> bit % 63 & 1]
         if names:
             raise EngineError(
                 f"{' and '.join(names)} returned NaN or infinity: run it in a wider precision (export it with "

@@ -48,9 +48,9 @@ def _driver_version(cuda: ctypes.CDLL) -> str:
     try:
         management = ctypes.CDLL(MANAGEMENT_LIBRARY)
         if management.nvmlInit_v2() == 0:
-            found = management.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text)))
+            status = management.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text)))
             management.nvmlShutdown()
-            if found == 0:
+            if status == 0:
                 return text.value.decode()
     except (OSError, AttributeError):
         pass

@@ -65,7 +65,7 @@ def cache() -> Path:
     """This user's folder of engine files that came from elsewhere; nobody else may write there. Raises InputError otherwise."""
     folder = Path(tempfile.gettempdir()) / f"diffsmooth-trt-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.stat(follow_symlinks=False)
-    if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+    stat = folder.stat(follow_symlinks=False)
+    if stat.st_uid != os.getuid() or stat.st_mode & 0o077 or folder.is_symlink():
         raise InputError(f"{folder} is another user's, or open to others: remove it, engine files are kept there")
     return folder

@@ -177,11 +177,11 @@ class RayPool:
             raise EngineError(f"no worker was ready after {START_SECONDS:.0f} s: the cluster has no room for one")
         number = refs[done[0]]
         actor, ref = self.opening.pop(number)
-        found = self._got(ref)
-        if isinstance(found, Lost):
+        answer = self._got(ref)
+        if isinstance(answer, Lost):
             raise EngineError("the first worker died while it opened its engines: see Ray's logs; it may lack memory")
         self.actors[number] = actor
-        return found
+        return answer
 
     def _got(self, ref: Any) -> Any:
         """The value of a reference that is done; Lost where its actor is gone. Raises what the actor raised."""
@@ -238,15 +238,15 @@ class RayPool:
         done, _ = self.ray.wait(waiting, num_returns=1, timeout=seconds)
         if done:
             done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        found = []
+        answers = []
         for ref in done:
             worker, ticket = self.pending.pop(ref)
             answer = self._got(ref)
             if isinstance(answer, Lost) and self.actors.pop(worker, None) is not None:
                 self.notes.append("a worker was lost; what it had was drawn by others")
                 self.grown = 0.0  # another may take its place at once
-            found.append((worker, ticket, answer))
-        return found
+            answers.append((worker, ticket, answer))
+        return answers
 
     def told(self) -> tuple[list[str], tuple[int, int]]:
         """What workers note of their votes, and what those took, as far as they answer."""

@@ -165,9 +165,9 @@ class Engine(ABC):
         device, expected = self.device, self._images_shape(nhwc)
         ours = isinstance(x, device.xp.ndarray)
         if not ours or x.shape != expected or (x.dtype != np.float32 and device.synchronous):
-            found = f"{x.dtype} {x.shape}" if ours else f"{type(x).__module__}.{type(x).__name__}"
+            kind = f"{x.dtype} {x.shape}" if ours else f"{type(x).__module__}.{type(x).__name__}"
             array = "" if ours else f" as {device.xp.__name__} array on {device.name}"
-            raise InputError(f"{self.name} takes float32 {expected}{array}, got {found}")
+            raise InputError(f"{self.name} takes float32 {expected}{array}, got {kind}")
         with device.errors():
             device.stage(self.name)
             if (x.dtype, nhwc) != (self.input_dtype, self.input_nhwc):
@@ -224,11 +224,11 @@ class Engine(ABC):
                 for a, b in zip((*loud, noisy), (*quiet, y), strict=True)
             ]
             *given, expected = rows
-            found = self._probed(tuple(given))
-            if np.array_equal(found, expected, equal_nan=True):
+            output = self._probed(tuple(given))
+            if np.array_equal(output, expected, equal_nan=True):
                 continue
             self.place_dependent = self.may_depend_on_place and only_place_matters(
-                lambda *some: self._probed(some), given, found, expected
+                lambda *some: self._probed(some), given, output, expected
             )
             if not self.place_dependent:
                 raise InputError(

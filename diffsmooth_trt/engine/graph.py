@@ -72,9 +72,9 @@ class GraphFile:
 
     def check_unchanged(self) -> None:
         """InputError where the file, or one with its weights, is not the one that was read, hashed and proved."""
-        for name, found in self.stamps.items():
+        for name, before in self.stamps.items():
             file = self.path.parent / name
-            if not file.is_file() or stamp(file) != found:
+            if not file.is_file() or stamp(file) != before:
                 raise InputError(f"{file} changed while it was being opened: copy it again")
 
     def input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
@@ -174,12 +174,12 @@ def _check_conditional(path: Path, inputs: Values, outputs: Values) -> None:
         and len(batches) == len(outputs) == 1
     ):
         return
-    found = (
+    texts = (
         f"{name} {onnx.TensorProto.DataType.Name(kind).lower()} {shape}"
         for (name, kind), shape in zip(kinds, shapes, strict=True)
     )
     raise InputError(
-        f"{path} has inputs {', '.join(found)} and {len(outputs)} outputs: expected images float [B, C, H, W], s float [B], "
+        f"{path} has inputs {', '.join(texts)} and {len(outputs)} outputs: expected images float [B, C, H, W], s float [B], "
         f"labels int64 [B] and one output; {MAKE_CONDITIONAL}"
     )
 

@@ -27,8 +27,8 @@ def only_place_matters(
     rows = np.arange(len(y))
     for kept in (rows % 2 == 0, rows % 2 == 1, rows >= 0):
         other = np.where(kept, rows, rows[::-1])
-        found = call(*(given[other] for given in inputs))
-        if not np.array_equal(found[kept], y[kept], equal_nan=True):
+        output = call(*(given[other] for given in inputs))
+        if not np.array_equal(output[kept], y[kept], equal_nan=True):
             return False
     here, there = (each.reshape(len(y), -1) for each in (y, expected))
     finite = np.isfinite(here).all(axis=1) & np.isfinite(there).all(axis=1)

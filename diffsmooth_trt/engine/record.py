@@ -99,10 +99,10 @@ def parse_record(path: Path, kind: str) -> Record:
 
 def read_record(path: Path, kind: str) -> Record:
     """The record of the engine file `path`, which is hashed; raises InputError unless the two belong together."""
-    record, found = parse_record(path, kind), file_sha256(path)
-    if found != record.sha256:
+    record, sha256 = parse_record(path, kind), file_sha256(path)
+    if sha256 != record.sha256:
         raise InputError(
-            f"{path} is not the file its record was written for (SHA-256 {found[:12]}…, recorded "
+            f"{path} is not the file its record was written for (SHA-256 {sha256[:12]}…, recorded "
             f"{str(record.sha256)[:12]}…) and was not loaded: copy both again, or make it again with {HOW[kind]}"
         )
     return record

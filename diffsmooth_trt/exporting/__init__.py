@@ -95,10 +95,10 @@ def check_installed() -> None:
     """Raise InputError unless the packages that exports need are there."""
     for package in _NEEDED:
         try:
-            found = importlib.util.find_spec(package)
+            spec = importlib.util.find_spec(package)
         except (ImportError, ValueError):
-            found = None
-        if found is None:
+            spec = None
+        if spec is None:
             raise InputError(
                 f'exporting needs {package}, which is not installed: pip install "diffsmooth-trt[cpu,export]"'
             )

@@ -28,12 +28,12 @@ def with_exported(config: RunConfig, folder: Path | None, say: Say) -> RunConfig
     Raises InputError for what cannot be exported, and for a `folder` that is none; None stands for one in the home folder.
     """
     taken = config.method.slots
-    found = {
+    networks = {
         option: network
         for option, path in config.files.items()
         if (network := _network(str(path), taken[option].role)) is not None
     }
-    if not found:
+    if not networks:
         return config
     if folder is not None and not folder.is_dir():
         raise InputError(f"--cache {folder} is no folder: make it, or leave --cache out for ~/{DEFAULT}")
@@ -42,7 +42,7 @@ def with_exported(config: RunConfig, folder: Path | None, say: Say) -> RunConfig
     return config.changed(
         **{
             option: _engine(option, name, source, config, taken[option].role, folder=kept.resolve(), say=say)
-            for option, (name, source) in found.items()
+            for option, (name, source) in networks.items()
         }
     )
 
@@ -76,13 +76,13 @@ def content_sha256(path: Path) -> str:
 
 
 def _made_by() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in MADE_BY:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _engine(
@@ -136,22 +136,22 @@ def _arch(option: str, source: Path) -> str:
     from .sources.checkpoints import load_checkpoint
 
     state, noted = load_checkpoint(source)
-    found = noted if noted in classifier_names() else fitting_arch(state)
-    if found is None:
+    arch = noted if noted in classifier_names() else fitting_arch(state)
+    if arch is None:
         raise InputError(
             f"--{option} {source} fits no built-in architecture: say which it has, like --{option} timm/NAME:{source}"
         )
-    return found
+    return arch
 
 
 def _family(option: str, source: Path) -> str:
     """The family whose published configuration a checkpoint is named like."""
     from .denoiser import named_family
 
-    found = named_family(source.stem)
-    if found is None:
+    family = named_family(source.stem)
+    if family is None:
         raise InputError(
             f"--{option} {source} is not named like a published configuration: `diffsmooth-trt export denoiser --config …` makes "
             "an engine file of it"
         )
-    return found
+    return family

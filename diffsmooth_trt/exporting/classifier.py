@@ -67,25 +67,25 @@ def _remedy(state: dict[str, torch.Tensor], noted: str | None) -> str:
 def load_known(arch: str, checkpoint: Source, key: str | None = None) -> LoadedClassifier:
     """The built-in architecture `arch` with the weights of `checkpoint` under `key`, as many classes as these have."""
     classifier_from_arch(arch)  # unknown names before large files
-    found = read_checkpoint(checkpoint, key)
-    state = base_state(found.state)
+    read = read_checkpoint(checkpoint, key)
+    state = base_state(read.state)
     with torch.device("meta"):
         known = classifier_from_arch(arch)
         weight = state.get(f"{known.head}.weight")
         if weight is not None and weight.dim() == 2 and weight.shape[0] >= 2 and weight.shape[0] != known.classes:
             known = classifier_from_arch(arch, weight.shape[0])
     state = {name: tensor for name, tensor in state.items() if not any(part in name for part in known.unused)}
-    hint = found.remedy(_remedy(state, found.arch)) if mismatch(known.module.state_dict(), state) else ""
+    hint = read.remedy(_remedy(state, read.arch)) if mismatch(known.module.state_dict(), state) else ""
     load_into(known.module, state, f"checkpoint {checkpoint}", hint)
     return LoadedClassifier(
         known.module.eval(),
         known.classes,
         Preprocessing(known.mean, known.std, known.size, known.size),
         arch,
-        files_sha256(found.files),
+        files_sha256(read.files),
         image_size=32 if known.size == 32 else None,
         folds=True,
-        details=found.choice.recorded(),
+        details=read.choice.recorded(),
     )
 
 

@@ -73,10 +73,10 @@ def read_family(family: str, config: Source | Mapping[str, object] | None, check
     parse = _PARSERS[family]
     name = Path(checkpoint).stem if config is None else str(config)
     if not isinstance(config, Mapping) and name in _NAMED and not (config is not None and Path(config).is_file()):
-        found = _NAMED[name]()
-        if found.name != family:
-            raise InputError(f"configuration {name} belongs to --family {found.name}, got {family}")
-        return found
+        built_in = _NAMED[name]()
+        if built_in.name != family:
+            raise InputError(f"configuration {name} belongs to --family {built_in.name}, got {family}")
+        return built_in
     if config is None:
         raise InputError(
             f"--config is missing: give a JSON file of {family} options or one of {', '.join(_NAMED)} "

@@ -46,12 +46,12 @@ def detector_file(
     """See `export_detector`."""
     if not 4 <= image_size <= 4096:
         raise InputError(f"image size must lie between 4 and 4096 pixels, got {image_size}")
-    found = read_checkpoint(checkpoint, key)
-    state = detector_state(found.state)
+    read = read_checkpoint(checkpoint, key)
+    state = detector_state(read.state)
     net = detector_for(state, image_size)
     fits = state["L4.weight"].shape == net.L4.weight.shape
     load_into(
-        net, state, f"checkpoint {checkpoint}", found.remedy("check the architecture" if fits else "check --image-size")
+        net, state, f"checkpoint {checkpoint}", read.remedy("check the architecture" if fits else "check --image-size")
     )
     if store_fp16:
         round_to_half(net)
@@ -63,12 +63,12 @@ def detector_file(
         role="detector",
         input_shape=shape,
         family="prood",
-        source_sha256=files_sha256(found.files),
+        source_sha256=files_sha256(read.files),
         details=export_details(
             checkpoint,
             store_fp16,
             widths=[len(layer.weight) for layer in (net.C1, net.C2, net.C3, net.L4)],
-            **found.choice.recorded(),
+            **read.choice.recorded(),
         ),
     )
     source: nn.Module = module if store_fp16 else net.eval()

@@ -174,32 +174,34 @@ def onnx_classifier_file(
     """See `export_onnx_classifier`."""
     path = Path(path)
     model, sha256, weights = _load(path)
-    found = _describe(path, model)
+    classifier = _describe(path, model)
     precision = _precision(model)
     if request.precision != "fp32" and precision != "fp32":
         raise InputError(
             f"--onnx {path} is an {precision} graph, which stays one: leave --precision out, or give its fp32 original"
         )
-    if batch is not None and found.batch not in (None, batch):
-        raise InputError(f"--onnx {path} takes batches of {found.batch}, got --batch {batch}: leave --batch out")
-    fixed = found.batch if batch is None else batch
-    size = overrides.input_size or found.size
+    if batch is not None and classifier.batch not in (None, batch):
+        raise InputError(f"--onnx {path} takes batches of {classifier.batch}, got --batch {batch}: leave --batch out")
+    fixed = classifier.batch if batch is None else batch
+    size = overrides.input_size or classifier.size
     if size is None:
         raise InputError(f"--onnx {path} does not say its input size: give --input-size")
-    if found.size not in (None, size):
-        raise InputError(f"--onnx {path} takes {found.size}×{found.size} images, got --input-size {size}: leave it out")
+    if classifier.size not in (None, size):
+        raise InputError(
+            f"--onnx {path} takes {classifier.size}×{classifier.size} images, got --input-size {size}: leave it out"
+        )
     preprocessing = overrides.over(Preprocessing((0.0,) * 3, (1.0,) * 3, size, size))
     image_size = overrides.image_size or size
     opset = model.opset_imports.get("")
     model = _converted(path, model)
-    own = OnnxModule(path, found.batch)
-    burnt = burnt_rows(own, model, size) if found.batch is None else None
+    own = OnnxModule(path, classifier.batch)
+    burnt = burnt_rows(own, model, size) if classifier.batch is None else None
     if burnt is not None and fixed != burnt:
         open_batch(model, burnt)
     with quiet():
         passes.ShapeInferencePass(strict_mode=False)(model)
-    own.batch = found.batch or burnt
-    own.multiply_adds = multiply_adds(model, found.batch)
+    own.batch = classifier.batch or burnt
+    own.multiply_adds = multiply_adds(model, classifier.batch)
     source = ClassifierWithPreprocessing(own, preprocessing, image_size, source=True)
     _prepend(model, preprocessing, image_size, fixed)
     if request.precision != "fp32":
@@ -210,7 +212,7 @@ def onnx_classifier_file(
     facts = EngineFacts(
         role="classifier",
         input_shape=shape,
-        classes=found.classes,
+        classes=classifier.classes,
         family="onnx",
         precision=precision,
         source_sha256=sha256,

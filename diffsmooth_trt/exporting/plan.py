@@ -176,7 +176,7 @@ def export_plan(
     facts = build.graph.facts
     settings.check_precision(facts.precision)
     machine = _present(settings)
-    found = tolerance = None
+    comparison = tolerance = None
     with draft_folder(out) as folder, contextlib.ExitStack() as stack:
         engine = None
         if machine.compares:
@@ -190,30 +190,32 @@ def export_plan(
                 (folder / name).symlink_to((path.parent / name).resolve())
         if engine is not None:
             with stage(f"comparing with {twin.name}"):
-                found = _compare(draft, record, engine, labels, data)
-            tolerance = strict_tolerance(facts, settings.tf32, found)
+                comparison = _compare(draft, record, engine, labels, data)
+            tolerance = strict_tolerance(facts, settings.tf32, comparison)
             if tolerance is not None:
-                check_difference(out, found, tolerance, "try another --optimization-level or TensorRT version")
-            facts = replace(facts, details={**facts.details, "plan_check": {**found.recorded(), "against": twin.name}})
+                check_difference(out, comparison, tolerance, "try another --optimization-level or TensorRT version")
+            facts = replace(
+                facts, details={**facts.details, "plan_check": {**comparison.recorded(), "against": twin.name}}
+            )
             record = replace(record, facts=facts)
         publish(draft, record, out)
-        if found is not None and machine.targets:
-            _note(out, machine, {**found.recorded(), "against": twin.name})
+        if comparison is not None and machine.targets:
+            _note(out, machine, {**comparison.recorded(), "against": twin.name})
         if cache is not None and content:
             write_atomically(cache, content)
-    return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size, record)
+    return ExportReport(out, facts, comparison, tolerance, time.perf_counter() - start, size, record)
 
 
-def _note(out: Path, machine: Machine, found: dict[str, Any]) -> None:
+def _note(out: Path, machine: Machine, comparison: dict[str, Any]) -> None:
     """Note beside a plan of TensorRT for RTX that it was compared on this machine's GPU."""
     assert machine.gpu is not None
     plan = read_plan(out, role=None, sigma=None)
-    note_check(plan, where(plan, gpu=machine.gpu.name, driver=machine.gpu.driver, tensorrt=machine.version), found)
+    note_check(plan, where(plan, gpu=machine.gpu.name, driver=machine.gpu.driver, tensorrt=machine.version), comparison)
 
 
-def strict_tolerance(facts: EngineFacts, tf32: bool, found: Comparison) -> float | None:
+def strict_tolerance(facts: EngineFacts, tf32: bool, comparison: Comparison) -> float | None:
     """The most that a plan may differ from its graph; None where its products are rounded and any number is allowed."""
-    return STRICT * max(1.0, found.largest) if facts.precision == "fp32" and not tf32 else None
+    return STRICT * max(1.0, comparison.largest) if facts.precision == "fp32" and not tf32 else None
 
 
 def build_uncompared(onnx: Path, out: Path, batch: int, settings: PlanSettings, timing_cache: Path | None) -> None:

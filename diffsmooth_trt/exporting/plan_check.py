@@ -50,9 +50,9 @@ def _compare(plan: PlanFile, device: Device, here: dict[str, str]) -> None:
         reference,
         open_engine(plan.path, batch=plan.batch, role=facts.role, sigma=facts.sigma, device=device) as engine,
     ):
-        found = compare_engines(engine, reference)
-    tolerance = strict_tolerance(facts, bool(plan.settings.get("tf32")), found)
+        comparison = compare_engines(engine, reference)
+    tolerance = strict_tolerance(facts, bool(plan.settings.get("tf32")), comparison)
     if tolerance is not None:
-        check_difference(plan.path, found, tolerance, "build it again with `diffsmooth-trt export plan`")
+        check_difference(plan.path, comparison, tolerance, "build it again with `diffsmooth-trt export plan`")
     with contextlib.suppress(OSError):  # a folder that nobody may write to: compared again next time
-        note_check(plan, here, {**found.recorded(), "against": source.name})
+        note_check(plan, here, {**comparison.recorded(), "against": source.name})

@@ -124,8 +124,8 @@ class Method(ABC):
         A class whose constructor takes anything but its engines, in the order of its slots, has an `of` of its own.
         """
         made: Any = cls
-        found: Self = made(*(engines[slot] for slot in cls.slots if slot in engines))
-        return found
+        method: Self = made(*(engines[slot] for slot in cls.slots if slot in engines))
+        return method
 
     @classmethod
     def states_sigma(cls) -> bool:

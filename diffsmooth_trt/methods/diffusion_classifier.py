@@ -206,9 +206,9 @@ class DiffusionClassifier(Method):
     def _labels(self, noisy: Floats32, rows: Rows) -> Labels:
         used = _drawn(rows)  # padding would cost as many evaluations as votes do
         losses = self.losses(noisy[:used], rows.chosen(slice(used)))
-        found: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
-        found[np.isnan(losses).any(axis=1)] = self.classes  # void
-        return np.concatenate([found, np.repeat(found[-1:], len(noisy) - used)])
+        labels: Labels = self.candidates[np.argmin(losses, axis=1)].astype(np.int64)
+        labels[np.isnan(losses).any(axis=1)] = self.classes  # void
+        return np.concatenate([labels, np.repeat(labels[-1:], len(noisy) - used)])
 
     def losses(self, noisy: Floats32, rows: Rows) -> Floats64:
         """Losses float64 [R, candidates] of noisy images [R, C, H, W], R ≤ batch, in [0, 1] units.
@@ -261,14 +261,14 @@ class Dc(DiffusionClassifier):
 
     def margins(self, clean: Floats32, images: NDArray[np.uint64]) -> list[tuple[int, float]]:
         rows = Rows(np.full_like(images, SELECTION), images, np.zeros_like(images), Key(0))  # noise is fixed: no key
-        found = []
+        margins = []
         for losses in self.losses(clean, rows):
             if np.isnan(losses).any():
-                found.append((-1, 0.0))
+                margins.append((-1, 0.0))
                 continue
             first, second = np.sort(losses)[:2]
-            found.append((int(self.candidates[np.argmin(losses)]), float(second - first)))
-        return found
+            margins.append((int(self.candidates[np.argmin(losses)]), float(second - first)))
+        return margins
 
     def _terms(self) -> Terms:
         chosen = self.settings
@@ -451,22 +451,22 @@ class _Losses:
             residual += d * (x.astype(np.float64) - self.reference[samples])
         if b.any():
             residual += b * np.stack([opened[k][0][i % len(opened[k][0])] for k, i in numbers])
-        found = terms.weights[steps] * np.mean(residual * residual, axis=1)
+        losses = terms.weights[steps] * np.mean(residual * residual, axis=1)
         for row, (step, sample) in enumerate(numbers):
-            opened[step][2][sample, classes[row]] = found[row]
-            if not np.isfinite(found[row]):
+            opened[step][2][sample, classes[row]] = losses[row]
+            if not np.isfinite(losses[row]):
                 opened[step][2][sample, classes[row]] = np.nan
                 method.note(
                     f"the loss at step {step} (s = {terms.levels[step]:.4g}) of class {labels[row]} is not finite for image "
                     f"{self.rows.images[sample]}, sample {self.rows.samples[sample]}: such votes are abstentions"
                 )
 
-    def _close(self, found: Floats64) -> None:
+    def _close(self, terms: Floats64) -> None:
         """Add a step: its terms, and their variance among the classes still in question."""
-        self.total += found
+        self.total += terms
         count = self.alive.sum(axis=1)
-        mean = np.where(self.alive, found, 0.0).sum(axis=1) / count
-        square = np.where(self.alive, (found - mean[:, None]) ** 2, 0.0).sum(axis=1)
+        mean = np.where(self.alive, terms, 0.0).sum(axis=1) / count
+        square = np.where(self.alive, (terms - mean[:, None]) ** 2, 0.0).sum(axis=1)
         self.spread += square / np.maximum(count - 1, 1)
 
     def drop(self, dropped: NDArray[np.bool_]) -> None:

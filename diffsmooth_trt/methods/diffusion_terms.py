@@ -67,12 +67,12 @@ def sift_terms(lowest: float, highest: float, steps: int) -> tuple[Terms, Terms]
     Both are weighted with the Δs of the classifier's own list of `steps` levels, of which they use nothing else.
     """
     gap = (highest - lowest) / (steps - 1)
-    found, first = [], 0
+    terms, first = [], 0
     for count in (PUBLISHED_SIEVE, PUBLISHED_STEPS):
         s = np.linspace(lowest, highest, count)
-        found.append(_plain(s, level_weights(s, density(s, "published"), gap), first))
+        terms.append(_plain(s, level_weights(s, density(s, "published"), gap), first))
         first += count
-    return found[0], found[1]
+    return terms[0], terms[1]
 
 
 def _plain(s: Floats64, weights: Floats64, first_noise: int = 0) -> Terms:

@@ -71,14 +71,16 @@ def draws_fault(law: GridLaw, noise: NDArray[np.int32]) -> str | None:
     statistics = {"mean / σ": z, "variance / σ²": z * z, "share in the tails": (beyond | beyond[::-1]).astype(float)}
     for name, values in statistics.items():
         low, high = mean_limits(values, p, noise.size)
-        if not low <= (found := float(counts @ values) / noise.size) <= high:
-            return f"{name} of {noise.size} draws is {found:.6g}, expected {low:.6g} to {high:.6g}"
+        if not low <= (observed := float(counts @ values) / noise.size) <= high:
+            return f"{name} of {noise.size} draws is {observed:.6g}, expected {low:.6g} to {high:.6g}"
     bins = np.minimum((np.cumsum(p) - p / 2) * _BINS, _BINS - 1).astype(np.intp)
     mass = np.bincount(bins, weights=p)
     expected = mass[mass > 0] * noise.size
-    found = float(((np.bincount(bins, weights=counts)[mass > 0] - expected) ** 2 / expected).sum())
-    if found > (limit := chi_square_limit(expected)):
-        return f"chi-square of {noise.size} draws in {expected.size} bins is {found:.6g}, expected {limit:.6g} at most"
+    observed = float(((np.bincount(bins, weights=counts)[mass > 0] - expected) ** 2 / expected).sum())
+    if observed > (limit := chi_square_limit(expected)):
+        return (
+            f"chi-square of {noise.size} draws in {expected.size} bins is {observed:.6g}, expected {limit:.6g} at most"
+        )
     return None
 
 

@@ -37,15 +37,15 @@ def quotas(sigma: float, precision: int) -> tuple[list[int], int]:
     """
     numerator, denominator = sigma.as_integer_ratio()
     scale = math.isqrt((1 << 3 * precision) // (2 * pi_fixed_point(precision)))  # 1/√(2π)
-    found: list[int] = []
+    kept: list[int] = []
     below = 0
     while True:
-        area = _half_line((2 * len(found) + 1) * denominator, 510 * numerator, precision)
+        area = _half_line((2 * len(kept) + 1) * denominator, 510 * numerator, precision)
         up_to = area * scale >> precision
-        quota = (up_to - below if found else 2 * up_to) << 64
+        quota = (up_to - below if kept else 2 * up_to) << 64
         if quota >> precision == 0:
-            return found, quota
-        found.append(quota)
+            return kept, quota
+        kept.append(quota)
         below = up_to
 
 

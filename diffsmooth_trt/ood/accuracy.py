@@ -85,7 +85,7 @@ def _tensor(values: Any) -> Any:
 
 def _right(model: Model, x: Floats32, labels: Labels, words: Words, key: Key) -> Any:
     """Whether each image is classified right by the engines, by the mean probabilities over `draws` noises."""
-    found = []
+    predicted = []
     for at in range(0, len(x), model.batch):
         count = len(x[at : at + model.batch])
         order = at + np.minimum(np.arange(model.batch), count - 1)
@@ -93,8 +93,8 @@ def _right(model: Model, x: Floats32, labels: Labels, words: Words, key: Key) ->
         noisy = [model.with_noise(full, key, OOD + 2, numbers, draw) for draw in range(model.draws)] or [full]
         logits = [model.logits(images).astype(np.float64) for images in noisy]
         mean = np.mean([np.exp(each - np.logaddexp.reduce(each, axis=1)[:, None]) for each in logits], axis=0)
-        found.append(mean.argmax(axis=1)[:count])
-    return np.concatenate(found) == labels
+        predicted.append(mean.argmax(axis=1)[:count])
+    return np.concatenate(predicted) == labels
 
 
 def adversarial_accuracy(
@@ -124,7 +124,7 @@ def adversarial_accuracy(
         raise InputError(f"an image is not {(height, width, channels)} as the engines take: pass --resize and --crop")
     x, labels = scaled(images), np.array([image.label for image in images])
     words = np.array([image.index for image in images], np.uint64)
-    clean, found = _right(model, x, labels, words, key), []
+    clean, accuracies = _right(model, x, labels, words, key), []
     for epsilon in epsilons:
         attack = _attack(model, epsilon, "rand" if model.draws else "standard", seed % 2**63)
         right = clean.copy()
@@ -134,8 +134,8 @@ def adversarial_accuracy(
                 np.float32
             )
             right[clean] = _right(model, points, labels[clean], words[clean], key)
-        found.append(Accuracy(len(images), epsilon, float(clean.mean()), float(right.mean())))
-    return found
+        accuracies.append(Accuracy(len(images), epsilon, float(clean.mean()), float(right.mean())))
+    return accuracies
 
 
 def of_run(config: OodConfig, key: Key) -> list[Accuracy]:

@@ -139,7 +139,7 @@ def attacked(
     centre = torch.from_numpy(images)
     for name, start in _starts(centre, epsilon, seeds, budget):
         if name == "apgd":
-            found = apgd(objective, centre, start, epsilon, budget.iterations)
+            points = apgd(objective, centre, start, epsilon, budget.iterations)
         else:
-            found = pgd(objective, centre, start, epsilon, budget.steps)
-        yield name, found.numpy()
+            points = pgd(objective, centre, start, epsilon, budget.steps)
+        yield name, points.numpy()

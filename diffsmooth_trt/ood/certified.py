@@ -140,11 +140,11 @@ class Certifier:
 
     def _open_audit(self, drawn: int) -> SelfAudit:
         """The run's audit, where the file's was left; `drawn` is what its records hold."""
-        found = self.store.audit
-        if found is None:
-            return SelfAudit(self.model.batch, found={"before": drawn} if drawn else {})
-        found = {**found, "of": max(found["of"], drawn - found.get("before", 0))}
-        return SelfAudit(self.model.batch, found=found)
+        counts = self.store.audit
+        if counts is None:
+            return SelfAudit(self.model.batch, counts={"before": drawn} if drawn else {})
+        counts = {**counts, "of": max(counts["of"], drawn - counts.get("before", 0))}
+        return SelfAudit(self.model.batch, counts=counts)
 
     def _run_set(self, number: int, data: DataSet) -> None:
         waiting = (image for image in data.images if self.store.lacks(number, image.index))
@@ -291,8 +291,8 @@ class Certifier:
             return
         if self.audit is not None:
             self.audit.see(spans, codes, padded=padded)
-        for image, found in _grouped(np.repeat([s.block.image for s in spans], [s.high - s.low for s in spans]), codes):
-            self._count(owners[image], found)
+        for image, part in _grouped(np.repeat([s.block.image for s in spans], [s.high - s.low for s in spans]), codes):
+            self._count(owners[image], part)
 
     def _count(self, task: Task, codes: Labels) -> None:
         """Count the rows of an image; selection only counts votes, which for a joint model are its classifier's."""

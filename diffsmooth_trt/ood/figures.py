@@ -22,13 +22,13 @@ def colours_of(version: Version) -> dict[str, str]:
     return {name: f"C{number}" for number, name in enumerate(["", *version.outside])}
 
 
-def title_of(store: OodStore, found: Sequence[Version]) -> str:
+def title_of(store: OodStore, versions: Sequence[Version]) -> str:
     """Kind, score, norm, ε or σ, and how many images of each set there are."""
     run = store.record
     asked, sigma = run.asked, run.classifier.parts.get("sigma")
     said = {"clean": "images as they are", "certified": f"ℓ2, σ = {sigma:g}, α = {asked.alpha:g}" if sigma else "ℓ2"}
     ball = said.get(asked.kind, f"ℓ∞, ε = {asked.epsilon:g}")
-    name = found[-1].name if asked.certified else asked.kind
+    name = versions[-1].name if asked.certified else asked.kind
     counts = ", ".join(
         f"{each.name.lstrip('_')} {len(store.of_set(number))}"
         + ("" if not store.missing(number) else f" of {each.images}")
@@ -80,7 +80,7 @@ def _against_radius(axes: Any, versions: Sequence[Version]) -> None:
     axes.legend(fontsize=7)
 
 
-def figure_of(store: OodStore, found: Sequence[Version]) -> Any:
+def figure_of(store: OodStore, versions: Sequence[Version]) -> Any:
     """The matplotlib figure of a run and its `versions_of`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -89,23 +89,23 @@ def figure_of(store: OodStore, found: Sequence[Version]) -> Any:
     figure = Figure(figsize=(4.6 * (3 if smoothed else 2), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3 if smoothed else 2)
-    _histograms(panels[0], found[0])
-    _roc(panels[1], found[:4])
+    _histograms(panels[0], versions[0])
+    _roc(panels[1], versions[:4])
     if smoothed:
-        _against_radius(panels[2], [version for version in found if version.name != "estimated"])
-    figure.suptitle(title_of(store, found), fontsize=8)
+        _against_radius(panels[2], [version for version in versions if version.name != "estimated"])
+    figure.suptitle(title_of(store, versions), fontsize=8)
     return figure
 
 
-def draw(store: OodStore, found: Sequence[Version], kind: str) -> bytes:
+def draw(store: OodStore, versions: Sequence[Version], kind: str) -> bytes:
     """The figure of a run and its `versions_of` as a picture file of `kind` ("png", "svg", "pdf")."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
-        figure_of(store, found).savefig(picture, format=kind, dpi=150)
+        figure_of(store, versions).savefig(picture, format=kind, dpi=150)
     return picture.getvalue()
 
 
-def write_figure(path: Path, store: OodStore, found: Sequence[Version]) -> None:
+def write_figure(path: Path, store: OodStore, versions: Sequence[Version]) -> None:
     """Write the figure to `path`, whose suffix chooses the format: .png, .svg or .pdf."""
-    write_atomically(path, draw(store, found, path.suffix[1:]))
+    write_atomically(path, draw(store, versions, path.suffix[1:]))

@@ -56,10 +56,10 @@ def _smooth(shape: tuple[int, int, int], words: NDArray[np.uint64]) -> Pixels:
 
 def _waves(height: int, width: int) -> Floats64:
     """Frequencies (row, column) in cycles an image of the lowest plane waves, one of each pair ±k."""
-    found = [(r, c) for r in range(-8, 9) for c in range(9) if (c, r) > (0, 0)]
-    found.sort(key=lambda k: (k[0] ** 2 + k[1] ** 2, k))
+    waves = [(r, c) for r in range(-8, 9) for c in range(9) if (c, r) > (0, 0)]
+    waves.sort(key=lambda k: (k[0] ** 2 + k[1] ** 2, k))
     rows, columns = np.mgrid[:height, :width]
-    return np.stack([2 * np.pi * (r * rows / height + c * columns / width) for r, c in found[:WAVES]])
+    return np.stack([2 * np.pi * (r * rows / height + c * columns / width) for r, c in waves[:WAVES]])
 
 
 def _lowfreq(shape: tuple[int, int, int], words: NDArray[np.uint64]) -> Pixels:

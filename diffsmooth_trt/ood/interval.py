@@ -214,10 +214,10 @@ class IntervalGraph(ReadGraph):
         if low.shape != high.shape or not (low <= high).all():
             raise InputError(f"the box {low.shape}, {high.shape} is empty somewhere or has NaN: expected low ≤ high")
         low, high = low.astype(np.float64), high.astype(np.float64)
-        found = [
+        boxes = [
             self._bounds(Box(low[row : row + 1], high[row : row + 1]), max(roundoff, DOUBLE)) for row in range(len(low))
         ]
-        return np.concatenate([box.low for box in found]), np.concatenate([box.high for box in found])
+        return np.concatenate([box.low for box in boxes]), np.concatenate([box.high for box in boxes])
 
     def _bounds(self, box: Box, u: float) -> Box:
         boxes = {self.input: box}

@@ -81,13 +81,13 @@ class BallRunner:
     def _records(self, number: int, images: list[Image]) -> list[Record]:
         x, phase = scaled(images), phase_of(number, 2)
         words = np.array([image.index for image in images], np.uint64)
-        found: dict[str, Any] = {"score": self.model.scores(x, self.key, phase, words)}
+        columns: dict[str, Any] = {"score": self.model.scores(x, self.key, phase, words)}
         digests = [pixel_digest(image) for image in images]
         if number and self.graph is not None:
-            found["bound"] = upper_bounds(self.model, self.graph, x, self.config.epsilon)
+            columns["bound"] = upper_bounds(self.model, self.graph, x, self.config.epsilon)
         if number and self.attack is not None:
-            found["attacked"], found["by"] = self.attack.best(x, found["score"], self.key, phase, words, digests)
-        self._check(found)
+            columns["attacked"], columns["by"] = self.attack.best(x, columns["score"], self.key, phase, words, digests)
+        self._check(columns)
         return [
             {
                 "set": number,
@@ -95,18 +95,18 @@ class BallRunner:
                 "label": image.label,
                 "sha256": digest,
                 **({"distance": image.distance} if self.config.quantise else {}),
-                **{name: values[i] if name == "by" else float(values[i]) for name, values in found.items()},
+                **{name: values[i] if name == "by" else float(values[i]) for name, values in columns.items()},
             }
             for i, (image, digest) in enumerate(zip(images, digests, strict=True))
         ]
 
-    def _check(self, found: dict[str, Any]) -> None:
+    def _check(self, columns: dict[str, Any]) -> None:
         """EngineError where the score of a point in the ball exceeds the bound over it: then one of them is wrong."""
         for name in ("score", "attacked"):
-            if name in found and "bound" in found and (found[name] > found["bound"]).any():
-                worst = int(np.argmax(found[name] - found["bound"]))
+            if name in columns and "bound" in columns and (columns[name] > columns["bound"]).any():
+                worst = int(np.argmax(columns[name] - columns["bound"]))
                 raise EngineError(
-                    f"{name} {found[name][worst]:.9g} is above its guaranteed bound {found['bound'][worst]:.9g}: the engine "
+                    f"{name} {columns[name][worst]:.9g} is above its guaranteed bound {columns['bound'][worst]:.9g}: the engine "
                     "does not compute what its graph says; try --backend onnxruntime"
                 )
 

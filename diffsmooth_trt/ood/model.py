@@ -166,8 +166,8 @@ class Model:
             return self.score.of(self.logits(full), d)[:count]
         total, highest = np.zeros(self.batch), np.full(self.batch, -np.inf)
         for draw in range(self.draws):
-            found = self.score.of(self.logits(self.with_noise(full, key, phase, words, draw)), d)
-            total, highest = total + found, np.maximum(highest, found)
+            scores = self.score.of(self.logits(self.with_noise(full, key, phase, words, draw)), d)
+            total, highest = total + scores, np.maximum(highest, scores)
         # However its sum is rounded, a mean is not above all: an exact bound on each holds for it.
         return np.asarray(np.minimum(total / self.draws, highest)[:count])
 

@@ -123,7 +123,7 @@ class OodRecord:
 
     def to_meta(self) -> dict[str, Any]:
         """The JSON values of the first line."""
-        found = {
+        meta = {
             **self.described(),
             "file": KIND,
             "format": FORMAT,
@@ -135,7 +135,7 @@ class OodRecord:
         }
         more: dict[str, Any] = {"shape": None if self.shape is None else list(self.shape), "rows": self.rows}
         more["labels"] = self.labels
-        return found | {name: value for name, value in more.items() if value is not None}
+        return meta | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:

@@ -45,12 +45,12 @@ class Version:
     def measured(self) -> dict[str, Metrics]:
         """The metrics of every set, and their average."""
         worst = np.full(self.missing.get("", 0), -np.inf)
-        found = {
+        by_set = {
             name: self._one(np.r_[self.inside, worst], np.r_[scores, np.full(self.missing.get(name, 0), np.inf)])
             for name, scores in self.outside.items()
         }
-        rows = np.array([[m.auroc, m.aupr, m.fpr] for m in found.values()])
-        return {**found, AVERAGE: Metrics(*(float(value) for value in rows.mean(axis=0)))}
+        rows = np.array([[m.auroc, m.aupr, m.fpr] for m in by_set.values()])
+        return {**by_set, AVERAGE: Metrics(*(float(value) for value in rows.mean(axis=0)))}
 
     def _one(self, inside: Floats64, outside: Floats64) -> Metrics:
         return (bounded if self.bounds or any(self.missing.values()) else metrics)(inside, outside)
@@ -62,10 +62,10 @@ def _outside(store: OodStore) -> dict[str, list[dict[str, Any]]]:
 
 def _missing(store: OodStore) -> dict[str, int]:
     """How many images of each set have no record, of the in-distribution one under ""; InputError where there are too many."""
-    found = {each.name if number else "": store.missing(number) for number, each in enumerate(store.record.sets)}
-    if min(found.values()) < 0:
+    missing = {each.name if number else "": store.missing(number) for number, each in enumerate(store.record.sets)}
+    if min(missing.values()) < 0:
         raise InputError(f"{store.path} has more records than images it was asked for: restore it from a copy")
-    return found
+    return missing
 
 
 def _check_complete(store: OodStore) -> None:
@@ -77,7 +77,7 @@ def _of_ball(store: OodStore) -> list[Version]:
     """clean, guaranteed and adversarial scores, as far as the records have them; EngineError where their order is impossible."""
     inside = np.array([record["score"] for record in store.of_set(0)])
     epsilon = store.record.asked.epsilon
-    found = []
+    versions = []
     for name, key, radius in (
         ("clean", "score", 0.0),
         ("adversarial", "attacked", epsilon),
@@ -86,15 +86,15 @@ def _of_ball(store: OodStore) -> list[Version]:
         records = _outside(store)
         if all(key in record for rows in records.values() for record in rows):
             scores = {out: np.array([record[key] for record in rows]) for out, rows in records.items()}
-            found.append(Version(name, radius, inside, scores, missing=_missing(store)))
-    for better, worse in pairwise(found):
+            versions.append(Version(name, radius, inside, scores, missing=_missing(store)))
+    for better, worse in pairwise(versions):
         for name, first in better.measured().items():
             if worse.measured()[name].auroc > first.auroc + 1e-9:
                 raise EngineError(
                     f"{store.path.name}, {name}: the {worse.name} AUROC is above the {better.name} one, which cannot be: "
                     "the engine does not compute what its graph says; try --backend onnxruntime"
                 )
-    return found
+    return versions
 
 
 def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
@@ -113,14 +113,14 @@ def _of_smoothing(store: OodStore, radii: Sequence[float]) -> list[Version]:
     }
     estimates = {name: np.array([estimate_of(record) for record in rows]) for name, rows in _outside(store).items()}
     means = np.array([estimate_of(record) for record in store.of_set(0)])
-    found = [Version("estimated", 0.0, means, estimates, missing=missing)]
+    versions = [Version("estimated", 0.0, means, estimates, missing=missing)]
     for radius in radii:
         moved = {
             name: np.array([shifted_upper(b, further(radius, distance), sigma) for b, distance in values])
             for name, values in bounds.items()
         }
-        found.append(Version(certified_name(store), radius, inside, moved, bounds=True, missing=missing))
-    return found
+        versions.append(Version(certified_name(store), radius, inside, moved, bounds=True, missing=missing))
+    return versions
 
 
 def certified_name(store: OodStore) -> str:
@@ -137,15 +137,15 @@ def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
     run = store.record
 
     def pairs(rows: list[dict[str, Any]]) -> tuple[NDArray[np.bool_], Floats64, Floats64]:
-        found = [certificate_of(record, run) for record in rows]
-        radius = np.array([each.radius for each in found])
+        certificates = [certificate_of(record, run) for record in rows]
+        radius = np.array([each.radius for each in certificates])
         passed = np.array([passed_of(record) for record in rows])
-        return np.array([each.predict >= 0 for each in found]), radius, passed + math.sqrt(2 / math.pi) * radius
+        return np.array([each.predict >= 0 for each in certificates]), radius, passed + math.sqrt(2 / math.pi) * radius
 
     def scored(side: tuple[NDArray[np.bool_], Floats64, Floats64], r: float, lowest: bool) -> Floats64:
         decided, radius, score = side
-        found = np.where(decided & (radius >= r), score, 0.0)
-        return found if lowest else found[decided]
+        scores = np.where(decided & (radius >= r), score, 0.0)
+        return scores if lowest else scores[decided]
 
     inside, outside = pairs(store.of_set(0)), {name: pairs(rows) for name, rows in _outside(store).items()}
     versions = []
@@ -222,13 +222,13 @@ def _grid(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def text_report(store: OodStore, found: Sequence[Version]) -> str:
+def text_report(store: OodStore, versions: Sequence[Version]) -> str:
     """The tables of a run and its `versions_of`, in percent, as text: a row a version, three columns a set."""
-    names, finished = [*found[0].outside, AVERAGE], store.finished()
+    names, finished = [*versions[0].outside, AVERAGE], store.finished()
     least, most = ("", "") if finished else ("≥", "≤")
     head = ["scores", "radius", *(f"{name} AUROC/AUPR/FPR" for name in names)]
     rows = [head]
-    for version in found:
+    for version in versions:
         measured = version.measured()
         cells = [
             f"{least}{shown(m.auroc, False)} / {least}{shown(m.aupr, False)} / {most}{shown(m.fpr, True)}"
@@ -257,16 +257,16 @@ def text_report(store: OodStore, found: Sequence[Version]) -> str:
     return "\n".join([*lines, *(f"warning: {note}" for note in run.notes)])
 
 
-def as_json(store: OodStore, found: Sequence[Version]) -> dict[str, Any]:
+def as_json(store: OodStore, versions: Sequence[Version]) -> dict[str, Any]:
     """All numbers of the tables of a run and its `versions_of`, with what they were made from."""
     run = store.record
     names = ("config", "classifier", "key", "key_source", "sets", "versions", "notes")
     meta = {name: value for name, value in run.to_meta().items() if name in names}
     tables: list[dict[str, Any]] = [
         {"scores": v.name, "radius": v.radius, "sets": {name: asdict(m) for name, m in v.measured().items()}}
-        for v in found
+        for v in versions
     ]
-    for version, row in zip(found, tables, strict=True):
+    for version, row in zip(versions, tables, strict=True):
         if not version.bounds and not any(version.missing.values()):  # the published convention; of bounds it is none
             nearest = {name: fpr_nearest(version.inside, scores) for name, scores in version.outside.items()}
             row["fpr_nearest"] = {**nearest, AVERAGE: float(np.mean(list(nearest.values())))}

@@ -52,14 +52,16 @@ class Score:
                 raise InputError("--score energy is of a classifier's own logits, a joint model has none: use softmax")
             values = joint_log_probabilities(values, d.astype(np.float64))
         if self.kind == "energy":
-            found = self.temperature * logsumexp(values / self.temperature, axis=1)
+            scores = self.temperature * logsumexp(values / self.temperature, axis=1)
         elif self.kind == "reject":
-            found = -log_softmax(values, axis=1)[:, -1]
+            scores = -log_softmax(values, axis=1)[:, -1]
         else:
-            found = np.exp(log_softmax(values, axis=1).max(axis=1))
-        if np.isnan(found).any():
-            raise EngineError(f"{int(np.isnan(found).sum())} of {len(found)} scores are NaN: run in a wider precision")
-        return np.asarray(found)
+            scores = np.exp(log_softmax(values, axis=1).max(axis=1))
+        if np.isnan(scores).any():
+            raise EngineError(
+                f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN: run in a wider precision"
+            )
+        return np.asarray(scores)
 
     def probabilities(self, logits: NDArray[np.float32], d: NDArray[np.float32] | None = None) -> Floats64:
         """The probabilities `[N, K]` of a classifier's logits `[N, K]` or, with d `[N]`, of a joint model."""
@@ -94,15 +96,15 @@ class Score:
 def upper_from_logits(score: Score, low: Floats64, high: Floats64) -> Floats64:
     """The highest score `[N]` that logits within [low, high] `[N, K]` can give, rounded up."""
     if score.kind == "energy":
-        found = score.temperature * logsumexp(high / score.temperature, axis=1)
+        scores = score.temperature * logsumexp(high / score.temperature, axis=1)
     elif score.kind == "reject":
         others = logsumexp(high[:, :-1], axis=1)
-        found = np.logaddexp(0.0, others - low[:, -1])
+        scores = np.logaddexp(0.0, others - low[:, -1])
     else:
         classes = high.shape[1]
         rest = [logsumexp(np.delete(low, y, axis=1), axis=1) - high[:, y] for y in range(classes)]
-        found = np.exp(-np.logaddexp(0.0, np.stack(rest))).max(axis=0)
-    raised = found + 64 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(found))
+        scores = np.exp(-np.logaddexp(0.0, np.stack(rest))).max(axis=0)
+    raised = scores + 64 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(scores))
     return np.asarray(raised if score.kind in ("energy", "reject") else np.minimum(raised, 1.0))
 
 

@@ -49,11 +49,11 @@ def _checked(name: str, option: str, images: Images | GeneratedImages, shape: tu
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """`names` with " (2)", " (3)", … where one is taken by an earlier one or by the tables."""
-    found = [AVERAGE]
+    taken = [AVERAGE]
     for name in names:
         free = (name if number == 1 else f"{name} ({number})" for number in count(1))
-        found.append(next(each for each in free if each not in found))
-    return found[1:]
+        taken.append(next(each for each in free if each not in taken))
+    return taken[1:]
 
 
 def open_sets(config: OodConfig, shape: tuple[int, int, int]) -> list[DataSet]:
@@ -86,7 +86,7 @@ def label_inside(images: Images | GeneratedImages, config: OodConfig, classes: C
         return None
     given = None if config.class_map is None else read_class_map(config.class_map)
     try:
-        found = images.match(classes, given)
+        matching = images.match(classes, given)
         wrong = [label for label in images.labels() if not 0 <= label < classes.count] if images.labelled else [-1]
     except InputError:
         if config.accuracy or given is not None:
@@ -95,17 +95,17 @@ def label_inside(images: Images | GeneratedImages, config: OodConfig, classes: C
     if wrong and config.accuracy:
         said = f"label {wrong[0]}, the classifier has {classes.count} classes" if images.labelled else "no labels"
         raise InputError(f"--accuracy is a share of right labels, {images.path} has {said}: give labelled --in-data")
-    return found
+    return matching
 
 
 def overlaps(sets: Sequence[DataSet]) -> list[str]:
     """A sentence for each out-of-distribution set that shares images with the in-distribution one."""
     inside = set(sets[0].digests)
-    found = []
+    sentences = []
     for other in sets[1:]:
         shared = sum(digest in inside for digest in other.digests)
         if shared:
-            found.append(
+            sentences.append(
                 f"{shared} of {len(other)} images of {other.name} are also in {sets[0].name}: an image cannot be both"
             )
-    return found
+    return sentences

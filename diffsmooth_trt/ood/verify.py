@@ -63,7 +63,9 @@ class _Replay(OodStore):
     """A run's records in memory but for the `chosen` ones, which are all that is to be scored, and those `left_out`."""
 
     def __init__(self, store: OodStore, chosen: Collection[Place], left_out: Collection[Place]) -> None:
-        kept = {place: found for place, found in store.records.items() if place not in chosen and place not in left_out}
+        kept = {
+            place: record for place, record in store.records.items() if place not in chosen and place not in left_out
+        }
         super().__init__(store.path, store.record, kept, None)
         self.chosen = chosen
 
@@ -213,18 +215,18 @@ def _verify_records(
     replay = _Replay(store, chosen, wrong)
     runner.run(sets, replay, progress)
     for place in sorted(chosen):
-        found, recorded = replay.records[place], store.records[place]
+        replayed, recorded = replay.records[place], store.records[place]
         lacking = {"distance"} - {*recorded}  # an older version made the run
         names = [
             name
-            for name in sorted({*found, *recorded} - {*NOT_AGAIN} - lacking)
-            if found.get(name) != recorded.get(name)
+            for name in sorted({*replayed, *recorded} - {*NOT_AGAIN} - lacking)
+            if replayed.get(name) != recorded.get(name)
         ]
         done.mismatches += [
-            _difference(_name(store, place), name, recorded.get(name), found.get(name)) for name in names
+            _difference(_name(store, place), name, recorded.get(name), replayed.get(name)) for name in names
         ]
         done.blocks += 1
-        done.samples += found.get("n", model.draws)
+        done.samples += replayed.get("n", model.draws)
 
 
 def _name(store: OodStore, place: Place) -> str:
@@ -233,10 +235,10 @@ def _name(store: OodStore, place: Place) -> str:
     return f"{sets[number].name if 0 <= number < len(sets) else f'set {number}'}, image {row}"
 
 
-def _difference(where: str, name: str, recorded: object, found: object) -> str:
-    if isinstance(recorded, list) or isinstance(found, list):
+def _difference(where: str, name: str, recorded: object, replayed: object) -> str:
+    if isinstance(recorded, list) or isinstance(replayed, list):
         return f"{where}: other {name} than recorded"
-    return f"{where}: recorded {name} {recorded}, here {found}"
+    return f"{where}: recorded {name} {recorded}, here {replayed}"
 
 
 def _wrong_records(
@@ -283,7 +285,7 @@ def _wrong_draws(record: Record, runner: Certifier) -> str | None:
 
 def _wrong_scores(record: Record) -> str | None:
     """Numbers that are none, or in an order that cannot be."""
-    found = [record[name] for name in ("score", "attacked", "bound") if name in record]
-    if "score" not in record or not all(isinstance(value, float) and math.isfinite(value) for value in found):
-        return f"scores that are no numbers: {found}"
-    return None if found == sorted(found) else f"score, attacked score and bound are not in that order: {found}"
+    scores = [record[name] for name in ("score", "attacked", "bound") if name in record]
+    if "score" not in record or not all(isinstance(value, float) and math.isfinite(value) for value in scores):
+        return f"scores that are no numbers: {scores}"
+    return None if scores == sorted(scores) else f"score, attacked score and bound are not in that order: {scores}"

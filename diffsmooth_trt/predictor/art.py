@@ -82,8 +82,8 @@ class ArtGradientPredictor(ClassGradientsMixin, LossGradientsMixin, ArtPredictor
     def compute_loss(self, x: NDArray[Any], y: NDArray[Any], **_: Any) -> Floats64:
         """The cross-entropy of each image, float64 `[N]`; labels as for `loss_gradient`."""
         labels = self._labels(y, len(x))
-        found: Floats64 = -self.predict(x)[np.arange(len(labels)), labels]
-        return found
+        losses: Floats64 = -self.predict(x)[np.arange(len(labels)), labels]
+        return losses
 
     def _labels(self, y: NDArray[Any], count: int) -> Labels:
         labels = np.asarray(y)

@@ -20,10 +20,10 @@ def bilinear(length: int, size: int) -> Floats64:
     places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     low = np.minimum(places.astype(int), length - 1)
     high, share = np.minimum(low + 1, length - 1), places - low
-    found, rows = np.zeros((size, length)), np.arange(size)
-    found[rows, low] += 1 - share
-    found[rows, high] += share
-    return found
+    weights, rows = np.zeros((size, length)), np.arange(size)
+    weights[rows, low] += 1 - share
+    weights[rows, high] += share
+    return weights
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Fitting:
         if given == taken:
             return cls()
         scale = max(size / length for length, size in zip(given[1:], taken[1:], strict=True))
-        found = []
+        matrices = []
         for length, size in zip(given[1:], taken[1:], strict=True):
             whole = bilinear(length, max(size, round(length * scale)))
             first = round((len(whole) - size) / 2)
-            found.append(whole[first : first + size].astype(np.float32))
-        return cls(*found)
+            matrices.append(whole[first : first + size].astype(np.float32))
+        return cls(*matrices)
 
     def __call__(self, images: Floats32) -> Floats32:
         """float32 `[B, C, H, W]` → `[B, C, h, w]`."""

@@ -62,19 +62,19 @@ class Gradients:
 
     def of_loss(self, values: Floats32, images: Words, labels: Labels) -> Floats32:
         """The gradient of each image's cross-entropy −log p_y in the published log-probabilities, float32 `[N, C, H, W]`."""
-        found = [
+        gradients = [
             self._gradients(row, number, _chosen([int(label)], -1))[0]
             for row, number, label in zip(values, images, labels, strict=True)
         ]
-        return np.stack(found)
+        return np.stack(gradients)
 
     def of_classes(self, values: Floats32, images: Words, classes: list[list[int]]) -> Floats32:
         """The gradients of published log-probabilities, float32 `[N, M, C, H, W]`, of M `classes` of each image."""
-        found = [
+        gradients = [
             self._gradients(row, number, _chosen(chosen, 1))
             for row, number, chosen in zip(values, images, classes, strict=True)
         ]
-        return np.stack(found)
+        return np.stack(gradients)
 
     def _batches(self, number: np.uint64) -> Iterator[tuple[Words, int]]:
         """The draws of an image in batches, and each local noise of theirs."""
@@ -100,8 +100,8 @@ class Gradients:
     def _log_mean(self, image: Floats32, number: np.uint64) -> Tensor:
         x, total, votes = torch.from_numpy(image), None, 0
         for words, copy in self._batches(number):
-            found = torch.logsumexp(self._votes(x, words, copy), 0)
-            total = found if total is None else torch.logaddexp(total, found)
+            log_sum = torch.logsumexp(self._votes(x, words, copy), 0)
+            total = log_sum if total is None else torch.logaddexp(total, log_sum)
             votes += words.shape[1]
         if total is None:
             raise InputError("there are no votes")
@@ -119,8 +119,8 @@ class Gradients:
         total = torch.zeros(len(wanted), *image.shape)
         for words, copy in self._batches(number):
             x = torch.from_numpy(image.copy()).requires_grad_(True)
-            found = self._votes(x, words, copy)
-            share = torch.exp(found.detach() - log_mean.detach()) / votes  # ∂ log p_c / ∂ a vote's log-softmax
+            logs = self._votes(x, words, copy)
+            share = torch.exp(logs.detach() - log_mean.detach()) / votes  # ∂ log p_c / ∂ a vote's log-softmax
             for row, weights in enumerate(by_class):
-                total[row] += torch.autograd.grad(found, x, weights * share, retain_graph=row + 1 < len(by_class))[0]
+                total[row] += torch.autograd.grad(logs, x, weights * share, retain_graph=row + 1 < len(by_class))[0]
         return total.numpy()

@@ -145,9 +145,9 @@ def _predicted(predictor: DiffSmoothPredictor, images: Sequence[Image]) -> list[
             f"--crop {min(height, width)}"
         )
     pixels = np.stack([image.pixels for image in images])
-    found = predictor.predict_log_proba(pixels, np.array([image.index for image in images]))
-    published = published_log_probabilities(found)
+    log_means = predictor.predict_log_proba(pixels, np.array([image.index for image in images]))
+    published = published_log_probabilities(log_means)
     return [
         Prediction(image.index, image.label, log_mean, other)
-        for image, log_mean, other in zip(images, found, published, strict=True)
+        for image, log_mean, other in zip(images, log_means, published, strict=True)
     ]

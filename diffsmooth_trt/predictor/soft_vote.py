@@ -45,8 +45,8 @@ def published_log_probabilities(log_mean: Floats64) -> Floats64:
     others[rows, top] = -np.inf
     complement = np.log1p(-np.exp(np.minimum(others, np.log(0.5))))  # no other class has more than half
     complement[rows, top] = logsumexp(others, axis=1)
-    found: Floats64 = log_softmax(log_mean - complement, axis=1)
-    return found
+    published: Floats64 = log_softmax(log_mean - complement, axis=1)
+    return published
 
 
 class DiffSmoothPredictor:
@@ -164,8 +164,8 @@ class DiffSmoothPredictor:
 
     def predict_proba(self, x: NDArray[Any], images: NDArray[np.integer[Any]] | None = None) -> Floats64:
         """The mean probabilities themselves; see `predict_log_proba`."""
-        found: Floats64 = np.exp(self.predict_log_proba(x, images))
-        return found
+        probabilities: Floats64 = np.exp(self.predict_log_proba(x, images))
+        return probabilities
 
     def predict(self, x: NDArray[Any], images: NDArray[np.integer[Any]] | None = None) -> Labels:
         """The likeliest class of each image, int64 `[N]`, the lowest of equals; it never abstains, and certifies nothing."""
@@ -196,16 +196,16 @@ class DiffSmoothPredictor:
         """
         votes = self.options.num_samples * self.options.local_vote
         group = max(1, MOST_KEPT // (votes * self.classes))
-        found = [
+        log_means = [
             logsumexp(self._votes(values[at : at + group], images[at : at + group]), axis=1) - np.log(votes)
             for at in range(0, len(values), group)
         ]
-        return np.concatenate(found) if found else np.empty((0, self.classes))
+        return np.concatenate(log_means) if log_means else np.empty((0, self.classes))
 
     def _votes(self, values: Floats32, images: Words) -> Floats64:
         """The logarithms of all softmaxes, float64 `[N, num_samples · local_vote, K]`."""
         options, rows = self.options, len(values) * self.options.num_samples
-        found = np.empty((rows, options.local_vote, self.classes))
+        votes = np.empty((rows, options.local_vote, self.classes))
         for start in range(0, rows, self.batch):
             place = np.minimum(
                 np.arange(start, start + self.batch), rows - 1
@@ -215,8 +215,8 @@ class DiffSmoothPredictor:
             fitted = self.fitting(self._denoised(values[of], words))
             for copy in range(options.local_vote):
                 scores = self.classifier.run_on_host(self.with_local_noise(fitted, words, copy))
-                found[start : start + count, copy] = log_softmax(scores[:count].astype(np.float64), axis=1)
-        return found.reshape(len(values), options.num_samples * options.local_vote, self.classes)
+                votes[start : start + count, copy] = log_softmax(scores[:count].astype(np.float64), axis=1)
+        return votes.reshape(len(values), options.num_samples * options.local_vote, self.classes)
 
     @staticmethod
     def words(images: Words, samples: Words) -> Words:
@@ -251,8 +251,8 @@ class DiffSmoothPredictor:
         if denoiser is None:
             return noisy
         if denoiser.facts.role != "conditional":
-            found = denoiser.run_on_host(noisy)
-            return np.ascontiguousarray(found.transpose(0, 3, 1, 2)) if denoiser.output_nhwc else found
+            denoised = denoiser.run_on_host(noisy)
+            return np.ascontiguousarray(denoised.transpose(0, 3, 1, 2)) if denoiser.output_nhwc else denoised
         level = np.full(self.batch, 2 * self.sigma, np.float32)
         estimate = denoiser.denoise(2 * noisy - 1, level, np.full(self.batch, denoiser.null_class, np.int64))
         return (np.clip(estimate, -1, 1) + np.float32(1)) / np.float32(2)
@@ -308,5 +308,5 @@ def _drawn(law: GridLaw, key: Key, phase: int, words: Words, shape: tuple[int, .
     """Noise float32 of `shape` [B, …] on the grid 1/255·ℤ, of the images and samples `words` [2, B]."""
     images, samples = (np.ascontiguousarray(each) for each in words)
     steps = grid_noise(law, key, phase, images, samples, int(np.prod(shape[1:])))
-    found: Floats32 = (steps.astype(np.float32) / np.float32(255)).reshape(shape)
-    return found
+    noise: Floats32 = (steps.astype(np.float32) / np.float32(255)).reshape(shape)
+    return noise

@@ -113,17 +113,17 @@ def abstention_rate(predicted: ArrayLike) -> float:
 
 def _rows(labels: ArrayLike, predicted: ArrayLike, radii: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return, per image, whether it was classified correctly, and its radius."""
-    truth, found, radius = (
+    truth, answer, radius = (
         _classes("labels", labels),
         _classes("predicted", predicted),
         _lengths("radii", radii),
     )
-    if not truth.shape == found.shape == radius.shape:
+    if not truth.shape == answer.shape == radius.shape:
         raise InputError(
-            f"labels, predicted and radii have shapes {truth.shape}, {found.shape} and {radius.shape}, "
+            f"labels, predicted and radii have shapes {truth.shape}, {answer.shape} and {radius.shape}, "
             "expected one: give a row for each image"
         )
-    return (truth == found) & (found != ABSTAIN), radius
+    return (truth == answer) & (answer != ABSTAIN), radius
 
 
 def _classes(name: str, values: ArrayLike) -> NDArray[np.integer[Any]]:

@@ -36,10 +36,10 @@ def rows_of_runs(
     """
     at = (shown_radii(summaries) if radii is None else radii) if any(s.certified for s in summaries) else ()
     every = [*summaries, envelope(summaries)] if enveloped else summaries
-    found = [_run(summary, at) for summary in every]
-    if any(row["condition"] for row in found):
-        return found
-    return [{name: value for name, value in row.items() if name != "condition"} for row in found]
+    rows = [_run(summary, at) for summary in every]
+    if any(row["condition"] for row in rows):
+        return rows
+    return [{name: value for name, value in row.items() if name != "condition"} for row in rows]
 
 
 def _run(summary: Summary, at: Sequence[float]) -> Row:
@@ -80,10 +80,10 @@ def _accuracies(summary: Summary, at: Sequence[float]) -> Row:
         low, high = (counts / images).tolist(), (summary.most(counts) / images).tolist()
     else:
         low, high = (ends.tolist() for ends in certified_accuracy_interval(*outcome, at, wrong=summary.wrong))
-    found: Row = {}
+    row: Row = {}
     for four, count, least, most in zip(names, counts, low, high, strict=True):
-        found |= dict(zip(four, (int(count), int(count) / images, least, most), strict=True))
-    return found
+        row |= dict(zip(four, (int(count), int(count) / images, least, most), strict=True))
+    return row
 
 
 def rows_of_images(summaries: Sequence[Summary]) -> list[Row]:
@@ -93,7 +93,7 @@ def rows_of_images(summaries: Sequence[Summary]) -> list[Row]:
     """
     presets = sorted({radius for summary in summaries for radius in summary.preset})
     conditions = [condition_of(summary.record) for summary in summaries]
-    found = []
+    rows = []
     for summary, condition in zip(summaries, conditions, strict=True):
         if summary.missing:
             raise InputError(
@@ -107,8 +107,8 @@ def rows_of_images(summaries: Sequence[Summary]) -> list[Row]:
             row |= {"radius": radius if summary.certified else None, "correct": predict == label, "samples": samples}
             by = dict(zip(summary.preset, decisions, strict=True))
             row |= {f"decision@{exactly(preset)}": by.get(preset) for preset in presets}
-            found.append(row | ({"condition": condition} if any(conditions) else {}))
-    return found
+            rows.append(row | ({"condition": condition} if any(conditions) else {}))
+    return rows
 
 
 def table(
@@ -116,8 +116,8 @@ def table(
 ) -> bytes:
     """The table as a file of `kind`, one of FORMATS; rows: "runs" or "images"."""
     if rows == "images":
-        found = rows_of_images(summaries)
-        return WRITERS[kind](found) if kind in WRITERS else TEXTS[kind](*_shown(found)).encode()
+        images = rows_of_images(summaries)
+        return WRITERS[kind](images) if kind in WRITERS else TEXTS[kind](*_shown(images)).encode()
     if kind in WRITERS:
         return WRITERS[kind](rows_of_runs(summaries, radii, enveloped=enveloped))
     return TEXTS[kind](*_cells(sheet(summaries, radii, enveloped=enveloped))).encode()
@@ -154,13 +154,13 @@ def _parquet(rows: Sequence[Row]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _cells(found: Sheet) -> tuple[list[str], list[list[str]]]:
+def _cells(grid: Sheet) -> tuple[list[str], list[list[str]]]:
     """The text table with its intervals in the cells, and the lines above it left out."""
     rows = []
-    for cells, spans in found.rows:
+    for cells, spans in grid.rows:
         both = zip(cells, spans or [""] * len(cells), strict=True)
         rows.append([f"{cell} ({span})" if column and span else cell for column, (cell, span) in enumerate(both)])
-    return list(found.head), rows
+    return list(grid.head), rows
 
 
 def _shown(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -87,20 +87,20 @@ def class_names(record: RunRecord) -> tuple[str, ...] | None:
 
 def _votes(store: RunStore, summary: Summary) -> tuple[tuple[Votes, ...], tuple[int, ...]]:
     phase = ESTIMATION if summary.certified else PREDICTION
-    found: list[Votes] = []
+    votes: list[Votes] = []
     drawn: list[int] = []
     for image in summary.images.tolist():
         if image in summary.record.skipped:
-            found.append(())
+            votes.append(())
             drawn.append(0)
             continue
         counts = store.votes(image).totals[phase]
         order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         void = summary.record.void
         most = [(-1 if label == void else int(label), int(counts[label])) for label in order if counts[label]]
-        found.append(tuple(most))
+        votes.append(tuple(most))
         drawn.append(int(counts.sum()))
-    return tuple(found), tuple(drawn)
+    return tuple(votes), tuple(drawn)
 
 
 def _images(store: RunStore, summary: Summary, wanted: set[int], data: Path | None) -> Iterator[Image]:
@@ -127,17 +127,17 @@ def _with_noise(
     except DiffsmoothError as error:
         notes.append(f"no noisy pictures: {error.message}")
         return {}
-    found = {image.index: [each] for image, each in zip(images, noisy, strict=True)}
+    pictures = {image.index: [each] for image, each in zip(images, noisy, strict=True)}
     try:
         with naming_damage(f"{store.path} holds values"):
             denoised = _denoised(store, record, noisy, patient)
     except (DiffsmoothError, OSError) as error:
         said = str(error) if isinstance(error, OSError) else error.message
         notes.append(f"no denoised pictures: {said}")
-        return {image: [_laid(each) for each in made] for image, made in found.items()}
+        return {image: [_laid(each) for each in made] for image, made in pictures.items()}
     for image, each in zip(images, denoised, strict=True):
-        found[image.index].append(each)
-    return {image: [_laid(each) for each in made] for image, made in found.items()}
+        pictures[image.index].append(each)
+    return {image: [_laid(each) for each in made] for image, made in pictures.items()}
 
 
 def _noisy(record: RunRecord, images: list[Image]) -> Floats:
@@ -188,15 +188,15 @@ def _stretched(pixels: NDArray[np.uint8]) -> Floats:
 def _encoded(pictures: Mapping[int, list[Floats]], budget: int = BUDGET) -> dict[int, tuple[str, ...]]:
     """Data URIs of pictures `[H, W, C]` in [0, 1], clipped there: as they are if small, else as small as the budget asks."""
     small = all(max(each.shape) <= SIDES[1][0] for several in pictures.values() for each in several)
-    found: dict[int, tuple[str, ...]] = {}
+    uris: dict[int, tuple[str, ...]] = {}
     for side, quality in (*([(SIDES[1][0], None)] if small else []), *SIDES):
-        found = {
+        uris = {
             image: tuple(_uri(each, side, quality) for each in several[:1]) + _others(several[1:], side, quality)
             for image, several in pictures.items()
         }
-        if sum(len(uri) for several in found.values() for uri in several) <= budget:
+        if sum(len(uri) for several in uris.values() for uri in several) <= budget:
             break
-    return found
+    return uris
 
 
 def _others(pictures: list[Floats], side: int, quality: int | None) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def page(
         "data": _inside_script(document(summaries, radii, also, enveloped=enveloped)),
         "script": "\n".join(map(_template, SCRIPTS)),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _template("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _template("page.html"))
 
 
 def _template(name: str) -> str:

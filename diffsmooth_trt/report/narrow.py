@@ -14,20 +14,20 @@ def fitted_table(
     summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, width: int | None, enveloped: bool = False
 ) -> str:
     """`text_table` where its table fits into `width` columns, or None is given; else no line is longer than that."""
-    found = sheet(summaries, radii, enveloped=enveloped)
-    if width is None or max(map(len, found.table)) <= width:
-        return "\n".join([*found.lines, *found.table])
-    return "\n".join(_upright(found, max(width, LEAST)))
+    grid = sheet(summaries, radii, enveloped=enveloped)
+    if width is None or max(map(len, grid.table)) <= width:
+        return "\n".join([*grid.lines, *grid.table])
+    return "\n".join(_upright(grid, max(width, LEAST)))
 
 
-def _upright(found: Sheet, width: int) -> list[str]:
+def _upright(grid: Sheet, width: int) -> list[str]:
     lines: list[str] = []
-    for line in found.lines:
+    for line in grid.lines:
         indent = "  " if line.startswith(" ") else ""
         lines += textwrap.wrap(line.strip(), width, initial_indent=indent, subsequent_indent=f"{indent}  ")
-    names = found.head[1:]
+    names = grid.head[1:]
     longest = max(map(len, names))
-    for cells, spans in found.rows:
+    for cells, spans in grid.rows:
         lines += ["", *textwrap.wrap(cells[0], width)]
         values = max(map(len, cells[1:]))
         for column, (name, cell) in enumerate(zip(names, cells[1:], strict=True), 1):

@@ -145,12 +145,12 @@ def pair_data(first: Summary, second: Summary, at: Sequence[float]) -> dict[str,
     return {**named, "said": said} if said else {**named, **_found(pair(first, second, at))}
 
 
-def _found(found: Pair) -> dict[str, Any]:
+def _found(paired: Pair) -> dict[str, Any]:
     return {
-        "images": found.images,
-        "larger": found.larger,
-        "smaller": found.smaller,
-        "equal": found.equal,
+        "images": paired.images,
+        "larger": paired.larger,
+        "smaller": paired.smaller,
+        "equal": paired.equal,
         "at": [
             {
                 "radius": each.radius,
@@ -161,7 +161,7 @@ def _found(found: Pair) -> dict[str, Any]:
                 "low": math.floor(1000 * each.low) / 10,
                 "high": math.ceil(1000 * each.high) / 10,
             }
-            for each in found.differences
+            for each in paired.differences
         ],
     }
 

@@ -92,17 +92,17 @@ def pair(first: Summary, second: Summary, radii: Sequence[float]) -> Pair:
     """The second run held against the first at `radii`, on the images that both have; only for runs that are not `unlike`."""
     common = np.intersect1d(first.images, second.images)
     radius = [_right(each, common) for each in (first, second)]
-    found = [difference(r, (radius[0] >= r).tolist(), (radius[1] >= r).tolist()) for r in radii]
+    differences = [difference(r, (radius[0] >= r).tolist(), (radius[1] >= r).tolist()) for r in radii]
     larger, smaller = int((radius[1] > radius[0]).sum()), int((radius[1] < radius[0]).sum())
-    return Pair(len(common), tuple(found), larger, smaller, len(common) - larger - smaller)
+    return Pair(len(common), tuple(differences), larger, smaller, len(common) - larger - smaller)
 
 
 def _right(summary: Summary, images: np.ndarray) -> np.ndarray:
     """The radii of `images`, −1 where the answer is wrong or none."""
     rows = np.searchsorted(summary.images, images)
     right = (summary.predicted == summary.labels) & (summary.predicted >= 0)
-    found: np.ndarray = np.where(right, summary.radii, -1.0)[rows]
-    return found
+    radii: np.ndarray = np.where(right, summary.radii, -1.0)[rows]
+    return radii
 
 
 def _facts(summary: Summary) -> dict[int, tuple[str, int, float]]:

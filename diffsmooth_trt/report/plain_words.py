@@ -26,7 +26,7 @@ def facts(summary: Summary) -> list[Said]:
     options = {
         name: value for name, value in classifier.parts.items() if name not in OWN and not isinstance(value, dict)
     }
-    found = [
+    pairs = [
         ("Command", f"{asked.command} --method {classifier.method}"),
         ("Noise", f"σ = {classifier.sigma:g} in image units" if asked.smoothing else "none"),
         ("Samples an image", ", ".join(drawn) or "none"),
@@ -47,7 +47,7 @@ def facts(summary: Summary) -> list[Said]:
         ("Versions", ", ".join(f"{name} {value}" for name, value in record.versions.items())),
         ("File", f"{summary.name}, format {record.format}"),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, value) for name, value in pairs if value]
 
 
 def _data(summary: Summary) -> str:

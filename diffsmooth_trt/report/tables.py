@@ -214,25 +214,25 @@ class Summary:
     def _data(self) -> list[str]:
         """How labels became classes, and which images were skipped."""
         record = self.record
-        found = [] if record.matching is None else [record.matching.line()]
+        lines = [] if record.matching is None else [record.matching.line()]
         if not self.labelled and self.certified:
             counts, _ = certified_counts(self.predicted, self.predicted, self.radii, shown_radii([self]))
             shares = (
                 f"{share(int(count), self)} at {exactly(r)}"
                 for count, r in zip(counts, shown_radii([self]), strict=True)
             )
-            found.append(f"certified, whatever the class is: {', '.join(shares)}")
+            lines.append(f"certified, whatever the class is: {', '.join(shares)}")
         if record.skipped:
             named = "; ".join(f"image {row}: {why}" for row, (_, why) in list(record.skipped.items())[:3])
             more = "; …" if len(record.skipped) > 3 else ""
-            found.append(
+            lines.append(
                 f"skipped: {len(record.skipped)} images that cannot be used, counted as not certified ({named}{more})"
             )
         if record.data_before:
-            found.append(
+            lines.append(
                 "the data set changed during the run, in images that it had not drawn from: each image's hash is the same"
             )
-        return found
+        return lines
 
     @property
     def rounding(self) -> list[str]:
@@ -383,14 +383,14 @@ class Sheet:
     @property
     def table(self) -> list[str]:
         """The table's lines: the names of columns, below each run its interval."""
-        widths, found = self.widths, []
+        widths, lines = self.widths, []
         for cells in (list(self.head), *(cells for row in self.rows for cells in row if cells is not None)):
             aligned = (
                 cell.rjust(width) if column else cell.ljust(width)
                 for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
             )
-            found.append("  ".join(aligned).rstrip())
-        return found
+            lines.append("  ".join(aligned).rstrip())
+        return lines
 
 
 def sheet(summaries: Sequence[Summary], radii: Sequence[float] | None = None, *, enveloped: bool = False) -> Sheet:
@@ -427,8 +427,8 @@ def text_table(summaries: Sequence[Summary], radii: Sequence[float] | None = Non
     that distribution's certified accuracy, and its lower end bounds the robust accuracy. Of an unfinished run, a cell has the
     shares that it will show at least and at most, and there is no interval. `enveloped` adds the runs' `envelope`.
     """
-    found = sheet(summaries, radii, enveloped=enveloped)
-    return "\n".join([*found.lines, *found.table])
+    grid = sheet(summaries, radii, enveloped=enveloped)
+    return "\n".join([*grid.lines, *grid.table])
 
 
 def _intervals(summary: Summary, at: Sequence[float], columns: int) -> list[str]:

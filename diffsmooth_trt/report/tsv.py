@@ -29,16 +29,16 @@ def tsv_line(result: Result) -> str:
 
 def condition_of(record: RunRecord) -> str:
     """On what condition a run's radii hold, in a phrase without tabs; nothing where there is none but the theorem's."""
-    found = []
+    phrases = []
     constant = record.lipschitz_constant
     if constant is not None:
         given = "given" if record.stopping.lipschitz is not None else "derived for ideal denoisers"
-        found.append(f"only if the logits are {constant:.6g}-Lipschitz in [-1, 1] units ({given})")
+        phrases.append(f"only if the logits are {constant:.6g}-Lipschitz in [-1, 1] units ({given})")
     if not record.labelled:
-        found.append("the images have no labels, so that no share of `correct` means anything")
+        phrases.append("the images have no labels, so that no share of `correct` means anything")
     if not record.has_distances:
-        found.append("about the rounded image, its distance from the given one was not recorded")
-    return "; ".join(found)
+        phrases.append("about the rounded image, its distance from the given one was not recorded")
+    return "; ".join(phrases)
 
 
 def write_tsv(path: Path, store: RunStore) -> None:

@@ -35,13 +35,13 @@ def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], o
     seen: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     known = {_file(network, row): network.sha256 for row in rows for network in table.networks}
     for file, path in files.items():
-        found = _sha256(path)
+        sha256 = _sha256(path)
         for whose, expected in (("the published one", known.get(file)), (f"the one in {record}", seen.get(file))):
-            if expected is not None and found != expected:
+            if expected is not None and sha256 != expected:
                 raise InputError(
-                    f"{path} has SHA-256 {found[:16]}…, {whose} has {expected[:16]}…: put that file there, or give another --out"
+                    f"{path} has SHA-256 {sha256[:16]}…, {whose} has {expected[:16]}…: put that file there, or give another --out"
                 )
-        seen[file] = found
+        seen[file] = sha256
     write_atomically(record, json.dumps(seen, indent=1, sort_keys=True) + "\n")
 
 
@@ -62,7 +62,7 @@ def random_files(table: Table, rows: Sequence[Row], folder: Path) -> dict[str, P
     check_installed()
     from ..exporting import random_weights
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for network in table.networks:
         function, *arguments = network.random
         named = folder / "-".join(["random", *arguments, function])
@@ -70,15 +70,15 @@ def random_files(table: Table, rows: Sequence[Row], folder: Path) -> dict[str, P
             named.mkdir(parents=True)
             getattr(random_weights, function)(*arguments, folder=named)
         (made,) = named.iterdir()
-        found |= {_file(network, row): made for row in rows}
-    return found
+        files |= {_file(network, row): made for row in rows}
+    return files
 
 
 def engines_of(table: Table, row: Row, files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """The row's engine files by option, exported into `folder` unless they are there already, made of the same checkpoint."""
     record = folder / MADE
     made_of: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    found = {}
+    engines = {}
     for network in table.networks:
         if network.option == "unconditional" and row.options.get("method") != "apndc":
             continue
@@ -90,8 +90,8 @@ def engines_of(table: Table, row: Row, files: Mapping[str, Path], folder: Path) 
             _export(network, source, row.sigma, out)
             made_of[out.name] = sha256
             write_atomically(record, json.dumps(made_of, indent=1, sort_keys=True) + "\n")
-        found[network.option] = out
-    return found
+        engines[network.option] = out
+    return engines
 
 
 def _export(network: Network, source: Path, sigma: float, out: Path) -> None:

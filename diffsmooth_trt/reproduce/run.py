@@ -139,16 +139,16 @@ def reproduce(
 def _rows(chosen: Table, sigma: Sequence[float], networks: str) -> tuple[Row, ...]:
     """The rows asked for; of the zoo those of its noise level, and of `ood` all."""
     wanted = tuple(sigma) or ((ZOO_SIGMA,) if networks == "zoo" and chosen.command == "certify" else ())
-    found = tuple(row for row in chosen.rows if not wanted or row.sigma in wanted)
-    if not found:
+    rows = tuple(row for row in chosen.rows if not wanted or row.sigma in wanted)
+    if not rows:
         levels = sorted({row.sigma for row in chosen.rows})
         raise InputError(
             f"--sigma {' '.join(map(str, wanted))}: {chosen.name} has rows for {', '.join(map(str, levels))}"
         )
     return (
-        found
+        rows
         if networks != "zoo" or chosen.command == "certify"
-        else tuple(replace(row, sigma=ZOO_SIGMA) for row in found)
+        else tuple(replace(row, sigma=ZOO_SIGMA) for row in rows)
     )
 
 
@@ -198,13 +198,13 @@ class _Runner:
             results = list(store.results())
         count = len(results)
         radii = sorted({0.0, *row.paper} if row.paper else {0.0, 0.25, 0.5, 0.75, 1.0, 1.5})
-        found = []
+        cells = []
         for radius in radii:
             share = sum(result.correct and (result.radius or 0.0) >= radius for result in results) / count
             paper = row.paper.get(radius)
             error = None if paper is None else 100 * _error(share, paper / 100, count, self.table.images)
-            found.append(Cell(f"ε = {radius:g}", paper, 100 * share, error, row.least))
-        return found, count
+            cells.append(Cell(f"ε = {radius:g}", paper, 100 * share, error, row.least))
+        return cells, count
 
     def _ood(self, row: Row) -> tuple[list[Cell], int]:
         taken = {name: value for name, value in self._options(row).items() if name not in ("data", "sigma")}
@@ -212,14 +212,14 @@ class _Runner:
         if _kind(row) != "certified":
             taken = {name: value for name, value in taken.items() if name not in SMOOTHED}
         config = OodConfig(in_data=self.given["data"], out_data=self.given["out_data"], **taken)
-        found = []
+        cells = []
         with run_ood(config, self.progress) as store:
             for version in versions_of(store, config.radii):
                 measured = version.measured()[AVERAGE]
                 for metric, value in (("AUROC", measured.auroc), ("AUPR", measured.aupr), ("FPR", measured.fpr)):
                     what = f"{version.name} {version.radius:g} {metric}"
-                    found.append(Cell(what, row.paper.get(what), 100 * value))
-            return found, len(store.of_set(0))
+                    cells.append(Cell(what, row.paper.get(what), 100 * value))
+            return cells, len(store.of_set(0))
 
 
 def _kind(row: Row) -> str:

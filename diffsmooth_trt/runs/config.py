@@ -152,12 +152,12 @@ def slots() -> tuple[str, ...]:
 
 def options() -> dict[str, dataclasses.Field[Any]]:
     """The methods' own options by name; of each method those that it shares with others come last."""
-    found: dict[str, dataclasses.Field[Any]] = {}
+    by_name: dict[str, dataclasses.Field[Any]] = {}
     for method in METHODS.values():
         fields = {each.name: each for each in dataclasses.fields(method.Options)}
         for kind in method.Options.__mro__:
-            found |= {name: fields[name] for name in vars(kind).get("__annotations__", {}) if name not in found}
-    return found
+            by_name |= {name: fields[name] for name in vars(kind).get("__annotations__", {}) if name not in by_name}
+    return by_name
 
 
 def names() -> tuple[str, ...]:

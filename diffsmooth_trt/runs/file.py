@@ -89,8 +89,8 @@ def guarded(path: Path) -> Iterator[None]:
 
 def _connect(path: Path, mode: str, *, locks: bool = True) -> sqlite3.Connection:
     """SQLite on a file; without locks of its own where the file system has none."""
-    found = f"{path.absolute().as_uri()}?mode={mode}{'' if locks else '&nolock=1'}"
-    return sqlite3.connect(found, uri=True, timeout=30)
+    uri = f"{path.absolute().as_uri()}?mode={mode}{'' if locks else '&nolock=1'}"
+    return sqlite3.connect(uri, uri=True, timeout=30)
 
 
 def _roll_back(path: Path) -> None:
@@ -109,8 +109,8 @@ def _readable(path: Path, mode: str, locks: bool) -> tuple[sqlite3.Connection, A
         try:
             if not own:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # else it would share memory
-            found = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-            return connection, json.loads(found[0]) if found else None
+            row = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            return connection, json.loads(row[0]) if row else None
         except BaseException as error:
             connection.close()
             unable = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname.startswith(UNABLE)
@@ -292,8 +292,8 @@ class RunFile:
         """Where the votes in `table` that begin with `block` end, and their text."""
         key = (block.image, block.phase, block.start)
         query = f"SELECT stop, counts FROM {table} WHERE image = ? AND phase = ? AND start = ?"
-        found: tuple[int, str] | None = self.connection.execute(query, key).fetchone()
-        return found
+        row: tuple[int, str] | None = self.connection.execute(query, key).fetchone()
+        return row
 
     def has_result(self, image: int) -> bool:
         """Whether an image has a result."""

@@ -116,14 +116,14 @@ def differences(
     stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "", words: tuple[str, str] = ("run", "asked")
 ) -> list[str]:
     """One phrase for each value that differs, by its dotted name; `words` say whose the values are."""
-    found = []
+    phrases = []
     for name in sorted({*stored, *asked} - {"id"}):
         old, new = stored.get(name), asked.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{name}.", words)
+            phrases += differences(old, new, f"{prefix}{name}.", words)
         elif old != new:
-            found.append(f"{prefix}{name} ({words[0]}: {_short(old)}, {words[1]}: {_short(new)})")
-    return found
+            phrases.append(f"{prefix}{name} ({words[0]}: {_short(old)}, {words[1]}: {_short(new)})")
+    return phrases
 
 
 def _short(value: object) -> str:

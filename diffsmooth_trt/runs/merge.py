@@ -96,10 +96,10 @@ def _merged(records: Sequence[RunRecord]) -> RunRecord:
     )
 
 
-def _audit(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _audit(audits: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """What the audits of all shards found together: their counts add."""
-    names = dict.fromkeys(name for each in found for name in each)
-    return {name: sum(int(each.get(name, 0)) for each in found) for name in names} or None
+    names = dict.fromkeys(name for each in audits for name in each)
+    return {name: sum(int(each.get(name, 0)) for each in audits) for name in names} or None
 
 
 def _rows(states: Sequence[Any]) -> dict[str, str] | None:

@@ -207,7 +207,7 @@ class RunRecord:
 
     def described(self) -> dict[str, Any]:
         """What decides its results besides the key, as JSON values: what a resumed run must agree with."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "config": {"method": self.method, **self.choice.recorded(), **self.stopping.recorded()},
             "classifier": dict(self.classifier.parts),
             "classes": self.classes,
@@ -217,12 +217,12 @@ class RunRecord:
             "images": self.images,
         }
         more = {name: getattr(self, name) for name in ("lipschitz_constant", "void", "thresholds", "labels")}
-        found |= {name: value for name, value in more.items() if value is not None}
-        return found | ({"slack": self.slack} if self.slack else {})
+        values |= {name: value for name, value in more.items() if value is not None}
+        return values | ({"slack": self.slack} if self.slack else {})
 
     def to_meta(self) -> dict[str, Any]:
         """The JSON values of the table `meta`; what the run does not have is left out."""
-        found = {
+        meta = {
             **self.described(),
             "key": self.key.hex,
             "key_source": "drawn" if self.key_drawn else "given",
@@ -238,7 +238,7 @@ class RunRecord:
         more["extended_from"] = list(self.extended_from) or None
         more["skipped"] = {str(row): list(why) for row, why in self.skipped.items()} or None
         more["data_before"] = list(self.data_before) or None
-        return found | {name: value for name, value in more.items() if value is not None}
+        return meta | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:

@@ -152,20 +152,20 @@ def check_sha256(name: str, path: Path, recorded: str) -> None:
     """Raise InputError unless the file is there and is the one with that SHA-256."""
     if not path.is_file():
         raise InputError(f"--{name} {path} does not exist: pass the file that the run used")
-    found = file_sha256(path)
-    if found != recorded:
+    sha256 = file_sha256(path)
+    if sha256 != recorded:
         raise InputError(
-            f"--{name} {path} has SHA-256 {found[:16]}…, the run used {recorded[:16]}…: pass the file that the run used"
+            f"--{name} {path} has SHA-256 {sha256[:16]}…, the run used {recorded[:16]}…: pass the file that the run used"
         )
 
 
 def check_weights(recorded: ClassifierId, engines: Mapping[str, Engine]) -> None:
     """Raise InputError unless files of weights beside the engines, by part of the method, are the run's too."""
     for part, engine in engines.items():
-        found, weights = engine.identity.get("weights"), recorded.engines[part].get("weights")
-        if found != weights:
+        here, weights = engine.identity.get("weights"), recorded.engines[part].get("weights")
+        if here != weights:
             raise InputError(
-                f"{engine.path} has weights files {found}, the run used {weights}: put the run's files beside it"
+                f"{engine.path} has weights files {here}, the run used {weights}: put the run's files beside it"
             )
 
 

@@ -86,9 +86,9 @@ def prepare(images: Images, choice: ImageChoice, facts: MethodFacts, shard: Shar
     check_labels(images, facts)
     rows = images.rows if shard is None else shard.rows(images.rows)
     channels, height, width = facts.input_shape
-    found = images.of_rows(rows).check((height, width, channels))
+    checked = images.of_rows(rows).check((height, width, channels))
     images.expect((height, width, channels))
-    return [*images.source.left_out, *found.notes()]
+    return [*images.source.left_out, *checked.notes()]
 
 
 def take_data(store: RunStore, images: Images, data: str) -> None:

@@ -25,10 +25,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """The shard that a text like 2/3 names; InputError for any other."""
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-        if found is None:
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if match is None:
             raise InputError(f"--shard takes a part and their number like 2/3, got {text!r}")
-        number, of = int(found[1]), int(found[2])
+        number, of = int(match[1]), int(match[2])
         if not 1 <= number <= of <= MOST:
             raise InputError(
                 f"--shard must be 1/{of or 1} to {of or 1}/{of or 1}, got {text}: parts are numbered from 1"

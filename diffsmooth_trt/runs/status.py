@@ -41,15 +41,15 @@ class Status:
         doing = {True: "being written", False: "no process writes it", None: "whether it is being written is not known"}
         state = "finished" if self.done == self.asked else doing[self.live]
         done = f"{self.done} of {self.asked} images, {self.samples} samples"
-        found = [f"{self.run}{part}: {done}; {state}, last {_time(self.idle)} ago"]
+        lines = [f"{self.run}{part}: {done}; {state}, last {_time(self.idle)} ago"]
         if self.seconds_per_image is not None:
             left = f", about {_time(self.left)} left" if self.left and self.done < self.asked else ""
-            found.append(f"{self.seconds_per_image:.3g} seconds an image{left}")
+            lines.append(f"{self.seconds_per_image:.3g} seconds an image{left}")
         if self.failed:
-            found.append(f"FAILED: {self.failed}; its votes count for nothing")
+            lines.append(f"FAILED: {self.failed}; its votes count for nothing")
         elif self.done < self.asked and self.live is False:
-            found.append("go on with it: the same command and --resume")
-        return [*found, *self.notes]
+            lines.append("go on with it: the same command and --resume")
+        return [*lines, *self.notes]
 
     def to_json(self) -> str:
         """The status as one line of JSON."""

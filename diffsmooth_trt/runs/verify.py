@@ -80,8 +80,8 @@ class Verification:
     def verdict(self) -> str:
         """All of it in one line."""
         count = len(self.mismatches)
-        found = "verified" if self.agrees else f"NOT reproduced here, {count} mismatch{'es' * (count > 1)}"
-        return f"{self.run}: {found}; {self.drawn_again}: --blocks-seed {self.seed}"
+        verdict = "verified" if self.agrees else f"NOT reproduced here, {count} mismatch{'es' * (count > 1)}"
+        return f"{self.run}: {verdict}; {self.drawn_again}: --blocks-seed {self.seed}"
 
     def lines(self) -> list[str]:
         """Mismatches, notes and the verdict."""
@@ -118,11 +118,11 @@ def check_asked(
     """Add images without a `what`, as notes if the run may be `unfinished`, and images that it was not asked for."""
     missing, foreign = sorted({*asked} - {*held}), sorted({*held} - {*asked})
     if missing:
-        found = f"{len(missing)} of {len(asked)} images have no {what} ({_some(missing)})"
+        text = f"{len(missing)} of {len(asked)} images have no {what} ({_some(missing)})"
         if unfinished:
-            done.notes.append(f"the run is not finished: {found}")
+            done.notes.append(f"the run is not finished: {text}")
         else:
-            done.mismatches.append(f"missing: {found}; pass --unfinished to verify what a run has done so far")
+            done.mismatches.append(f"missing: {text}; pass --unfinished to verify what a run has done so far")
     if foreign:
         done.mismatches.append(
             f"not asked for: the run has {len(foreign)} image{'s' * (len(foreign) > 1)} more ({_some(foreign)})"
@@ -262,8 +262,8 @@ def verify_margins(
                 yield image
         done.mismatches += [f"image {index}: recorded, but --data holds no such image" for index in sorted(left)]
 
-    for found in margins(method, same()):
-        for image, margin in found:
+    for batch in margins(method, same()):
+        for image, margin in batch:
             recorded = store.votes(image.index).margin
             if margin != recorded:
                 done.mismatches.append(f"image {image.index}: recorded class and margin {recorded}, computed {margin}")
@@ -328,7 +328,7 @@ def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done
             raise InputError(f"run store {store.path} holds no votes yet: go on with the run before verifying it")
         count = to_draw(fraction, done.recorded)
         chosen: dict[int, list[tuple[Block, list[int]]]] = {}
-        for _, block, votes in heapq.nsmallest(count, _blocks(store, done), key=lambda found: found[0]):
+        for _, block, votes in heapq.nsmallest(count, _blocks(store, done), key=lambda entry: entry[0]):
             chosen.setdefault(block.image, []).append((block, votes))
         _check_results(store, images, done)
         results = {image for (image,) in connection.execute("SELECT image FROM results")}
@@ -356,8 +356,8 @@ def _possible(block: Block, text: str, limits: Mapping[int, int], classes: int) 
     try:
         votes: list[int] = json.loads(text)
         whole = all(type(number) is int for number in (*vars(block).values(), *votes))
-        placed = whole and block.image >= 0 and 0 <= block.start < block.stop <= limits.get(block.phase, 0)
-        fits = placed and len(votes) == classes and min(votes) >= 0 and sum(votes) == block.stop - block.start
+        planned = whole and block.image >= 0 and 0 <= block.start < block.stop <= limits.get(block.phase, 0)
+        fits = planned and len(votes) == classes and min(votes) >= 0 and sum(votes) == block.stop - block.start
     except (TypeError, ValueError):
         return None
     return votes if fits else None
@@ -397,12 +397,12 @@ def _work(
     for image in images if left else ():
         recorded = left.pop(image.index, None)
         if recorded is not None:
-            found = (image.label, pixel_digest(image), image.distance)
-            if not (found[2] == recorded[2] or math.isnan(recorded[2])):
-                done.mismatches.append(f"image {image.index}: recorded distance {recorded[2]}, --data has {found[2]}")
-            if found[0] != recorded[0]:
-                done.mismatches.append(f"image {image.index}: recorded label {recorded[0]}, --data has {found[0]}")
-            if found[1] != recorded[1] or image.pixels.transpose(2, 0, 1).shape != tuple(shape):
+            given = (image.label, pixel_digest(image), image.distance)
+            if not (given[2] == recorded[2] or math.isnan(recorded[2])):
+                done.mismatches.append(f"image {image.index}: recorded distance {recorded[2]}, --data has {given[2]}")
+            if given[0] != recorded[0]:
+                done.mismatches.append(f"image {image.index}: recorded label {recorded[0]}, --data has {given[0]}")
+            if given[1] != recorded[1] or image.pixels.transpose(2, 0, 1).shape != tuple(shape):
                 done.mismatches.append(f"image {image.index}: pixels in --data are not those that the run used")
             else:
                 yield from ((block, flat_pixels(image)) for block, _ in held.chosen.get(image.index, ()))
@@ -423,9 +423,9 @@ def _replay(
     def collect() -> None:
         spans, counts, *_ = step.collect()
         finished = 0
-        for span, found in zip(spans, counts, strict=True):
+        for span, counted in zip(spans, counts, strict=True):
             votes = drawn.setdefault(span.block, np.zeros(method.bins, dtype=np.int64))
-            votes += found
+            votes += counted
             if span.start + span.high - span.low < span.block.stop:
                 continue
             done.blocks += 1

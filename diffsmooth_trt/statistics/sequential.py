@@ -35,12 +35,12 @@ def looks(n: int) -> tuple[int, ...]:
     """The numbers of draws after which votes are looked at, up to n: 30, 40, …, 90, then per decade 10, 11, …, 20, 22.5, …, 50,
     55, …, 95 times its tenth. They are 5–13 % apart; coarser or finer grids need as many draws (benchmarks/bench_samples.py).
     """
-    found = [*range(FIRST_LOOK, 100, 10)]
+    counts = [*range(FIRST_LOOK, 100, 10)]
     scale = 1
-    while found[-1] < n:
-        found += [scale * step for step in _DECADE]
+    while counts[-1] < n:
+        counts += [scale * step for step in _DECADE]
         scale *= 10
-    return tuple(draws for draws in found if draws <= n)
+    return tuple(draws for draws in counts if draws <= n)
 
 
 def share(draws: int) -> float:
@@ -74,7 +74,7 @@ def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
         raise InputError(f"p is {p!r}, expected above 0 and below 1: choose a radius within reach")
     if n > MAX_DRAWS:
         raise InputError(f"n is {n}, expected at most 10^7 where runs stop early: choose fewer draws")
-    found = []
+    hits = []
     states, first, drawn, spent = np.ones(1), 0, 0, 0.0
     for draws in looks(n):
         low, weights = _binomial_weights(draws - drawn, p)
@@ -85,12 +85,12 @@ def least_hits(p: float, alpha: float, n: int) -> NDArray[np.int64]:
         kept = int(np.count_nonzero(tails > room))  # tails fall
         if kept < len(states):
             spent += float(tails[kept])
-        found.append(min(first + kept, draws + 1) if room > 0 else draws + 1)
+        hits.append(min(first + kept, draws + 1) if room > 0 else draws + 1)
         alive = np.flatnonzero(states[:kept] > _TRIM)
         if not alive.size:  # every path has crossed, but for a mass that was charged
             alive = np.zeros(1, np.int64)
         states, first = states[alive[0] : alive[-1] + 1], first + int(alive[0])
-    result = np.array(found, dtype=np.int64)
+    result = np.array(hits, dtype=np.int64)
     result.setflags(write=False)
     return result
 

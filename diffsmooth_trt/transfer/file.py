@@ -109,7 +109,7 @@ class TransferFile:
         with naming_damage(f"{path} holds values"):
             if not 0 <= int(values["key"], 16) < 2**KEY_BITS:
                 raise ValueError("key")
-            found = cls(
+            transfer = cls(
                 path=path,
                 run=str(values["run"]),
                 record=RunRecord.from_meta(values["record"]),
@@ -123,8 +123,8 @@ class TransferFile:
                 rows=dict(values["rows"]),
                 images=[_image(line) for line in values["images"]],
             )
-            found._check(values)
-        return found
+            transfer._check(values)
+        return transfer
 
     def _check(self, values: Mapping[str, Any]) -> None:
         """Raise for what does not follow from the evidence."""

@@ -16,28 +16,28 @@ def accuracy(images: Sequence[Transferred], radius: float) -> str:
     return f"{math.floor(1000 * right / len(images)) / 10:.1f}"
 
 
-def text(found: TransferFile, radii: Sequence[float] | None = None) -> str:
+def text(transfer: TransferFile, radii: Sequence[float] | None = None) -> str:
     """What was transferred, and certified accuracy at radii; in percent, rounded down."""
-    record, rule, images = found.record, found.rule, found.images
+    record, rule, images = transfer.record, transfer.rule, transfer.images
     at = RADII if radii is None else sorted(set(radii))
-    pairs = len(images) * found.pairs
+    pairs = len(images) * transfer.pairs
     agree = math.floor(1000 * sum(image.pairs.agree for image in images) / pairs) / 10
     mean = sum(image.outcome.radius or 0.0 for image in images) / len(images)
     whose = "all images together" if record.stopping.family_wise else "each image"
     lines = [
-        f"{found.path}: certificates for {found.classifier.id} from {found.run}, a run of {record.classifier.id}",
-        f"  method={record.method} sigma={record.classifier.sigma} alpha={found.alpha} for {whose}: {rule.of_votes:.3g} for the "
-        f"run's votes, {rule.of_pairs:.3g} for {found.pairs} pairs",
+        f"{transfer.path}: certificates for {transfer.classifier.id} from {transfer.run}, a run of {record.classifier.id}",
+        f"  method={record.method} sigma={record.classifier.sigma} alpha={transfer.alpha} for {whose}: {rule.of_votes:.3g} for the "
+        f"run's votes, {rule.of_pairs:.3g} for {transfer.pairs} pairs",
         f"  labels agree on the run's class in {agree:.1f} % of pairs",
     ]
     if len(images) < len(record.asked):
         lines.append(f"  {len(images)} of {len(record.asked)} images: the run was not finished")
-    for whose, drawn in (("the run", record.key_drawn), ("the pairs", found.key_drawn)):
+    for whose, drawn in (("the run", record.key_drawn), ("the pairs", transfer.key_drawn)):
         if not drawn:
             lines.append(
                 f"  the key of {whose} was given, not drawn: whoever gave it could have tried many and kept one"
             )
-    assumed = [part for part, state in found.rows.items() if state != "proved"]
+    assumed = [part for part, state in transfer.rows.items() if state != "proved"]
     if assumed:
         lines.append(f"  rows of {', '.join(assumed)} are assumed independent")
     head = ["images", *(f"acc@{radius:g}" for radius in at), "mean radius", "abstain"]
@@ -53,12 +53,12 @@ def text(found: TransferFile, radii: Sequence[float] | None = None) -> str:
     return "\n".join(lines)
 
 
-def tsv(found: TransferFile) -> str:
+def tsv(transfer: TransferFile) -> str:
     """The papers' columns; radii truncated, `time` 0."""
     from ..statistics.bounds import truncate
 
     lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
-    for image in found.images:
+    for image in transfer.images:
         out = image.outcome
         radius = "0.0" if out.predict < 0 else truncate(out.radius or 0.0)
         lines.append(f"{image.index}\t{image.label}\t{out.predict}\t{radius}\t{int(image.correct)}\t0:00:00")

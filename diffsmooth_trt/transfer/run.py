@@ -86,19 +86,19 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         both = open_both(store, config.files, config.engines, config.given or {}, stack)
         images = recorded_images(record, both.config.data)
         key = Key.draw() if config.key is None else config.key
-        found: list[Transferred] = []
+        transferred: list[Transferred] = []
         shown = progress or NoProgress()
         shown.start(len(store.images_with_results()), 0, 2 * pairs * len(store.images_with_results()), 0)
         certified = 0
         for group in finished_images(images, store):
-            found += evaluated(store, both, rule, key, group)
+            transferred += evaluated(store, both, rule, key, group)
             certified += sum(store.result(image.index).predict >= 0 for image in group)
             shown.update(2 * pairs * len(group), len(group))
             if certified >= EARLY:
-                check_agreement(found, certified)
-        if not found:
+                check_agreement(transferred, certified)
+        if not transferred:
             raise InputError(f"{store.path} has no results yet: finish the run first")
-        check_agreement(found, certified)
+        check_agreement(transferred, certified)
         made = TransferFile(
             path=config.out,
             run=str(store.path),
@@ -111,7 +111,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
             files={**{name: str(path) for name, path in both.files.items()}, "data": str(both.config.data)},
             versions=versions(both.g.device),
             rows=independence(both.g.engines),
-            images=found,
+            images=transferred,
         )
         made.write()
     return made
@@ -187,7 +187,7 @@ def evaluated(
     store: RunStore, both: Classifiers, rule: TransferRule, key: Key, images: Sequence[Image]
 ) -> list[Transferred]:
     """The images' paired draws, and what follows from them."""
-    found = []
+    transferred = []
     of_f, of_g = (labels(method, key, TRANSFER, images, rule.pairs) for method in (both.f, both.g))
     for image, f, g in zip(images, of_f, of_g, strict=True):
         known, votes = store.known(image.index), store.votes(image.index)
@@ -201,16 +201,16 @@ def evaluated(
         distance = known[2] if known else 0.0
         evidence = Evidence(**more, differ=pairs.f_alone, distance=distance)
         more |= {"index": image.index, "label": image.label, "sha256": pixel_digest(image), "distance": distance}
-        found.append(Transferred(**more, pairs=pairs, outcome=rule.outcome(evidence)))
-    return found
+        transferred.append(Transferred(**more, pairs=pairs, outcome=rule.outcome(evidence)))
+    return transferred
 
 
-def check_agreement(found: Sequence[Transferred], certified: int) -> None:
+def check_agreement(images: Sequence[Transferred], certified: int) -> None:
     """InputError where the run certified images and none of them can be certified for g."""
-    if not certified or any(image.outcome.predict >= 0 for image in found):
+    if not certified or any(image.outcome.predict >= 0 for image in images):
         return
-    share = sum(image.pairs.agree for image in found) / sum(image.pairs.total for image in found)
+    share = sum(image.pairs.agree for image in images) / sum(image.pairs.total for image in images)
     raise InputError(
-        f"the two classifiers agree on the run's class in {share:.1%} of paired draws, too rarely to certify any of {len(found)} "
+        f"the two classifiers agree on the run's class in {share:.1%} of paired draws, too rarely to certify any of {len(images)} "
         "images: give an engine of the same network, or more --n"
     )

@@ -45,37 +45,39 @@ def verify(
     be where they are recorded, or beside the file and the run. Raises InputError for files that are missing.
     """
     check_fraction(fraction)
-    found = TransferFile.read(path)
-    done = TransferVerification(path, seed, recorded=len(found.images), results=len(found.images))
-    with open_run(find(path, found.run, "RUN")) as store, ExitStack() as stack:
-        _check_run(store, found, done)
-        engines = list(found.classifier.engines.values())
-        files = {name: given.get(name) or find(path, where, f"--{name}") for name, where in found.files.items()}
+    transfer = TransferFile.read(path)
+    done = TransferVerification(path, seed, recorded=len(transfer.images), results=len(transfer.images))
+    with open_run(find(path, transfer.run, "RUN")) as store, ExitStack() as stack:
+        _check_run(store, transfer, done)
+        engines = list(transfer.classifier.engines.values())
+        files = {name: given.get(name) or find(path, where, f"--{name}") for name, where in transfer.files.items()}
         own = {"data": files.pop("data")}
         how = device_options(engines, engines, device)
         options = EngineChoice(batch=int(engines[0]["batch"]), threads=threads, **how)
         both = open_both(store, files, options, own, stack)
-        check_identity(found.classifier, classifier_id(both.g), done)
-        note_versions(found.versions, versions(both.g.device), done)
-        if independence(both.g.engines) != dict(found.rows):
+        check_identity(transfer.classifier, classifier_id(both.g), done)
+        note_versions(transfer.versions, versions(both.g.device), done)
+        if independence(both.g.engines) != dict(transfer.rows):
             done.mismatches.append("rows: those of the classifier are not recorded as they are here")
-        count = to_draw(fraction, len(found.images))
-        chosen = set(sorted((each.index for each in found.images), key=lambda index: choice(seed, index, 0, 0))[:count])
-        _replay(found, store, both, chosen, done, progress or NoProgress())
-    note_key(found.key_drawn, done)
+        count = to_draw(fraction, len(transfer.images))
+        chosen = set(
+            sorted((each.index for each in transfer.images), key=lambda index: choice(seed, index, 0, 0))[:count]
+        )
+        _replay(transfer, store, both, chosen, done, progress or NoProgress())
+    note_key(transfer.key_drawn, done)
     return done
 
 
-def _check_run(store: RunStore, found: TransferFile, done: TransferVerification) -> None:
+def _check_run(store: RunStore, transfer: TransferFile, done: TransferVerification) -> None:
     """Add where the evidence is not the run's."""
-    recorded, here = found.record.described(), store.record.described()
-    if (recorded, found.record.key) != (here, store.record.key):
-        raise InputError(f"{store.path} is not the run that {found.path} was made from: put that one there")
+    recorded, here = transfer.record.described(), store.record.described()
+    if (recorded, transfer.record.key) != (here, store.record.key):
+        raise InputError(f"{store.path} is not the run that {transfer.path} was made from: put that one there")
     results = set(store.images_with_results())
-    missing = sorted(results - {image.index for image in found.images})
+    missing = sorted(results - {image.index for image in transfer.images})
     if missing:
         done.mismatches.append(f"missing: {len(missing)} images with a result in the run, image {missing[0]} for one")
-    for image in found.images:
+    for image in transfer.images:
         if image.index not in results:
             done.mismatches.append(f"image {image.index}: the run has no result of it")
             continue
@@ -88,7 +90,7 @@ def _check_run(store: RunStore, found: TransferFile, done: TransferVerification)
 
 
 def _replay(
-    found: TransferFile,
+    transfer: TransferFile,
     store: RunStore,
     both: Classifiers,
     chosen: set[int],
@@ -96,15 +98,15 @@ def _replay(
     progress: Progress,
 ) -> None:
     """Draw the pairs of the `chosen` images again, and compare them."""
-    recorded: dict[int, Transferred] = {image.index: image for image in found.images}
-    progress.start(len(chosen), 0, 2 * found.pairs * len(chosen), 0)
+    recorded: dict[int, Transferred] = {image.index: image for image in transfer.images}
+    progress.start(len(chosen), 0, 2 * transfer.pairs * len(chosen), 0)
     for group in finished_images(recorded_images(store.record, both.config.data), store):
         again = [image for image in group if image.index in chosen]
-        for image in evaluated(store, both, found.rule, found.key, again) if again else ():
+        for image in evaluated(store, both, transfer.rule, transfer.key, again) if again else ():
             done.blocks += 1
-            done.samples += found.pairs
+            done.samples += transfer.pairs
             if image.pairs != recorded[image.index].pairs:
                 done.mismatches.append(
                     f"image {image.index}: recorded pairs {recorded[image.index].pairs}, replayed {image.pairs}"
                 )
-        progress.update(2 * found.pairs * len(again), len(again))
+        progress.update(2 * transfer.pairs * len(again), len(again))

@@ -27,9 +27,9 @@ AGAIN = "export it again here"
 def this_machine(device: str) -> dict[str, str]:
     """What compiled code depends on, on `device` ("cpu" or "cuda:N"); raises InputError where there is no such device."""
     kind, _, number = device.partition(":")
-    found = {"device": kind, "torch": torch.__version__}
+    machine = {"device": kind, "torch": torch.__version__}
     if kind == "cpu" and not number:
-        return {**found, "instruction_set": instruction_set()}
+        return {**machine, "instruction_set": instruction_set()}
     if kind != "cuda" or not (number or "0").isdigit():
         raise InputError(f"--device {device!r} is unknown: use cpu or cuda:0, cuda:1, …")
     gpu = find_gpu(int(number or 0))
@@ -37,7 +37,7 @@ def this_machine(device: str) -> dict[str, str]:
         raise InputError(
             f"--device {device}: torch {torch.__version__} is built without CUDA or the driver is too old for it"
         )
-    return {**found, "compute_capability": gpu.compute_capability}
+    return {**machine, "compute_capability": gpu.compute_capability}
 
 
 def exact_fp32() -> None:

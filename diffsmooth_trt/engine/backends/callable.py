@@ -82,8 +82,8 @@ class CallableEngine(Engine):
         )
         self.call, self.tensors, self.labels = call, False, False
         zeros = np.zeros((batch, *facts.input_shape), np.float32)
-        found, self.tensors = called(call, name, zeros)
-        self.labels = _array(found).ndim == 1
+        output, self.tensors = called(call, name, zeros)
+        self.labels = _array(output).ndim == 1
         self.identity |= {"version": "", "precision": "its own"}
 
     def run(self, x: Floats32, *, nhwc: bool = False) -> Floats32:
@@ -97,19 +97,19 @@ class CallableEngine(Engine):
         return y
 
     def probe(self) -> str:
-        found = super().probe()
+        digest = super().probe()
         if self.labels:
             self.warning = ""  # a label is no probability
-        return found
+        return digest
 
     def _run(self, inputs: Inputs) -> Floats32:
         (x,) = inputs
-        found = _array(_with_tensors(self.call, x) if self.tensors else self.call(x.copy()))
+        output = _array(_with_tensors(self.call, x) if self.tensors else self.call(x.copy()))
         if self.facts.role != "classifier":
-            return self._checked_output(found, self.output_shape, "images")
-        if found.ndim == 1:
-            return self._one_hot(found)
-        return self._checked_output(found, self.output_shape, f"logits {self.output_shape} or integer labels")
+            return self._checked_output(output, self.output_shape, "images")
+        if output.ndim == 1:
+            return self._one_hot(output)
+        return self._checked_output(output, self.output_shape, f"logits {self.output_shape} or integer labels")
 
     def _one_hot(self, labels: np.ndarray[Any, Any]) -> Floats32:
         """Logits float32 [batch, classes] of which the label's is the largest."""
@@ -128,16 +128,16 @@ class CallableEngine(Engine):
         logits: Floats32 = np.eye(classes, dtype=np.float32)[labels]
         return logits
 
-    def _checked_output(self, found: np.ndarray[Any, Any], shape: tuple[int, ...], what: str) -> Floats32:
-        if found.dtype.kind != "f" or found.shape != shape:
+    def _checked_output(self, output: np.ndarray[Any, Any], shape: tuple[int, ...], what: str) -> Floats32:
+        if output.dtype.kind != "f" or output.shape != shape:
             raise InputError(
-                f"{self.name} returned {found.dtype} {found.shape} for {self.batch} rows, expected {what} {shape}: "
+                f"{self.name} returned {output.dtype} {output.shape} for {self.batch} rows, expected {what} {shape}: "
                 "return floats, one row for each row"
                 if what == "images"
-                else f"{self.name} returned {found.dtype} {found.shape} for {self.batch} rows, expected {what} ({self.batch},): "
+                else f"{self.name} returned {output.dtype} {output.shape} for {self.batch} rows, expected {what} ({self.batch},): "
                 "return one for each row"
             )
-        return np.ascontiguousarray(found, np.float32)
+        return np.ascontiguousarray(output, np.float32)
 
 
 def open_callable(
@@ -158,12 +158,12 @@ def open_callable(
     if role not in ("classifier", "denoiser"):
         raise InputError(f"{name} is a function, the method takes a {role} engine: give an engine file")
     if role == "classifier" and classes is None:
-        found = _array(called(call, name, np.zeros((batch, *input_shape), np.float32))[0])
-        if found.ndim != 2:
+        output = _array(called(call, name, np.zeros((batch, *input_shape), np.float32))[0])
+        if output.ndim != 2:
             raise InputError(
-                f"{name} returned {found.dtype} {found.shape}, which does not say how many classes there are: give classes"
+                f"{name} returned {output.dtype} {output.shape}, which does not say how many classes there are: give classes"
             )
-        classes = found.shape[1]
+        classes = output.shape[1]
     if role == "denoiser" and sigma is None:
         raise InputError(f"sigma is missing: {name} is a function, which does not say its noise level")
     facts = EngineFacts(

@@ -126,12 +126,12 @@ class TensorRtEngine(Engine):
             tail = self.facts.input_shape if name == images else ()
             if not self.context.set_input_shape(name, (self.batch, *tail)):
                 raise self._failure(f"does not take batches of {self.batch} in {name}", InputError, again)
-        found = tuple(self.context.get_tensor_shape(self.result))
+        shape = tuple(self.context.get_tensor_shape(self.result))
         wanted = self.output_shape
         if len(wanted) == 4:  # whatever the layout, TensorRT gives shapes in the order [B, C, H, W]
             wanted = (self.batch, *self.facts.denoised_shape)
-        if found != wanted:
-            raise InputError(f"{self.path.name} returns {found}, its record says {wanted}: {again}")
+        if shape != wanted:
+            raise InputError(f"{self.path.name} returns {shape}, its record says {wanted}: {again}")
 
     @cached_property
     def output(self) -> Array:

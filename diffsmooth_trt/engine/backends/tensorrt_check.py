@@ -47,19 +47,19 @@ def found_check(plan: PlanFile, here: Mapping[str, str]) -> Mapping[str, Any] | 
     return next((each for each in read_checks(plan.path) if all(each.get(name) == here[name] for name in here)), None)
 
 
-def note_check(plan: PlanFile, here: Mapping[str, str], found: Mapping[str, Any]) -> None:
-    """Note beside `plan` what a comparison `found` here; OSError where nothing can be written there."""
+def note_check(plan: PlanFile, here: Mapping[str, str], comparison: Mapping[str, Any]) -> None:
+    """Note beside `plan` what a `comparison` found here; OSError where nothing can be written there."""
     others = [each for each in read_checks(plan.path) if any(each.get(name) != here[name] for name in here)]
-    content = {"format": FORMAT, "checks": [*others, {**here, **found}][-MOST:]}
+    content = {"format": FORMAT, "checks": [*others, {**here, **comparison}][-MOST:]}
     write_atomically(checks_path(plan.path), json.dumps(content, sort_keys=True, indent=2) + "\n")
 
 
-def caveat(plan: PlanFile, found: Mapping[str, Any] | None) -> str:
-    """What every report says of a run with `plan`, by what a comparison `found`; "" where it found the same labels."""
+def caveat(plan: PlanFile, comparison: Mapping[str, Any] | None) -> str:
+    """What every report says of a run with `plan`, by what a `comparison` found; "" where it found the same labels."""
     name, source = plan.path.name, plan.record.source["name"]
-    if found is None:
+    if comparison is None:
         return f"{name} was not compared with {source}, the graph that it was built from, on this GPU: keep both side by side"
-    same = found.get("same_labels")
+    same = comparison.get("same_labels")
     if isinstance(same, int | float) and same < LEAST_AGREEMENT:
         return f"{name} gave only {100 * same:.1f} % of the labels of {source}, the graph that it was built from"
     return ""

@@ -103,7 +103,7 @@ def _capabilities(targets: Any) -> tuple[str, ...]:
     ]
     if not numbers or None in numbers:
         raise ValueError
-    return tuple(f"{found[1]}.{found[2]}" for found in numbers if found)
+    return tuple(f"{match[1]}.{match[2]}" for match in numbers if match)
 
 
 def check_runs_here(

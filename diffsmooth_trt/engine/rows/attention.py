@@ -11,14 +11,14 @@ from .values import Refused, Rows, Value, batched, free, matched, only_free, sam
 def _rows(values: Sequence[Value | None]) -> Rows | None:
     """Where the batch of several tensors with the batch in front is; None where they hold none."""
     there = [value for value in values if value is not None]
-    found = next((value.rows for value in there if value.rows is not None), None)
-    if found is None:
+    rows = next((value.rows for value in there if value.rows is not None), None)
+    if rows is None:
         return None
-    if found.axis != 0:
+    if rows.axis != 0:
         raise Refused("does not have the batch in front")
     for value in there:
-        matched(value, found)
-    return found
+        matched(value, rows)
+    return rows
 
 
 def _mask(mask: Value | None, rows: Rows | None, scores: tuple[int, ...]) -> None:

@@ -98,7 +98,7 @@ class Interpreter:
         Sizes that are `names` have to be one size each. A file for another number of rows is not held to: what runs it so
         (OpenVINO) makes all shapes anew.
         """
-        found: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for value in values if self.declared else ():
             seen, shape = scope.values.get(value.name), value.type.tensor_type.shape
             if not isinstance(seen, Value) or not value.type.tensor_type.HasField("shape"):
@@ -107,16 +107,16 @@ class Interpreter:
                 size in (0, real) for size, real in zip(sizes_of(value), seen.shape, strict=True)
             )
             for dim, real in zip(shape.dim, seen.shape, strict=False):
-                fits = fits and (not names or not dim.dim_param or found.setdefault(dim.dim_param, real) == real)
+                fits = fits and (not names or not dim.dim_param or sizes.setdefault(dim.dim_param, real) == real)
             if not fits:
                 given = [dim.dim_param or dim.dim_value for dim in shape.dim]
                 raise Unproved(f"it declares {value.name[:60]!r} as {given}, which is {list(seen.shape)}")
 
     def _outputs(self, names: Sequence[str], scope: Scope) -> list[Value]:
-        found = [scope.find(name) for name in names]
-        if None in found:
-            raise Unproved(f"nothing gives the output {names[found.index(None)][:60]!r}")
-        return [value for value in found if value is not None]
+        values = [scope.find(name) for name in names]
+        if None in values:
+            raise Unproved(f"nothing gives the output {names[values.index(None)][:60]!r}")
+        return [value for value in values if value is not None]
 
     def _nodes(self, nodes: Sequence[onnx.NodeProto], scope: Scope, depth: int) -> None:
         for node in nodes:
@@ -135,13 +135,13 @@ class Interpreter:
                     scope.define(name, value)
 
     def _inputs(self, node: onnx.NodeProto, scope: Scope) -> list[Value | None]:
-        found = []
+        values = []
         for name in node.input:
             value = scope.find(name) if name else None
             if name and value is None:
                 raise Refused(f"takes {name[:60]!r}, which nothing before it gives")
-            found.append(value)
-        return found
+            values.append(value)
+        return values
 
     def _check(self, node: onnx.NodeProto, results: Sequence[Value]) -> None:
         """Refused for what no rule may give: rows lost or of another number, and lengths of 0 beside them."""

@@ -95,17 +95,17 @@ def _cut(x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
     """`x` in parts of these sizes."""
     if x.rows is not None and x.rows.axis == axis and len(sizes) > 1:
         raise Refused("splits the batch axis")
-    found, start = [], 0
+    parts, start = [], 0
     for length in sizes:
         shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
         if x.rows is not None:
-            found.append(batched(shape, x.rows))
+            parts.append(batched(shape, x.rows))
         else:
             part = [slice(None)] * axis + [slice(start, start + length)]
             period = [*x.period[:axis], 1 if x.period[axis] == 1 else length, *x.period[axis + 1 :]]
-            found.append(kept(x, free(shape, period), None if x.value is None else x.value[tuple(part)]))
+            parts.append(kept(x, free(shape, period), None if x.value is None else x.value[tuple(part)]))
         start += length
-    return found
+    return parts
 
 
 @rule("SplitToSequence")

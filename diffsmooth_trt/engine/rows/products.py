@@ -55,10 +55,10 @@ def _product_rows(left: Value, right: Value, front: int) -> Rows:
     inner = [place is not None and place >= 0 for place in places]
     if not any(inner):  # the batch is among the leading axes
         both = (left, right)
-        found = {v.rows.at(v.rows.axis + front + 2 - v.rank) for v in both if v.rows is not None}
-        if len(found) > 1:
+        candidates = {v.rows.at(v.rows.axis + front + 2 - v.rank) for v in both if v.rows is not None}
+        if len(candidates) > 1:
             raise Refused("combines rows with other rows of the batch")
-        rows = found.pop()
+        rows = candidates.pop()
         for value in both:
             axis = rows.axis + value.rank - front - 2
             if axis >= 0:
@@ -155,20 +155,20 @@ def _labels(equation: str, values: Sequence[Value]) -> tuple[list[list[str]], li
     terms = left.split(",")
     if len(terms) != len(values):
         raise Refused(f"has an equation for {len(terms)} inputs")
-    found, longest = [], 0
+    labels, longest = [], 0
     for term, value in zip(terms, values, strict=True):
         before, dots, after = term.partition("...")
         missing = value.rank - len(before) - len(after)
         if missing < 0 or (not dots and missing) or (not (before + after).isalpha() and before + after):
             raise Refused(f"has an equation {equation!r} that does not fit")
         longest = max(longest, missing)
-        found.append([*before, *(f".{place}" for place in range(missing, 0, -1)), *after])
+        labels.append([*before, *(f".{place}" for place in range(missing, 0, -1)), *after])
     dots_there = [f".{place}" for place in range(longest, 0, -1)]
     if not arrow:
         once = sorted(each for each in set(left) - set(".,") if left.count(each) == 1)
-        return found, [*dots_there, *once]
+        return labels, [*dots_there, *once]
     before, dots, after = right.partition("...")
-    return found, [*before, *(dots_there if dots else ()), *after]
+    return labels, [*before, *(dots_there if dots else ()), *after]
 
 
 @rule("Einsum")

@@ -80,8 +80,8 @@ def _reduced(node: Node, x: Value, axes: set[int], result: Value) -> Value:
     exact = np.asarray(compute(data.astype(object), axis=tuple(sorted(axes)))).reshape(result.shape)
     if any(abs(int(each)) >= 2**31 for each in exact.reshape(-1)):
         return result
-    found: Data = exact.astype(data.dtype)
-    return replace(result, value=found)
+    elements: Data = exact.astype(data.dtype)
+    return replace(result, value=elements)
 
 
 @rule("ArgMax", "ArgMin")
@@ -102,8 +102,8 @@ def top(node: Node) -> Sequence[Value]:
     if not 1 <= number <= x.shape[axis]:
         raise Refused(f"takes {number} of {x.shape[axis]}")
     shape = (*x.shape[:axis], number, *x.shape[axis + 1 :])
-    found = free(shape) if x.rows is None else batched(shape, x.rows)
-    return [found, found][: len(node.outputs)]
+    output = free(shape) if x.rows is None else batched(shape, x.rows)
+    return [output, output][: len(node.outputs)]
 
 
 @rule("CumSum", "CumProd")

@@ -62,12 +62,12 @@ def domain_of(name: str) -> str:
 
 def operator_sets(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     """The version of each domain; Unproved where one has two."""
-    found: dict[str, int] = {}
+    versions: dict[str, int] = {}
     for entry in entries:
         domain = domain_of(entry.domain)
-        if found.setdefault(domain, entry.version) != entry.version:
+        if versions.setdefault(domain, entry.version) != entry.version:
             raise Unproved(f"it names operator set {entry.domain or 'ai.onnx'} in two versions")
-    return found
+    return versions
 
 
 @cache
@@ -82,16 +82,16 @@ def _is_operator(name: str) -> bool:
 
 def model_functions(model: onnx.ModelProto) -> dict[FunctionKey, onnx.FunctionProto]:
     """The model's own functions by domain, name and overload."""
-    found: dict[FunctionKey, onnx.FunctionProto] = {}
+    functions: dict[FunctionKey, onnx.FunctionProto] = {}
     for function in model.functions:
         key = (domain_of(function.domain), function.name, function.overload)
         if key[0].startswith(OWNED) or not key[0] or _is_operator(function.name):
             owner = function.domain or "ai.onnx"
             raise Unproved(f"its function {function.name} of {owner} may be taken for an operator of that name")
-        if any(key[:2] == other[:2] for other in found):  # not every library looks at overloads
+        if any(key[:2] == other[:2] for other in functions):  # not every library looks at overloads
             raise Unproved(f"it has two functions {function.domain}.{function.name}")
-        found[key] = function
-    return found
+        functions[key] = function
+    return functions
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

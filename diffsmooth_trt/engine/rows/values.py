@@ -115,36 +115,36 @@ def same_everywhere(value: Value, axis: int, count: int) -> None:
 def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
     """The shape that tensors of `shapes` have together."""
     rank = max((len(shape) for shape in shapes), default=0)
-    found = []
+    dims = []
     for place in range(-rank, 0):
         sizes = {shape[place] for shape in shapes if len(shape) >= -place} - {1}
         if len(sizes) > 1:
             raise Refused(f"combines shapes {', '.join(str(list(shape)) for shape in shapes)}")
-        found.append(sizes.pop() if sizes else 1)
-    return tuple(found)
+        dims.append(sizes.pop() if sizes else 1)
+    return tuple(dims)
 
 
 def aligned(values: Sequence[Value]) -> Value:
     """Tensors combined element by element, with broadcasting: rows meet rows of the same place, or what is equal for all."""
     shape = broadcast_shape([value.shape for value in values])
-    rank, found = len(shape), None
+    rank, rows = len(shape), None
     for value in values:
         if value.rows is not None:
             here = value.rows.at(value.rows.axis + rank - value.rank)
-            if found is not None and found != here:
+            if rows is not None and rows != here:
                 raise Refused("combines rows with other rows of the batch")
-            found = here
-    if found is None:
+            rows = here
+    if rows is None:
         period = [
             math.lcm(*(v.period[a + v.rank - rank] for v in values if a + v.rank >= rank)) if size else 0
             for a, size in enumerate(shape)
         ]
         return free(shape, period)
     for value in values:
-        axis = found.axis + value.rank - rank
+        axis = rows.axis + value.rank - rank
         if axis >= 0:
-            same_everywhere(value, axis, found.count)
-    return batched(shape, found)
+            same_everywhere(value, axis, rows.count)
+    return batched(shape, rows)
 
 
 def matched(value: Value, rows: Rows) -> None:

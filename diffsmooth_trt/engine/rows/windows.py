@@ -27,11 +27,11 @@ def like(x: Value, shape: Sequence[int]) -> Value:
 
 
 def _numbers(node: Node, name: str, count: int, default: int) -> list[int]:
-    found = node.integers(name)
-    found = [default] * count if found is None else found
-    if len(found) != count or (name != "pads" and name != "output_padding" and min(found) < 1) or min(found) < 0:
+    numbers = node.integers(name)
+    numbers = [default] * count if numbers is None else numbers
+    if len(numbers) != count or (name != "pads" and name != "output_padding" and min(numbers) < 1) or min(numbers) < 0:
         raise Refused(f"has {name} that do not fit")
-    return found
+    return numbers
 
 
 def _extent(node: Node, sizes: Sequence[int], kernel: Sequence[int], ceil: bool = False) -> list[int]:
@@ -46,7 +46,7 @@ def _extent(node: Node, sizes: Sequence[int], kernel: Sequence[int], ceil: bool 
     if mode not in ("NOTSET", "VALID"):
         raise Refused(f"has an unknown auto_pad {mode}")
     pads = _numbers(node, "pads", 2 * count, 0)
-    found = []
+    lengths = []
     for axis, size in enumerate(sizes):
         room = size + pads[axis] + pads[axis + count] - reach[axis]
         if room < 0:
@@ -54,8 +54,8 @@ def _extent(node: Node, sizes: Sequence[int], kernel: Sequence[int], ceil: bool 
         length = (-(-room // strides[axis]) if ceil else room // strides[axis]) + 1
         if ceil and (length - 1) * strides[axis] >= size + pads[axis]:
             raise Refused("has a last window in its padding, which libraries treat in different ways")
-        found.append(length)
-    return found
+        lengths.append(length)
+    return lengths
 
 
 def _convolved(node: Node, x: Value, w: Value) -> Value:
@@ -163,10 +163,10 @@ def _scaled(size: int, scale: float) -> int:
     """The length of a scaled axis; Refused where it depends on how the product is rounded."""
     if not math.isfinite(scale) or scale <= 0:
         raise Refused(f"has an impossible scale {scale}")
-    found = math.floor(float(np.float32(scale)) * size)
-    if found != int(np.floor(np.float32(scale) * np.float32(size))):
+    length = math.floor(float(np.float32(scale)) * size)
+    if length != int(np.floor(np.float32(scale) * np.float32(size))):
         raise Refused(f"has a scale {scale} whose size depends on rounding")
-    return found
+    return length
 
 
 def _resized(node: Node, x: Value, scales: Value | None, sizes: Value | None) -> list[int]:

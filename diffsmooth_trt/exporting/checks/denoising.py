@@ -50,12 +50,12 @@ def others_of(family: Family, net: nn.Module, sigma: float) -> Others:
         vars(other).update(values)
         return SourceDenoiser(other, net, other.level(sigma, False))
 
-    found: dict[str, Callable[[], nn.Module]] = {}
+    others: dict[str, Callable[[], nn.Module]] = {}
     if not isinstance(family, ScheduledFamily):
-        return found
+        return others
     for prediction in ("epsilon", "v_prediction", "sample"):
         if prediction != family.prediction:
-            found[f"the prediction {prediction} instead of {family.prediction}"] = partial(
+            others[f"the prediction {prediction} instead of {family.prediction}"] = partial(
                 changed, prediction=prediction
             )
     own = family.schedule
@@ -64,8 +64,8 @@ def others_of(family: Family, net: nn.Module, sigma: float) -> Others:
             if (name, steps) != (own.name, own.steps):
                 schedule = Schedule(name, steps, rescale=own.rescale)
                 told = f"a {name} schedule of {steps} steps instead of {own.name} of {own.steps}"
-                found[told] = partial(changed, schedule=schedule)
-    return found
+                others[told] = partial(changed, schedule=schedule)
+    return others
 
 
 def others_of_program(net: nn.Module) -> Others:
@@ -92,9 +92,9 @@ class Denoising:
 
     def recorded(self) -> dict[str, Any]:
         """For the facts, to three digits."""
-        found = {"images": self.images, "before": _short(self.before), "after": _short(self.after)}
-        found |= {"outside": _short(self.outside)} if self.outside > SHARE else {}
-        return found | ({"better": [self.better[0], *map(_short, self.better[1:])]} if self.better else {})
+        values = {"images": self.images, "before": _short(self.before), "after": _short(self.after)}
+        values |= {"outside": _short(self.outside)} if self.outside > SHARE else {}
+        return values | ({"better": [self.better[0], *map(_short, self.better[1:])]} if self.better else {})
 
 
 def _short(value: float) -> float:
@@ -129,24 +129,24 @@ def _outputs(net: nn.Module, noisy: Floats32) -> Floats32:
         return np.concatenate([net(torch.from_numpy(row[None])).numpy() for row in noisy])
 
 
-def _rmse(found: Floats32, clean: Floats32) -> float:
-    return float(np.sqrt(np.mean(np.square(found.astype(np.float64) - clean))))
+def _rmse(images: Floats32, clean: Floats32) -> float:
+    return float(np.sqrt(np.mean(np.square(images.astype(np.float64) - clean))))
 
 
-def denoising_warnings(found: Mapping[str, Any] | None) -> Iterator[str]:
+def denoising_warnings(measured: Mapping[str, Any] | None) -> Iterator[str]:
     """What the user has to know of what `Denoising.recorded` says; nothing of a denoiser that denoises."""
-    if not found:
+    if not measured:
         return
-    if found["after"] >= found["before"]:
+    if measured["after"] >= measured["before"]:
         yield (
-            f"this is no denoiser for that noise: on {found['images']} images the error is {found['after']:.3g} after and "
-            f"{found['before']:.3g} before (root mean square); check the configuration, --sigma and the range of values"
+            f"this is no denoiser for that noise: on {measured['images']} images the error is {measured['after']:.3g} after and "
+            f"{measured['before']:.3g} before (root mean square); check the configuration, --sigma and the range of values"
         )
-    if "outside" in found:
+    if "outside" in measured:
         yield (
-            f"{100 * found['outside']:.0f} % of the denoised values lie more than {FAR} outside of [0, 1]: a denoiser takes and "
+            f"{100 * measured['outside']:.0f} % of the denoised values lie more than {FAR} outside of [0, 1]: a denoiser takes and "
             "returns images in [0, 1], not in [-1, 1] or [0, 255]"
         )
-    if "better" in found:
-        name, error, now = found["better"]
+    if "better" in measured:
+        name, error, now = measured["better"]
         yield f"with {name} the error would be {error:.3g}, it is {now:.3g}: check which it is"

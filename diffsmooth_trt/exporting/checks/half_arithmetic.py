@@ -34,14 +34,14 @@ _END = "_reaches"
 def _types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of every value; of those that inference does not know, the type of what they are made of."""
     graph = shape_inference.infer_shapes(model).graph
-    found = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    found |= {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types |= {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
     for node in model.graph.node:
-        made_of = [kind for name in node.input if (kind := found.get(name)) in _FLOATS]
+        made_of = [kind for name in node.input if (kind := types.get(name)) in _FLOATS]
         for name in node.output:
-            if not found.get(name) and made_of:
-                found[name] = made_of[0]
-    return found
+            if not types.get(name) and made_of:
+                types[name] = made_of[0]
+    return types
 
 
 def simulated(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
@@ -105,7 +105,7 @@ def reach(path: Path, batches: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str
     model, watched = _rewritten(onnx.load(str(path), load_external_data=False), measured=True)
     looked_at = path.with_name(f"reach-{path.name}")
     onnx.save(model, str(looked_at))
-    found = dict.fromkeys(watched, 0.0)
+    largest = dict.fromkeys(watched, 0.0)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False
@@ -114,12 +114,12 @@ def reach(path: Path, batches: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str
         for given in batches:
             values = session.run([name + _END for name in watched], dict(given))
             for name, value in zip(watched, values, strict=True):
-                found[name] = max(found[name], float(value) if math.isfinite(value) else 0.0)
+                largest[name] = max(largest[name], float(value) if math.isfinite(value) else 0.0)
     except Exception as error:  # ONNX Runtime's own family
         raise InputError(f"how far values of the graph reach cannot be measured ({shortened(error, 300)})") from error
     finally:
         looked_at.unlink(missing_ok=True)
-    return found
+    return largest
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ def source_outputs(check: ImageCheck, inputs: Inputs, at_once: int) -> Floats32:
 
     def answer(at: int) -> Floats32:
         with torch.no_grad():  # a thread's own
-            found: Floats32 = check.source(*(torch.from_numpy(part[at : at + size]) for part in inputs)).numpy()
-            return found
+            outputs: Floats32 = check.source(*(torch.from_numpy(part[at : at + size]) for part in inputs)).numpy()
+            return outputs
 
     torch.set_num_threads(max(1, threads // workers))  # before the workers begin, who take it over
     try:
@@ -178,7 +178,7 @@ class Verification:
 
         Raises InputError for NaN and infinity and for differences that only a broken graph makes.
         """
-        found: dict[str, Any] = {"data": self.data}
+        report: dict[str, Any] = {"data": self.data}
         with contextlib.ExitStack() as stack:
             if self.pixels is not None:
                 self.open_companions(stack)
@@ -199,18 +199,18 @@ class Verification:
         if not trials:
             raise InputError(f"no backend here runs the exported graph: {'; '.join(failed.values())}"[:400])
         if failed:
-            found["not_run"] = failed
+            report["not_run"] = failed
         images = sum(len(batch.want) for batch in expected)
-        found |= {"images": images, "backends": trials}
+        report |= {"images": images, "backends": trials}
         if self.facts.role == "denoiser" and self.pixels is not None:
             count = min(max(1, affordable(self.check, 8 * SAMPLES) // 8), self.request.verify_samples)
             seen = denoising(self.check.source, self.pixels, self.check.sigma, count, self.check.others)
-            found |= {} if seen is None else {"denoising": seen.recorded()}
+            report |= {} if seen is None else {"denoising": seen.recorded()}
         if self.labelled:
-            found["classifier"] = self.after.path.name if self.after is not None else "itself"
+            report["classifier"] = self.after.path.name if self.after is not None else "itself"
         if self.before is not None:
-            found["denoiser"] = self.before.path.name
-        return found
+            report["denoiser"] = self.before.path.name
+        return report
 
     @property
     def labelled(self) -> bool:
@@ -232,20 +232,20 @@ class Verification:
     def _trial(self, engine: Engine, expected: list[Expected]) -> dict[str, Any]:
         """What goes into the facts about one backend; raises Unfit, or EngineError for NaN."""
         with stage(f"comparing in {engine.backend}", sum(len(batch.want) for batch in expected)) as advance:
-            found = compare(
+            comparison = compare(
                 _counted(expected, advance),
                 engine.denoise if self.facts.role == "conditional" else engine.run,
                 name=engine.path.name,
                 failure=Unfit(f"{engine.path.name} returned NaN or infinity in {engine.backend}"),
                 label=self._labels if self.labelled else None,
             )
-        if found.mean > ABSURD * found.magnitude:
+        if comparison.mean > ABSURD * comparison.magnitude:
             raise Unfit(
-                f"{engine.path.name} in {engine.facts.precision} differs from its source by {found.mean:.2g} on average "
-                f"in {engine.backend}, where outputs are {found.magnitude:.2g}"
+                f"{engine.path.name} in {engine.facts.precision} differs from its source by {comparison.mean:.2g} on average "
+                f"in {engine.backend}, where outputs are {comparison.magnitude:.2g}"
             )
-        trial = {"backend": engine.backend, "precision": str(engine.identity["precision"]), **found.differences}
-        return trial if found.agreement is None else {**trial, "same_labels": round(found.agreement, 5)}
+        trial = {"backend": engine.backend, "precision": str(engine.identity["precision"]), **comparison.differences}
+        return trial if comparison.agreement is None else {**trial, "same_labels": round(comparison.agreement, 5)}
 
     def _labels(self, outputs: Floats32) -> NDArray[np.int64]:
         if self.after is None:

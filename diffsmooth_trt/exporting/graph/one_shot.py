@@ -40,8 +40,8 @@ class OneShotDenoiser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         centred = x - 0.5
         h: Tensor = self.network(centred)
-        found = x + h if self.skip == 1 else centred * self.skip + h + 0.5
-        return torch.clamp(found, 0.0, 1.0) if self.clamp else found
+        denoised = x + h if self.skip == 1 else centred * self.skip + h + 0.5
+        return torch.clamp(denoised, 0.0, 1.0) if self.clamp else denoised
 
 
 class SourceDenoiser(nn.Module):

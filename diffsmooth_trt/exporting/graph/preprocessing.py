@@ -47,11 +47,11 @@ class Preprocessing:
 
     def facts(self, image_size: int) -> dict[str, Any]:
         """What a file says about it, in its details."""
-        found = {"mean": list(self.mean), "std": list(self.std), "input_size": self.input_size}
+        facts = {"mean": list(self.mean), "std": list(self.std), "input_size": self.input_size}
         resized = resize_facts(self.resize_to, self.input_size, self.crop_at, self.mode, self.antialias)
         if self.bgr:
-            found["channels"] = "BGR"
-        return {**found, "resize": None if image_size == self.input_size else resized}
+            facts["channels"] = "BGR"
+        return {**facts, "resize": None if image_size == self.input_size else resized}
 
 
 @dataclass(frozen=True)

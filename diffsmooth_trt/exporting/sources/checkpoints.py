@@ -60,8 +60,8 @@ def load_state(path: str | PathLike[str], key: str | None = None) -> dict[str, T
 
 def load_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], str | None]:
     """`load_state`, and the architecture's name where the checkpoint notes one under "arch"."""
-    found = read_checkpoint(path)
-    return found.state, found.arch
+    read = read_checkpoint(path)
+    return read.state, read.arch
 
 
 def read_checkpoint(path: str | PathLike[str], key: str | None = None) -> Checkpoint:
@@ -183,9 +183,9 @@ def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
         "complex": tensor.is_complex(),
         "without values (on the meta device)": tensor.is_meta,
     }
-    found = next((kind for kind, given in kinds.items() if given), None)
-    if found is not None:
-        raise InputError(f"checkpoint {path}: {name} is {found}: save the network's own floating-point parameters")
+    fault = next((kind for kind, given in kinds.items() if given), None)
+    if fault is not None:
+        raise InputError(f"checkpoint {path}: {name} is {fault}: save the network's own floating-point parameters")
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float32)
     return tensor.detach().contiguous()

@@ -43,9 +43,9 @@ class Choice:
         """What the facts say of it; nothing where the file was a state dict and no more."""
         if self.key == WHOLE and not self.others:
             return {}
-        found: dict[str, Any] = {"key": self.key or "the file itself", "averaged": self.averaged}
-        found |= {"others": list(self.others)} if self.others else {}
-        return {"weights_of": found | ({"without names": list(self.unnamed)} if self.unnamed else {})}
+        values: dict[str, Any] = {"key": self.key or "the file itself", "averaged": self.averaged}
+        values |= {"others": list(self.others)} if self.others else {}
+        return {"weights_of": values | ({"without names": list(self.unnamed)} if self.unnamed else {})}
 
 
 def is_averaged(key: str) -> bool:
@@ -147,12 +147,12 @@ def _under(states: Mapping[str, State], key: str) -> State | None:
     """What `key` names: a state dict, or a prefix of the names in one, as in `state_dict.model`."""
     if key in states:
         return states[key]
-    found = []
+    parts = []
     for where, state in states.items():
         for prefix in {f"{key}.", f"{key.removeprefix(f'{where}.')}."}:
             part = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-            found += [part] if part else []
-    return found[0] if len(found) == 1 else None
+            parts += [part] if part else []
+    return parts[0] if len(parts) == 1 else None
 
 
 def choose(name: str, content: object, key: str | None = None) -> Choice:

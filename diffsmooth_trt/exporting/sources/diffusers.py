@@ -139,7 +139,7 @@ class Diffusers(ScheduledFamily):
             )
         weights = _first(self.folder, WEIGHTS, "file of parameters")
         try:
-            net, found = UNet2DModel.from_pretrained(
+            net, info = UNet2DModel.from_pretrained(
                 self.folder,
                 local_files_only=True,
                 low_cpu_mem_usage=False,
@@ -152,7 +152,7 @@ class Diffusers(ScheduledFamily):
                 f"{weights} does not fit its config.json or is damaged ({' '.join(str(error).split())[:160]}): "
                 "fetch or save it again"
             ) from None
-        problems = [f"{len(names)} {kind} ({', '.join(map(str, names[:3]))})" for kind, names in found.items() if names]
+        problems = [f"{len(names)} {kind} ({', '.join(map(str, names[:3]))})" for kind, names in info.items() if names]
         if problems:
             raise InputError(f"{weights} does not fit its config.json: {'; '.join(problems)}: save both again")
         net.requires_grad_(False)

@@ -107,9 +107,9 @@ class Family(ABC):
             raise InputError(
                 f"the network of this configuration cannot be built ({reason}): check the configuration"
             ) from error
-        found = read_checkpoint(checkpoint, key)
-        load_into(net, found.state, f"checkpoint {checkpoint}", found.remedy("check the configuration"))
-        return net.eval(), found.choice.recorded()
+        read = read_checkpoint(checkpoint, key)
+        load_into(net, read.state, f"checkpoint {checkpoint}", read.remedy("check the configuration"))
+        return net.eval(), read.choice.recorded()
 
     def source_sha256(self, checkpoint: Source) -> str:
         """SHA-256 of the file that holds the parameters."""

@@ -140,8 +140,8 @@ def _states(content: Any, depth: int = 0) -> Any:
             return None
         return dict(_module(fields)) if "_parameters" in fields else _states(fields, depth + 1)
     if isinstance(content, Mapping):
-        found = {name: _states(value, depth + 1) for name, value in content.items() if isinstance(name, str)}
-        return {name: value for name, value in found.items() if value is not None} or None
+        states = {name: _states(value, depth + 1) for name, value in content.items() if isinstance(name, str)}
+        return {name: value for name, value in states.items() if value is not None} or None
     return None
 
 
@@ -150,11 +150,11 @@ def _module(fields: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list
     given = fields.get("_non_persistent_buffers_set")
     unsaved = given if isinstance(given, set) else set()
     own = {**(fields.get("_parameters") or {}), **(fields.get("_buffers") or {})}
-    found = [(prefix + n, t) for n, t in own.items() if isinstance(t, Tensor) and n not in unsaved]
+    tensors = [(prefix + n, t) for n, t in own.items() if isinstance(t, Tensor) and n not in unsaved]
     for name, inner in (fields.get("_modules") or {}).items() if depth < DEEPEST else ():
         below = _attributes(inner)
-        found += [] if below is None else _module(below, f"{prefix}{name}.", depth + 1)
-    return found
+        tensors += [] if below is None else _module(below, f"{prefix}{name}.", depth + 1)
+    return tensors
 
 
 def _attributes(content: Any) -> Mapping[str, Any] | None:
@@ -188,12 +188,12 @@ def read_parameters(path: str | PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"checkpoint {path} is truncated or no pickle ({type(error).__name__}): fetch or save it again"
         ) from error
-    found = _states(content)
-    if not isinstance(found, dict):
+    states = _states(content)
+    if not isinstance(states, dict):
         raise InputError(
             f"checkpoint {path} has no parameters that can be read without its code: save its state dict where you trust it"
         )
-    return found
+    return states
 
 
 def extract_parameters(checkpoint: str | PathLike[str], out: str | PathLike[str]) -> dict[str, int]:
@@ -202,9 +202,9 @@ def extract_parameters(checkpoint: str | PathLike[str], out: str | PathLike[str]
     check_outputs({"--out": target}, {"--checkpoint": Path(checkpoint)})
     if target.suffix != ".pt":
         raise InputError(f"--out {out} does not end in .pt: name it FILE.pt")
-    found = read_parameters(checkpoint)
+    states = read_parameters(checkpoint)
     data = io.BytesIO()
-    torch.save(found, data)
+    torch.save(states, data)
     write_atomically(target, data.getvalue())
-    plain = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    return {"": len(plain)} if plain else {name: len(value) for name, value in found.items()}
+    plain = {name: value for name, value in states.items() if isinstance(value, Tensor)}
+    return {"": len(plain)} if plain else {name: len(value) for name, value in states.items()}

@@ -49,8 +49,8 @@ def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClas
             f"--arch {arch}: timm {timm.__version__} has no model {name!r}{f' (it has {close}, …)' if close else ''}: "
             "use a name of timm.list_models()"
         )
-    found = read_checkpoint(checkpoint, key)
-    state = found.state
+    read = read_checkpoint(checkpoint, key)
+    state = read.state
     cfg = dict(timm.get_pretrained_cfg(name).to_dict())
     head = cfg.get("classifier")
     weight = state.get(f"{head}.weight") if isinstance(head, str) else None
@@ -61,13 +61,13 @@ def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClas
         net,
         {name: tensor for name, tensor in state.items() if name not in derived},
         f"checkpoint {checkpoint}",
-        found.remedy("check --arch"),
+        read.remedy("check --arch"),
     )
     return LoadedClassifier(
         net,
         int(net.num_classes),
         preprocessing_of(cfg, name),
         arch,
-        files_sha256(found.files),
-        details={**found.choice.recorded(), "timm": version("timm")},
+        files_sha256(read.files),
+        details={**read.choice.recorded(), "timm": version("timm")},
     )

@@ -131,7 +131,7 @@ def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
     ):
         with torch.device("meta"):
             architecture = type(auto.from_config(config, trust_remote_code=False))
-        model, found = architecture.from_pretrained(
+        model, info = architecture.from_pretrained(
             None,  # given the folder, the library would read the weights once more
             config=config,
             state_dict=state,
@@ -142,7 +142,7 @@ def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
             **OFFLINE,
         )
     for what in ("missing", "unexpected", "mismatched"):
-        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found[f"{what}_keys"])
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in info[f"{what}_keys"])
         if names:
             raise InputError(
                 f"checkpoint {folder} does not fit its config.json: parameters {len(names)} {what} ({shown(names)}): "
@@ -231,8 +231,8 @@ def _as_it_does(processor: Any, own: Preprocessing) -> Preprocessing:
 
     for colours in (own, _measured(process, own)):
         for at in dict.fromkeys((own.crop_at, centre(own.resize_to, own.input_size))):
-            if colours is not None and _follows(process, found := replace(colours, crop_at=at)):
-                return found
+            if colours is not None and _follows(process, followed := replace(colours, crop_at=at)):
+                return followed
     raise InputError(
         f"{PREPROCESSOR}: the {type(processor).__name__} does more than resize, crop and normalise: {GIVE}"
     )

@@ -20,10 +20,10 @@ USUAL = Path("/usr/local")  # NVIDIA's installers make cuda-VERSION there, and a
 def toolkit_folder(first: str | None = None) -> Path:
     """The folder of a CUDA toolkit with headers: `first`, that of nvcc or a usual one; InputError where there is none."""
     nvcc = shutil.which("nvcc")
-    found = [first, *(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))]
-    found += [str(Path(each).parents[1]) for each in (nvcc, nvcc and os.path.realpath(nvcc)) if each]
-    found += [str(USUAL / "cuda"), *sorted(map(str, USUAL.glob("cuda-*")), reverse=True)]
-    for each in found:
+    folders = [first, *(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))]
+    folders += [str(Path(each).parents[1]) for each in (nvcc, nvcc and os.path.realpath(nvcc)) if each]
+    folders += [str(USUAL / "cuda"), *sorted(map(str, USUAL.glob("cuda-*")), reverse=True)]
+    for each in folders:
         if each and all((Path(each) / "include" / name).is_file() for name in HEADERS):
             return Path(each)
     raise InputError(

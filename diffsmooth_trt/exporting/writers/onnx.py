@@ -181,11 +181,11 @@ def _compare(path: Path, check: ImageCheck, batch: int | None) -> Comparison:
 
 
 def _versions(*tools: str) -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("diffsmooth-trt", "torch", "onnx", "onnxscript", "onnxruntime", *tools):
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions
 
 
 def _external_files(path: Path) -> list[Path]:
@@ -239,9 +239,9 @@ def _halved(source: Path, out: Path, verification: Verification) -> dict[str, An
     precision = verification.request.precision
     sizes = reach(source, _looked_at(verification))
     fixed = kept_in_fp32(onnx.load(str(source), load_external_data=False).graph)
-    found = loud(source, precision, sizes, frozenset(name for names in fixed.values() for name in names))
-    kept: dict[str, Any] = {"kept_fp32": to_half(source, out, precision, found.nodes)}
-    return kept | ({"beyond_range": found.recorded()} if found.values else {})
+    beyond = loud(source, precision, sizes, frozenset(name for names in fixed.values() for name in names))
+    kept: dict[str, Any] = {"kept_fp32": to_half(source, out, precision, beyond.nodes)}
+    return kept | ({"beyond_range": beyond.recorded()} if beyond.values else {})
 
 
 def _looked_at(verification: Verification) -> Iterator[dict[str, NDArray[Any]]]:
@@ -307,10 +307,10 @@ def write_checked(
             with stage("proving that rows are independent"):
                 prove_file(files[-1], shapes, out.name)
             with stage("comparing with the source on random images"):
-                found = _compare(files[-1], check, batch)
-            tolerance = TOLERANCE * max(1.0, found.largest)
-            check_difference(out, found, tolerance, "try other versions of torch and onnxscript")
-            details = tolerated(found, tolerance)
+                comparison = _compare(files[-1], check, batch)
+            tolerance = TOLERANCE * max(1.0, comparison.largest)
+            check_difference(out, comparison, tolerance, "try other versions of torch and onnxscript")
+            details = tolerated(comparison, tolerance)
             details |= {"opset": opset, "versions": _versions(*TOOLS.get(request.precision, ()))}
             if lower:
                 facts = dataclasses.replace(facts, precision=request.precision)
@@ -337,4 +337,4 @@ def write_checked(
             raise StoreError(
                 f"{out} could not be written: {error.strerror or error}; nothing was left behind"
             ) from error
-    return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size)
+    return ExportReport(out, facts, comparison, tolerance, time.perf_counter() - start, size)

@@ -140,13 +140,13 @@ class Links:
 def _reach(start: Iterable[Node], step: Callable[[Node], Iterable[Node]], through: Iterable[str]) -> set[str]:
     """Names of `start` and of all that `step` reaches from there by way of operators in `through`."""
     allowed, stack = frozenset(through), list(start)
-    found: set[str] = set()
+    reached: set[str] = set()
     while stack:
         node = stack.pop()
-        if node.name not in found:
-            found.add(node.name)
+        if node.name not in reached:
+            reached.add(node.name)
             stack += [other for other in step(node) if other.op_type in allowed]
-    return found
+    return reached
 
 
 def _norms(links: Links) -> set[str]:
@@ -164,13 +164,13 @@ def _norms(links: Links) -> set[str]:
 
 def resizes(links: Links) -> list[tuple[Node, Node]]:
     """The two products of every resize, rows and columns: a constant times images, times a constant (graph/resize.py)."""
-    found = []
+    pairs = []
     for node in links.nodes:
         if node.op_type == "MatMul" and node.input[1] in links.constants:
             before = links.makers.get(node.input[0])
             if before is not None and before.op_type == "MatMul" and before.input[0] in links.constants:
-                found.append((before, node))
-    return found
+                pairs.append((before, node))
+    return pairs
 
 
 def kept_in_fp32(graph: onnx.GraphProto) -> dict[str, list[str]]:
@@ -193,7 +193,7 @@ def kept_in_fp32(graph: onnx.GraphProto) -> dict[str, list[str]]:
         if given and given <= levels and node.op_type not in MULTIPLYING:
             levels |= set(node.output)
             alone.append(node.name)
-    found = {
+    by_reason = {
         "normalisation": _norms(links) | {n.name for n in links.nodes if "Normalization" in n.op_type},
         "softmax": {node.name for node in links.nodes if node.op_type in ("Softmax", "LogSoftmax")},
         "final step": _reach(last, links.above, _FINAL),
@@ -201,7 +201,9 @@ def kept_in_fp32(graph: onnx.GraphProto) -> dict[str, list[str]]:
         "noise level": set(alone),
     }
     return {
-        reason: [node.name for node in links.nodes if node.name in names] for reason, names in found.items() if names
+        reason: [node.name for node in links.nodes if node.name in names]
+        for reason, names in by_reason.items()
+        if names
     }
 
 
@@ -214,7 +216,7 @@ def to_half(source: Path, target: Path, precision: str, loud: Collection[str] = 
     """
     model = onnx.load(str(source))
     kept = kept_in_fp32(model.graph) | ({"range": list(loud)} if loud else {})
-    names = [name for found in kept.values() for name in found]
+    names = [name for nodes in kept.values() for name in nodes]
     constants = constants_of(model.graph, names)
     try:
         with quiet_tools():  # they warn of weights below half precision's range, which become its least number
@@ -235,7 +237,7 @@ def to_half(source: Path, target: Path, precision: str, loud: Collection[str] = 
         raise EngineError(f"the graph could not be converted to {precision}: {reason}") from error
     rejoin(model.graph, constants)
     onnx.save(model, str(target), **external(model, target))
-    return {reason: len(found) for reason, found in kept.items()}
+    return {reason: len(nodes) for reason, nodes in kept.items()}
 
 
 def _restore_outputs(graph: onnx.GraphProto) -> None:

@@ -33,7 +33,7 @@ def chosen_nodes(graph: onnx.GraphProto, denoiser: bool) -> tuple[list[str], lis
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     resizing = {node.name for pair in resizes(Links(graph)) for node in pair}
-    found = [
+    nodes = [
         node
         for node in graph.node
         if node.name not in resizing
@@ -41,10 +41,10 @@ def chosen_nodes(graph: onnx.GraphProto, denoiser: bool) -> tuple[list[str], lis
         and len(node.input) > 1
         and node.input[1] in shapes
     ]
-    names = [node.name for node in found]
+    names = [node.name for node in nodes]
     kept = {*names[:1], *names[-1:]}
     if denoiser:
-        for node in found:
+        for node in nodes:
             if node.op_type != "Conv" or set(shapes[node.input[1]][2:]) == {1}:
                 kept.add(node.name)
     return [name for name in names if name not in kept], [name for name in names if name in kept]
@@ -90,8 +90,8 @@ def quantise(
     except Exception as error:  # the tools raise whatever comes
         reason = " ".join(str(error).split())[:200]
         raise EngineError(f"the graph could not be quantised to {precision}: {reason}") from error
-    found: dict[str, Any] = {"quantised": len(chosen), "fp32 multiplications": kept}
-    return found | {"quantised_for": "gpu" if symmetric else "cpu"}
+    details: dict[str, Any] = {"quantised": len(chosen), "fp32 multiplications": kept}
+    return details | {"quantised_for": "gpu" if symmetric else "cpu"}
 
 
 def _for_cpus(source: Path, target: Path, chosen: list[str], batches: Iterable[Batch], large: bool) -> None:

@@ -18,12 +18,12 @@ def constants_of(graph: onnx.GraphProto, kept: Iterable[str]) -> dict[str, onnx.
     """Copies of the float32 constants that the operators `kept` take, by name."""
     names = set(kept)
     taken = {name for node in graph.node if node.name in names for name in node.input}
-    found = {}
+    copies = {}
     for tensor in graph.initializer:
         if tensor.name in taken and tensor.data_type == TensorProto.FLOAT:
-            found[tensor.name] = onnx.TensorProto()
-            found[tensor.name].CopyFrom(tensor)
-    return found
+            copies[tensor.name] = onnx.TensorProto()
+            copies[tensor.name].CopyFrom(tensor)
+    return copies
 
 
 def rejoin(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> None:

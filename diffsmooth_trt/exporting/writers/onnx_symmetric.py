@@ -57,8 +57,8 @@ def magnitudes(source: Path, names: Sequence[str], batches: Iterable[Batch]) -> 
         nodes.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
         nodes.append(helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/seen"], keepdims=0))
     session = _watched(source, nodes, {})
-    found = np.array([session.run([f"{name}/seen" for name in names], batch) for batch in batches], np.float32)
-    return dict(zip(names, found.T, strict=True))
+    largest = np.array([session.run([f"{name}/seen" for name in names], batch) for batch in batches], np.float32)
+    return dict(zip(names, largest.T, strict=True))
 
 
 def narrowed(source: Path, ranges: Mapping[str, float], batches: Iterable[Batch]) -> dict[str, float]:

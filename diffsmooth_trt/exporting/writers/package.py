@@ -59,11 +59,11 @@ def check_compiler() -> None:
 
 
 def _options(settings: PackageSettings) -> dict[str, Any]:
-    found: dict[str, Any] = {"max_autotune": settings.autotune, "max_autotune_report_choices_stats": False}
+    options: dict[str, Any] = {"max_autotune": settings.autotune, "max_autotune_report_choices_stats": False}
     if settings.device == "cpu":
         # Weights packed for the CPU at compile time; as many threads as there are when it runs.
-        found |= {"freezing": True, "cpp.dynamic_threads": True}
-    return found
+        options |= {"freezing": True, "cpp.dynamic_threads": True}
+    return options
 
 
 @contextlib.contextmanager
@@ -149,12 +149,12 @@ def _compile_draft(
     low = LowPrecision(module, settings.precision) if settings.precision in DTYPES else module
     if settings.device != "cpu" and low is module:
         low = copy.deepcopy(module)  # the source stays where it is
-    placed = _OnDevice(low).to(settings.device)
+    network = _OnDevice(low).to(settings.device)
     if settings.device != "cpu":  # weights too: a package would turn those of its convolutions around in every run
-        placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = tuple(torch.from_numpy(x).to(settings.device) for x in next(check.batches(batch)))
     with stage("tracing the network"):
-        program = _program(placed, example)
+        program = _program(network, example)
     with _one_line(), stage("proving that rows are independent"):
         proof = prove_program(program, [tuple(each.shape) for each in example], draft.name)
     machine = this_machine(settings.device)
@@ -199,10 +199,10 @@ def write_package(
         record = _compile_draft(module, check, facts, draft, batch, settings)
         with InductorEngine(draft, record, settings.device, None) as engine:
             with stage("comparing with the source on random images"):
-                found = compare_package(engine, check)
-            tolerance = TOLERANCES[settings.precision] * max(1.0, found.largest)
-            check_difference(out, found, tolerance, "try a wider precision or another version of torch")
-            details = tolerated(found, tolerance)
+                comparison = compare_package(engine, check)
+            tolerance = TOLERANCES[settings.precision] * max(1.0, comparison.largest)
+            check_difference(out, comparison, tolerance, "try a wider precision or another version of torch")
+            details = tolerated(comparison, tolerance)
             if verification.pixels is None:
                 details["verification"] = on_random(check, engine.backend, facts.precision, details["max_difference"])
             else:
@@ -211,7 +211,7 @@ def write_package(
         record = dataclasses.replace(record, facts=facts)
         size = draft.stat().st_size
         publish(draft, record, out)
-    return ExportReport(out, facts, found, tolerance, time.perf_counter() - start, size, record)
+    return ExportReport(out, facts, comparison, tolerance, time.perf_counter() - start, size, record)
 
 
 def package_writer(settings: PackageSettings, request: Request) -> Writer:

@@ -40,8 +40,8 @@ class ExportReport:
     @property
     def verification(self) -> dict[str, Any]:
         """How the file compares with the torch source on noised images; see exporting/checks/verification.py."""
-        found: dict[str, Any] = self.facts.details["verification"]
-        return found
+        verification: dict[str, Any] = self.facts.details["verification"]
+        return verification
 
     def show(self, text: bool = True) -> None:
         """Print what was written and how it compares with its source, if `text`; warnings go to standard error."""
@@ -53,8 +53,8 @@ class ExportReport:
             print(f"diffsmooth-trt: {warning}", file=sys.stderr)
 
     def _plan_lines(self, wrote: str) -> list[str]:
-        found, record = self.comparison, self.record
-        if found is None and record is not None:
+        comparison, record = self.comparison, self.record
+        if comparison is None and record is not None:
             machine = record.machine
             return [
                 f"wrote {self.path}: {self.bytes / 2**20:.0f} MiB for {', '.join(machine['targets'])} by TensorRT for RTX "
@@ -63,10 +63,10 @@ class ExportReport:
             ]
         same = (
             ""
-            if found is None or found.agreement is None
-            else f", {100 * found.agreement:.2f} % of {found.rows} labels alike"
+            if comparison is None or comparison.agreement is None
+            else f", {100 * comparison.agreement:.2f} % of {comparison.rows} labels alike"
         )
-        return [wrote if found is None else f"{wrote}, mean {found.mean:.2g}{same}"]
+        return [wrote if comparison is None else f"{wrote}, mean {comparison.mean:.2g}{same}"]
 
     def _plan_warnings(self) -> list[str]:
         warning = None if self.comparison is None else self.comparison.warning()
@@ -84,12 +84,12 @@ class ExportReport:
                 f"{name} reaches {size:.3g}"
             )
         verification = self.facts.details.get("verification", {"backends": ()})
-        for found in verification["backends"]:
-            seen = f"{found['backend']}, {found['precision']}: maximum difference {found['max_difference']:.2g}"
-            if "mean_difference" in found:
-                seen += f", mean {found['mean_difference']:.2g}"
-            if "same_labels" in found:
-                seen += f", {100 * found['same_labels']:.2f} % identical labels"
+        for trial in verification["backends"]:
+            seen = f"{trial['backend']}, {trial['precision']}: maximum difference {trial['max_difference']:.2g}"
+            if "mean_difference" in trial:
+                seen += f", mean {trial['mean_difference']:.2g}"
+            if "same_labels" in trial:
+                seen += f", {100 * trial['same_labels']:.2f} % identical labels"
             lines.append(f"  {seen} ({verification['images']} noisy images, {verification['data']})")
         seen = verification.get("denoising")
         if seen and seen["after"] < seen["before"]:
@@ -100,36 +100,36 @@ class ExportReport:
         return lines + [f"  {backend}: not run ({reason})" for backend, reason in not_run.items()]
 
     def _warnings(self) -> list[str]:
-        found = warnings_of(self.facts.details.get("verification", {}), self.facts.precision)
-        found += denoising_warnings(self.facts.details.get("verification", {}).get("denoising"))
+        warnings = warnings_of(self.facts.details.get("verification", {}), self.facts.precision)
+        warnings += denoising_warnings(self.facts.details.get("verification", {}).get("denoising"))
         if self.facts.details.get("null_class_trained") is False:
-            found.append(
+            warnings.append(
                 "the network was not trained without a class: give certify --method apndc a second one by --unconditional"
             )
-        return [f"warning: {warning}" for warning in found]
+        return [f"warning: {warning}" for warning in warnings]
 
 
-def weights_lines(found: dict[str, Any] | None) -> list[str]:
+def weights_lines(weights: dict[str, Any] | None) -> list[str]:
     """Which weights of a checkpoint with several were taken, and how to take others; none for a plain state dict."""
-    if found is None:
+    if weights is None:
         return []
-    line = f"  weights: {found['key']}{' (averaged over training)' if found['averaged'] else ''}"
-    if "others" in found:
-        line += f"; the checkpoint also has {', '.join(found['others'])}, to be taken by --checkpoint-key"
-    unnamed = found.get("without names")
+    line = f"  weights: {weights['key']}{' (averaged over training)' if weights['averaged'] else ''}"
+    if "others" in weights:
+        line += f"; the checkpoint also has {', '.join(weights['others'])}, to be taken by --checkpoint-key"
+    unnamed = weights.get("without names")
     return [line, *([f"  not read, for its tensors have no names: {', '.join(unnamed)}"] if unnamed else [])]
 
 
-def tolerated(found: Comparison, tolerance: float) -> dict[str, Any]:
+def tolerated(comparison: Comparison, tolerance: float) -> dict[str, Any]:
     """What facts record of a difference that passed."""
-    return {"max_difference": found.differences["max_difference"], "tolerance": float(f"{tolerance:.2g}")}
+    return {"max_difference": comparison.differences["max_difference"], "tolerance": float(f"{tolerance:.2g}")}
 
 
-def check_difference(out: Path, found: Comparison, tolerance: float, remedy: str) -> None:
+def check_difference(out: Path, comparison: Comparison, tolerance: float, remedy: str) -> None:
     """InputError where what is to become `out` differs from its source by more than `tolerance`."""
-    if found.maximum > tolerance:
+    if comparison.maximum > tolerance:
         raise InputError(
-            f"{out.name} differs from its source by {found.maximum:.2g} where {tolerance:.2g} is allowed: nothing was "
+            f"{out.name} differs from its source by {comparison.maximum:.2g} where {tolerance:.2g} is allowed: nothing was "
             f"written; {remedy}"
         )
 
@@ -138,8 +138,8 @@ def warnings_of(verification: dict[str, Any], precision: str) -> list[str]:
     """One line for each backend in which fewer labels than `LEAST_AGREEMENT` are the source's, for a file of `precision`."""
     own = "certify with --precision fp32" if precision == "fp32" else "use a wider --precision"
     return [
-        f"only {100 * found['same_labels']:.2f} % of {verification['images']} labels are those of the torch source in "
-        f"{found['backend']} ({found['precision']}): expected {100 * LEAST_AGREEMENT} %; {own}"
-        for found in verification.get("backends", ())
-        if found.get("same_labels", 1.0) < LEAST_AGREEMENT
+        f"only {100 * trial['same_labels']:.2f} % of {verification['images']} labels are those of the torch source in "
+        f"{trial['backend']} ({trial['precision']}): expected {100 * LEAST_AGREEMENT} %; {own}"
+        for trial in verification.get("backends", ())
+        if trial.get("same_labels", 1.0) < LEAST_AGREEMENT
     ]

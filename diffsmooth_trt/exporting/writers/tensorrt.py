@@ -80,9 +80,9 @@ class PlanBuilder:
     def _failure(self, onnx: Path) -> EngineError | InputError:
         reason = self.log.last
         for pattern, text in LACKING:
-            found = pattern.search(reason)
-            if found:
-                why = text.format(*found.groups())
+            match = pattern.search(reason)
+            if match:
+                why = text.format(*match.groups())
                 return InputError(
                     f"{onnx.name} cannot be built for --target {' '.join(self.settings.targets)}: {why}; leave that target out, "
                     "or export the file with --precision fp16"

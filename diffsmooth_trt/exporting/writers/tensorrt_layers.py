@@ -50,9 +50,9 @@ def products(lines: Iterable[str], graph: onnx.GraphProto) -> dict[str, str]:
     A node that no layer of products names is missing; one that several make has their precisions, joined by "+".
     """
     multiplying = {node.name for node in graph.node if node.op_type in MULTIPLYING}
-    found: dict[str, set[str]] = {}
+    precisions: dict[str, set[str]] = {}
     for layer in map(layer_of, lines):
         if layer.kind not in POINTWISE:
             for node in layer.nodes & multiplying:
-                found.setdefault(node, set()).add(layer.multiplies_in)
-    return {node: "+".join(sorted(kinds)) for node, kinds in found.items()}
+                precisions.setdefault(node, set()).add(layer.multiplies_in)
+    return {node: "+".join(sorted(kinds)) for node, kinds in precisions.items()}

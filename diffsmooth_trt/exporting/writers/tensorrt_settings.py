@@ -109,5 +109,5 @@ def target_of(compute_capability: str) -> str:
 
 def named_targets(targets: Iterable[str], compute_capability: str | None) -> tuple[str, ...]:
     """`targets` in the order of TARGETS, CURRENT as what it is here."""
-    found = {target_of(compute_capability or "") if each == CURRENT else each for each in targets}
-    return tuple(each for each in TARGETS if each in found)
+    named = {target_of(compute_capability or "") if each == CURRENT else each for each in targets}
+    return tuple(each for each in TARGETS if each in named)
