@@ -3,9 +3,9 @@
     python benchmarks/bench_transfer.py [--calibration-data ../shared/data/cifar10-train-lossless.parquet] [--max 10] [--n 10000]
 
 The simulation draws votes and pairs from their laws, without networks, where errors are likeliest: f and g differ only where f is
-right, so that P(g = c) = P(f = c) − P(f = c ≠ g) exactly. A certificate is wrong where its bound is above P(g = c). On the zoo the
-fp32 pair is certified, and transferred to the same pair in bf16 and, where calibration data are given, in int8. Writes
-benchmarks/results/transfer.json.
+right, so that P(g = c) = P(f = c) − P(f = c ≠ g) exactly; votes choose between pairs and draws of g alone, as they do for images. A
+certificate is wrong where its bound is above P(g = c). On the zoo the fp32 pair is certified, and transferred to the same pair in
+bf16 and, where calibration data are given, in int8. Writes benchmarks/results/transfer.json.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from diffsmooth_trt.runs.identity import versions
 from diffsmooth_trt.runs.record import RunRecord
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper
 from diffsmooth_trt.statistics.sequential import looks
+from diffsmooth_trt.transfer.pairs import Alone, Pairs
 from diffsmooth_trt.transfer.rule import Evidence, TransferRule
 from diffsmooth_trt.transfer.run import TransferConfig, transfer
 
@@ -61,9 +62,13 @@ def simulated(cases: int) -> Iterator[dict[str, Any]]:
                 ends = np.array(looks(stopping.n) if stopping.sequential else [stopping.n])
                 hits = np.cumsum(rng.binomial(np.diff([0, *ends]), p, size=(cases, len(ends))), axis=1)
                 differ = rng.binomial(pairs, q, size=cases)
-                for row, differs in zip(hits.tolist(), differ.tolist(), strict=True):
-                    found = rule.outcome(Evidence(0, tuple(row), int(ends[-1]), differs))
-                    wrong += (found.p_lower or 0.0) > p - q
+                alone = rng.binomial(2 * pairs, p - q, size=cases)
+                singles = 0
+                for row, differs, hit in zip(hits.tolist(), differ.tolist(), alone.tolist(), strict=True):
+                    single = rule.draws(tuple(row), int(ends[-1]))[0]
+                    seen = Evidence(0, tuple(row), int(ends[-1]), differs, alone=hit if single else None)
+                    wrong += (rule.outcome(seen).p_lower or 0.0) > p - q
+                    singles += single
                 interval = [binomial_lower(wrong, cases, 0.025), binomial_upper(wrong, cases, 0.025)]
                 result = {
                     "run": name,
@@ -72,6 +77,7 @@ def simulated(cases: int) -> Iterator[dict[str, Any]]:
                     "q": q,
                     "cases": cases,
                     "wrong": wrong,
+                    "alone": singles / cases,
                     "interval": interval,
                 }
                 print(result, flush=True)
@@ -112,6 +118,7 @@ def kept(images: int, n: int, data: Path | None) -> Iterator[dict[str, Any]]:
             engines = EngineChoice(backend="openvino")
             options = TransferConfig(run=folder / "run.sqlite", out=out, files=files, engines=engines, pairs=pairs)
             made = transfer(options)
+            drawn = [image.pairs for image in made.images]
             transferred = [image.outcome.radius or 0.0 for image in made.images]
             result = {
                 "to": precision,
@@ -121,7 +128,8 @@ def kept(images: int, n: int, data: Path | None) -> Iterator[dict[str, Any]]:
                 "mean_radius": float(np.mean(radii)),
                 "transferred": float(np.mean(transferred)),
                 "kept": float(np.sum(transferred) / np.sum(radii)),
-                "differ": float(np.mean([image.pairs.f_alone / pairs for image in made.images])),
+                "differ": float(np.mean([each.f_alone / pairs for each in drawn if isinstance(each, Pairs)] or [0.0])),
+                "alone": float(np.mean([isinstance(each, Alone) for each in drawn])),
                 "seconds": [spent, time.perf_counter() - start],
             }
             print(result, flush=True)

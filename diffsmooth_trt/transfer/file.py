@@ -18,7 +18,7 @@ from ..files import write_atomically
 from ..noise import Key
 from ..noise.counters import KEY_BITS
 from ..runs.record import ClassifierId, RunRecord, naming_damage
-from .pairs import Pairs
+from .pairs import Alone, Drawn, Pairs
 from .rule import Evidence, TransferRule
 
 KIND, FORMAT = "diffsmooth-trt transfer", 1
@@ -26,8 +26,8 @@ KIND, FORMAT = "diffsmooth-trt transfer", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """One image: its row in the data set, label and pixels, the run's `hits` for its `chosen` class among `trials`, the `pairs`,
-    and the `outcome` for the other classifier."""
+    """One image: its row in the data set, label and pixels, the run's `hits` for its `chosen` class among `trials`, the `pairs`
+    or what the other classifier said alone, and the `outcome` for it."""
 
     index: int
     label: int
@@ -36,13 +36,16 @@ class Transferred:
     chosen: int
     hits: tuple[int, ...]
     trials: int
-    pairs: Pairs
+    pairs: Drawn
     outcome: Outcome
 
     @property
     def evidence(self) -> Evidence:
         """What the certificate follows from."""
-        return Evidence(self.chosen, self.hits, self.trials, self.pairs.f_alone, self.distance)
+        drawn, known = self.pairs, (self.chosen, self.hits, self.trials)
+        if isinstance(drawn, Alone):
+            return Evidence(*known, 0, self.distance, drawn.hits)
+        return Evidence(*known, drawn.f_alone, self.distance)
 
     @property
     def correct(self) -> bool:
@@ -136,9 +139,10 @@ class TransferFile:
         if numbers != sorted(set(numbers)) or any(number not in self.record.asked for number in numbers):
             raise StoreError(f"{self.path}: its images are not those of the run, each once: restore it from a copy")
         for image in self.images:
-            if image.pairs.total != self.pairs or min(vars(image.pairs).values()) < 0:
+            drawn = isinstance(image.pairs, Alone), image.pairs.total
+            if drawn != self.rule.draws(image.hits, image.trials) or min(vars(image.pairs).values()) < 0:
                 raise StoreError(
-                    f"{self.path}: image {image.index} does not have {self.pairs} pairs: restore it from a copy"
+                    f"{self.path}: image {image.index} does not have the draws that follow from its votes: restore it from a copy"
                 )
             if not self.rule.outcome(image.evidence).agrees(image.outcome, image.distance):
                 raise StoreError(
@@ -181,4 +185,5 @@ def _image(line: Mapping[str, Any]) -> Transferred:
     ):
         if type(value) is not int:
             raise TypeError(f"{value!r} where an integer belongs")
-    return Transferred(**more, hits=tuple(line["hits"]), pairs=Pairs(**line["pairs"]), outcome=outcome)
+    drawn: Drawn = Alone(**line["pairs"]) if "others" in line["pairs"] else Pairs(**line["pairs"])
+    return Transferred(**more, hits=tuple(line["hits"]), pairs=drawn, outcome=outcome)

@@ -1,4 +1,4 @@
-"""Draws that two methods see: one noise, two labels."""
+"""Draws that two methods see, one noise and two labels, and draws that the other one sees alone."""
 
 from __future__ import annotations
 
@@ -32,3 +32,30 @@ class Pairs:
     def agree(self) -> int:
         """Draws of which both say the class, or both do not."""
         return self.both + self.neither
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Counts of draws that g alone sees, by whether it answers the class c."""
+
+    hits: int
+    others: int
+
+    @classmethod
+    def of(cls, g: Labels, chosen: int) -> Alone:
+        """The counts of labels int64 `[N]`."""
+        hits = int((g == chosen).sum())
+        return cls(hits, len(g) - hits)
+
+    @property
+    def total(self) -> int:
+        """All draws."""
+        return self.hits + self.others
+
+    @property
+    def agree(self) -> int:
+        """Draws in which g says what the run says."""
+        return self.hits
+
+
+Drawn = Pairs | Alone

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from .file import TransferFile, Transferred
+from .pairs import Alone
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -20,15 +21,17 @@ def text(transfer: TransferFile, radii: Sequence[float] | None = None) -> str:
     """What was transferred, and certified accuracy at radii; in percent, rounded down."""
     record, rule, images = transfer.record, transfer.rule, transfer.images
     at = RADII if radii is None else sorted(set(radii))
-    pairs = len(images) * transfer.pairs
-    agree = math.floor(1000 * sum(image.pairs.agree for image in images) / pairs) / 10
+    draws = sum(image.pairs.total for image in images)
+    agree = math.floor(1000 * sum(image.pairs.agree for image in images) / draws) / 10
+    alone = sum(isinstance(image.pairs, Alone) for image in images)
     mean = sum(image.outcome.radius or 0.0 for image in images) / len(images)
     whose = "all images together" if record.stopping.family_wise else "each image"
     lines = [
         f"{transfer.path}: certificates for {transfer.classifier.id} from {transfer.run}, a run of {record.classifier.id}",
         f"  method={record.method} sigma={record.classifier.sigma} alpha={transfer.alpha} for {whose}: {rule.of_votes:.3g} for the "
         f"run's votes, {rule.of_pairs:.3g} for {transfer.pairs} pairs",
-        f"  labels agree on the run's class in {agree:.1f} % of pairs",
+        f"  labels agree on the run's class in {agree:.1f} % of draws; {alone} of {len(images)} images, of nearly unanimous votes, "
+        f"had {2 * transfer.pairs} draws of the other classifier alone",
     ]
     if len(images) < len(record.asked):
         lines.append(f"  {len(images)} of {len(record.asked)} images: the run was not finished")

@@ -4,6 +4,12 @@ Let c be the class that the run's selection draws chose, and Q the event f = c �
 wherever f answers c and Q does not happen, g answers c. P(f = c) is bounded from below by the run's estimation votes at level α_f,
 P(Q) from above by the paired draws at level α_q, and α_f + α_q ≤ α. By the union bound both are right with probability 1 − α, be
 the draws dependent or not. The rest is Cohen's theorem for g.
+
+N pairs of which none differ still allow P(Q) = ln(1/α_q)/N. So where f's votes are nearly unanimous, pairs prove less of g than g's
+own labels do: N pairs are 2N labels, and 2N labels of g alone bound P(g = c) by themselves, at level α_q too. Which of the two an
+image gets follows from the run's votes, before any of its draws. Given the votes, the draws mislead with probability at most α_q
+either way; the votes' bound, where it is used, is wrong with probability at most α_f over all votes. Together that is at most α.
+(Draws alone at level α would not be sound: the votes that mislead could be the ones that choose pairs.)
 """
 
 from __future__ import annotations
@@ -28,13 +34,14 @@ MOST_PAIRS = 10**9
 class Evidence:
     """What is known of one image: the `chosen` class, its `hits` among the run's `trials` estimation draws (of a run that may stop
     early, at each look), in how many of the paired draws f and g `differ` in the sense that f = c ≠ g, and how far rounding moved
-    the image (`Image.distance`)."""
+    the image (`Image.distance`). Of an image whose draws g saw alone, `alone` is in how many of them it answered c."""
 
     chosen: int
     hits: tuple[int, ...]
     trials: int
     differ: int
     distance: float = 0.0
+    alone: int | None = None
 
 
 class TransferRule:
@@ -69,23 +76,44 @@ class TransferRule:
         if not (self.of_votes > 0 and self.of_pairs > 0):
             raise InputError(f"--alpha {alpha} leaves nothing for each of {record.images} images: give a greater one")
 
-    def outcome(self, evidence: Evidence) -> Outcome:
-        """What the evidence says of g; ValueError where no run and no paired draws give such."""
-        e = evidence
-        if not 0 <= e.differ <= self.pairs:
-            raise ValueError(f"{e.differ} of {self.pairs} pairs differ")
+    def draws(self, hits: tuple[int, ...], trials: int) -> tuple[bool, int]:
+        """Whether g sees an image's draws alone, and how many they are: 2N, or N pairs. ValueError as for `outcome`.
+
+        Alone where that bound is the higher one if g answers as f did: in the run's share of 2N draws, and never otherwise in N.
+        """
+        alike = (
+            binomial_lower(2 * self.pairs * hits[-1] // trials, 2 * self.pairs, self.of_pairs)
+            if hits and trials
+            else 0.0
+        )
+        alone = alike > self._votes(hits, trials) - binomial_upper(0, self.pairs, self.of_pairs)
+        return alone, 2 * self.pairs if alone else self.pairs
+
+    def _votes(self, hits: tuple[int, ...], trials: int) -> float:
+        """The votes' bound on P(f = c)."""
         if self.sequential:
-            ends = looks(self.n)[: len(e.hits)]
-            if not e.hits or len(ends) < len(e.hits) or ends[-1] != e.trials or not _possible(e.hits, ends):
-                raise ValueError(f"{len(e.hits)} looks at {e.trials} draws")
-            votes = anytime_lower(np.array(e.hits), self.of_votes)
-        else:
-            if len(e.hits) != 1 or e.trials != self.n or not 0 <= e.hits[0] <= e.trials:
-                raise ValueError(f"{e.hits} hits of {e.trials} draws")
-            votes = binomial_lower(e.hits[0], e.trials, self.of_votes)
+            ends = looks(self.n)[: len(hits)]
+            if not hits or len(ends) < len(hits) or ends[-1] != trials or not _possible(hits, ends):
+                raise ValueError(f"{len(hits)} looks at {trials} draws")
+            return anytime_lower(np.array(hits), self.of_votes)
+        if len(hits) != 1 or trials != self.n or not 0 <= hits[0] <= trials:
+            raise ValueError(f"{hits} hits of {trials} draws")
+        return binomial_lower(hits[0], trials, self.of_votes)
+
+    def outcome(self, evidence: Evidence) -> Outcome:
+        """What the evidence says of g; ValueError where no run and no draws give such."""
+        e = evidence
+        votes = Decimal(self._votes(e.hits, e.trials))
         with localcontext(context(rounding=ROUND_FLOOR)):
-            lost = Decimal(binomial_upper(e.differ, self.pairs, self.of_pairs))
-            p = max(0.0, down(Decimal(votes) - lost - self.variation))
+            if e.alone is not None:
+                if not 0 <= e.alone <= 2 * self.pairs:
+                    raise ValueError(f"{e.alone} hits of {2 * self.pairs} draws")
+                bound = Decimal(binomial_lower(e.alone, 2 * self.pairs, self.of_pairs))
+            else:
+                if not 0 <= e.differ <= self.pairs:
+                    raise ValueError(f"{e.differ} of {self.pairs} pairs differ")
+                bound = votes - Decimal(binomial_upper(e.differ, self.pairs, self.of_pairs))
+            p = max(0.0, down(bound - self.variation))
         radius = less_distance(radius_lower(p, self.sigma), e.distance) if p > 0.5 and e.chosen != self.void else 0.0
         return Outcome(e.chosen if radius > 0 else ABSTAIN, radius, p, e.hits[-1], e.trials)
 

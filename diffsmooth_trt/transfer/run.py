@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..certify.draws import labels
 from ..certify.progress import NoProgress, Progress
+from ..certify.rules import Outcome
 from ..device import open_device
 from ..engine.choice import EngineChoice
 from ..errors import InputError
@@ -25,13 +25,14 @@ from ..runs.record import check_noise_version
 from ..runs.reopen import find, finished_images, open_as_run, own_slots, recorded_images
 from ..runs.run import check_noise
 from ..runs.store import RunStore, open_run
-from ..statistics.bounds import binomial_upper
+from ..statistics.bounds import ABSTAIN, binomial_upper
 from .file import TransferFile, Transferred
-from .pairs import Pairs
-from .rule import Evidence, TransferRule
+from .pairs import Alone, Drawn, Pairs
+from .rule import TransferRule
 
 EARLY = 10  # certified images of which one at least has to be transferable
 SHARE = 10  # of the run's draws, one in so many is paired by default
+NOTHING = Outcome(ABSTAIN, 0.0, 0.0, 0, 0)  # until the draws are counted
 FROM = "from-"  # the options that name the run's own files, where they are elsewhere now
 
 
@@ -186,22 +187,34 @@ def _check_pair(f: Method, g: Method) -> None:
 def evaluated(
     store: RunStore, both: Classifiers, rule: TransferRule, key: Key, images: Sequence[Image]
 ) -> list[Transferred]:
-    """The images' paired draws, and what follows from them."""
+    """The images' draws, paired or of the other classifier alone, and what follows from them."""
+    votes = {image.index: store.votes(image.index) for image in images}
+    hits = {index: tuple(each.hits) or (int(each.totals[ESTIMATION][each.selected]),) for index, each in votes.items()}
+    alone = {index for index, each in votes.items() if rule.draws(hits[index], each.trials)[0]}
+    paired, single = ([image for image in images if (image.index in alone) == which] for which in (False, True))
+    of_f, of_g = (labels(method, key, TRANSFER, paired, rule.pairs) for method in (both.f, both.g))
+    drawn: dict[int, Drawn] = {
+        image.index: Pairs.of(f, g, votes[image.index].selected) for image, f, g in zip(paired, of_f, of_g, strict=True)
+    }
+    drawn |= {
+        image.index: Alone.of(g, votes[image.index].selected)
+        for image, g in zip(single, labels(both.g, key, TRANSFER, single, 2 * rule.pairs), strict=True)
+    }
     transferred = []
-    of_f, of_g = (labels(method, key, TRANSFER, images, rule.pairs) for method in (both.f, both.g))
-    for image, f, g in zip(images, of_f, of_g, strict=True):
-        known, votes = store.known(image.index), store.votes(image.index)
-        chosen = votes.selected
-        pairs = Pairs.of(f, g, chosen)
-        more: dict[str, Any] = {
-            "chosen": chosen,
-            "hits": tuple(votes.hits) or (int(votes.totals[ESTIMATION][chosen]),),
-            "trials": votes.trials,
-        }
-        distance = known[2] if known else 0.0
-        evidence = Evidence(**more, differ=pairs.f_alone, distance=distance)
-        more |= {"index": image.index, "label": image.label, "sha256": pixel_digest(image), "distance": distance}
-        transferred.append(Transferred(**more, pairs=pairs, outcome=rule.outcome(evidence)))
+    for image in images:
+        known, index = store.known(image.index), image.index
+        made = Transferred(
+            index=index,
+            label=image.label,
+            sha256=pixel_digest(image),
+            distance=known[2] if known else 0.0,
+            chosen=votes[index].selected,
+            hits=hits[index],
+            trials=votes[index].trials,
+            pairs=drawn[index],
+            outcome=NOTHING,
+        )
+        transferred.append(replace(made, outcome=rule.outcome(made.evidence)))
     return transferred
 
 
@@ -211,6 +224,6 @@ def check_agreement(images: Sequence[Transferred], certified: int) -> None:
         return
     share = sum(image.pairs.agree for image in images) / sum(image.pairs.total for image in images)
     raise InputError(
-        f"the two classifiers agree on the run's class in {share:.1%} of paired draws, too rarely to certify any of {len(images)} "
+        f"the two classifiers agree on the run's class in {share:.1%} of draws, too rarely to certify any of {len(images)} "
         "images: give an engine of the same network, or more --n"
     )

@@ -24,7 +24,7 @@ class TransferVerification(Verification):
     @property
     def drawn_again(self) -> str:
         return (
-            f"pairs of {self.blocks} of {self.recorded} images ({self.samples} draws of each classifier) drawn again, "
+            f"pairs of {self.blocks} of {self.recorded} images ({self.samples} draws) drawn again, "
             f"{self.results} certificates derived again; choice of images"
         )
 
@@ -104,9 +104,9 @@ def _replay(
         again = [image for image in group if image.index in chosen]
         for image in evaluated(store, both, transfer.rule, transfer.key, again) if again else ():
             done.blocks += 1
-            done.samples += transfer.pairs
+            done.samples += image.pairs.total
             if image.pairs != recorded[image.index].pairs:
                 done.mismatches.append(
-                    f"image {image.index}: recorded pairs {recorded[image.index].pairs}, replayed {image.pairs}"
+                    f"image {image.index}: recorded {recorded[image.index].pairs}, replayed {image.pairs}"
                 )
         progress.update(2 * transfer.pairs * len(again), len(again))
