@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,3 +19,27 @@ def budget(monkeypatch: pytest.MonkeyPatch) -> None:
     from diffsmooth_trt.exporting.checks import verification
 
     monkeypatch.setattr(verification, "BUDGET", 10**9)
+
+
+@pytest.fixture(scope="session")
+def traced_once() -> Callable[[Path], contextlib.AbstractContextManager[None]]:
+    """`with traced_once(graph):` exports of one network read the graph that the first one traced, and compare it as ever.
+
+    Tracing is most of an export's time; test_export.py has that the same network gives the same graph.
+    """
+    from diffsmooth_trt.exporting.writers import onnx as writer
+
+    @contextlib.contextmanager
+    def reading(graph: Path) -> Iterator[None]:
+        trace = writer.trace
+
+        def read(*given: Any) -> Any:
+            if not graph.exists():
+                writer.ir.save(trace(*given), graph)
+            return writer.ir.load(graph)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "trace", read)
+            yield
+
+    return reading

@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
     "attention_resolutions": "16",
     "num_head_channels": 32,
 }
+LEAN: dict[str, Any] = SMALL | {"channel_mult": "1,1", "attention_resolutions": "8"}  # attention in the middle alone
 
 
 @pytest.fixture(autouse=True)
@@ -65,14 +66,36 @@ def zoo_denoiser(out: Path, precision: str, **more: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+def made(tmp_path_factory: pytest.TempPathFactory, traced_once: Any) -> Callable[[str], Any]:
     """`made(precision)`: the zoo's denoiser exported so, once."""
     folder, reports = tmp_path_factory.mktemp("precisions"), {}
 
     def make(precision: str) -> Any:
         if precision not in reports:
-            reports[precision] = zoo_denoiser(folder / f"{precision}.onnx", precision)
+            with traced_once(folder / "traced.onnx"):
+                reports[precision] = zoo_denoiser(folder / f"{precision}.onnx", precision)
         return reports[precision]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def made_conditional(
+    tmp_path_factory: pytest.TempPathFactory, random_checkpoint: Any, traced_once: Any
+) -> Callable[[str], Any]:
+    """`made_conditional(precision)`: a small random conditional denoiser exported so."""
+    folder, options = (
+        tmp_path_factory.mktemp("conditional"),
+        LEAN | {"class_cond": True, "num_classes": 5, "null_class": 4},
+    )
+    random_checkpoint(folder / "net.pt", "guided-diffusion", options)
+
+    def make(precision: str) -> Any:
+        with traced_once(folder / "traced.onnx"):
+            return export_denoiser(
+                "guided-diffusion", folder / "net.pt", options, None, folder / f"{precision}.onnx", conditional=True,
+                precision=precision, verify_samples=32,
+            )  # fmt: skip
 
     return make
 
@@ -188,10 +211,8 @@ def test_every_fp32_export_of_cifar_size_is_verified_on_the_shipped_images(made:
     assert by_backend["onnxruntime"]["max_difference"] < 1e-5
 
 
-def test_conditional_denoisers_are_compared_at_random_levels_and_labels(tmp_path: Path) -> None:
-    report = export_denoiser(
-        "guided-diffusion", STATES / "unet.pt", "zoo", None, tmp_path / "c.onnx", conditional=True, verify_samples=32
-    )  # fmt: skip
+def test_conditional_denoisers_are_compared_at_random_levels_and_labels(made_conditional: Any) -> None:
+    report = made_conditional("fp32")
     assert report.verification["images"] == 32
     assert "classifier" not in report.verification
     (found,) = [found for found in report.verification["backends"] if found["backend"] == "onnxruntime"]
@@ -199,13 +220,8 @@ def test_conditional_denoisers_are_compared_at_random_levels_and_labels(tmp_path
 
 
 @pytest.mark.skipif(missing("fp16"), reason="fp16 is made by the tools of the extra `quantize`")
-def test_noise_levels_of_conditional_denoisers_stay_in_fp32(tmp_path: Path, random_checkpoint: Any) -> None:
-    options = SMALL | {"class_cond": True, "num_classes": 5, "null_class": 4}
-    random_checkpoint(tmp_path / "net.pt", "guided-diffusion", options)
-    report = export_denoiser(
-        "guided-diffusion", tmp_path / "net.pt", options, None, tmp_path / "c.onnx", conditional=True, precision="fp16",
-        verify_samples=32,
-    )  # fmt: skip
+def test_noise_levels_of_conditional_denoisers_stay_in_fp32(made_conditional: Any) -> None:
+    report = made_conditional("fp16")
     model = onnx.load(report.path)
     types = types_of(model)
     waves = [node for node in model.graph.node if node.op_type in ("Sin", "Cos")]
@@ -336,8 +352,8 @@ def test_the_command_prints_what_it_found(
 ) -> None:
     from diffsmooth_trt.cli import main
 
-    random_checkpoint(tmp_path / "net.pt", "guided-diffusion", SMALL)
-    (tmp_path / "net.json").write_text(json.dumps(SMALL), encoding="utf-8")
+    random_checkpoint(tmp_path / "net.pt", "guided-diffusion", LEAN)
+    (tmp_path / "net.json").write_text(json.dumps(LEAN), encoding="utf-8")
     command = ["export", "denoiser", "--family", "guided-diffusion", "--checkpoint", str(tmp_path / "net.pt")]
     command += ["--config", str(tmp_path / "net.json"), "--sigma", "0.25", "--out", str(tmp_path / "d.onnx")]
     command += ["--precision", "int8", "--calibration-data", str(zoo.IMAGES), "--verify-samples", "32"]
