@@ -21,15 +21,15 @@ from diffsmooth_trt.noise.reference import grid_noise  # noqa: E402
 SIGMA, STEPS, SIZE = 0.25, 6, 16
 OPTIONS: dict[str, dict[str, Any]] = {
     "guided-diffusion": {
-        "image_size": SIZE, "num_channels": 32, "num_res_blocks": 1, "num_head_channels": 32, "channel_mult": "1,2",
-        "attention_resolutions": "8", "class_cond": True, "num_classes": 4, "null_class": 3, "learn_sigma": True,
+        "image_size": SIZE, "num_channels": 32, "num_res_blocks": 1, "num_head_channels": 32, "channel_mult": "1",
+        "attention_resolutions": "16", "class_cond": True, "num_classes": 4, "null_class": 3, "learn_sigma": True,
     },
     "improved-diffusion": {
-        "image_size": SIZE, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2", "attention_resolutions": "8",
+        "image_size": SIZE, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1", "attention_resolutions": "16",
         "class_cond": True, "num_classes": 4, "null_class": 3, "diffusion_steps": 4000, "noise_schedule": "cosine",
     },
     "edm": {
-        "img_resolution": SIZE, "model_channels": 32, "channel_mult": "1,2", "num_blocks": 1, "attn_resolutions": "8",
+        "img_resolution": SIZE, "model_channels": 32, "channel_mult": "1", "num_blocks": 1, "attn_resolutions": "16",
         "label_dim": 3,
     },
 }  # fmt: skip
