@@ -51,7 +51,7 @@ ENVELOPE = (
 
 def run(summary: Summary, at: Sequence[float], seen: Seen) -> dict[str, Any]:
     """One run."""
-    outcome = truth(summary), summary.predicted, summary.radii
+    outcome = summary.truth, summary.predicted, summary.radii
     counts = certified_counts(*outcome, at)[0] if summary.certified else np.array([], np.int64)
     average = truncate(average_certified_radius(*outcome, summary.missing), 4)
     correct = int((summary.predicted == summary.labels).sum())
@@ -66,7 +66,9 @@ def run(summary: Summary, at: Sequence[float], seen: Seen) -> dict[str, Any]:
         "sigma": summary.record.classifier.sigma,
         "shares": [share(int(count), summary) for count in counts],
         "accuracy": share(correct, summary),
-        "average": None if summary.preset or not summary.certified else ("≥ " if summary.missing else "") + average,
+        "average": None
+        if summary.preset or not summary.certified or not summary.labelled
+        else ("≥ " if summary.missing else "") + average,
         "samples": f"{summary.samples.mean():,.0f}",
         "drawn": int(summary.samples.sum()),
         "seconds": f"{summary.seconds / len(summary.images):.2f}",
@@ -80,11 +82,6 @@ def run(summary: Summary, at: Sequence[float], seen: Seen) -> dict[str, Any]:
         "notes": summary.notes,
         "assumptions": [list(each) for each in assumptions(summary)],
     }
-
-
-def truth(summary: Summary) -> NDArray[np.int64]:
-    """The classes that count as right: labels, and without them any answer."""
-    return summary.labels if summary.labelled else summary.predicted
 
 
 def rows(summary: Summary, seen: Seen) -> dict[str, Any]:
@@ -105,12 +102,12 @@ def rows(summary: Summary, seen: Seen) -> dict[str, Any]:
 
 def curve(summary: Summary) -> dict[str, Any]:
     """Where the curve falls: at `radius[i]` and below down to the one before, the share and its band in percent; last past all."""
-    right = (summary.predicted == truth(summary)) & (summary.predicted >= 0)
+    right = (summary.predicted == summary.truth) & (summary.predicted >= 0)
     steps = np.unique(np.concatenate([[0.0], summary.radii[right]]))
     if steps.size > MOST_STEPS:
         steps = steps[np.unique(np.linspace(0, steps.size - 1, MOST_STEPS).astype(int))]
     beyond = np.append(steps, math.nextafter(float(steps[-1]), math.inf))
-    outcome = truth(summary), summary.predicted, summary.radii
+    outcome = summary.truth, summary.predicted, summary.radii
     counts, images = certified_counts(*outcome, beyond, summary.missing)
     low, high = band(summary, beyond, counts, images)
     return {
@@ -129,7 +126,7 @@ def band(
     if summary.missing:
         most = summary.most(counts)
         return [_floor(int(n), images) for n in counts], [-(-1000 * int(n) // images) / 10 for n in most]
-    outcome = truth(summary), summary.predicted, summary.radii
+    outcome = summary.truth, summary.predicted, summary.radii
     low, high = certified_accuracy_interval(*outcome, at, wrong=summary.wrong)
     return [math.floor(1000 * each) / 10 for each in low], [math.ceil(1000 * each) / 10 for each in high]
 
@@ -175,7 +172,7 @@ def lede(summary: Summary, at: Sequence[float]) -> str:
         correct = int((summary.predicted == summary.labels).sum())
         return f"The smoothed classifier is right on {percent(correct, summary.asked)} of {asked}."
     radius = next((r for r in at if r > 0), at[0])
-    (count,), _ = certified_counts(truth(summary), summary.predicted, summary.radii, [radius])
+    (count,), _ = certified_counts(summary.truth, summary.predicted, summary.radii, [radius])
     done = (
         f"Of {asked}, {len(summary.images):,} are finished; of those {count:,}"
         if summary.missing

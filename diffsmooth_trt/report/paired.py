@@ -100,7 +100,7 @@ def pair(first: Summary, second: Summary, radii: Sequence[float]) -> Pair:
 def _right(summary: Summary, images: np.ndarray) -> np.ndarray:
     """The radii of `images`, −1 where the answer is wrong or none."""
     rows = np.searchsorted(summary.images, images)
-    right = (summary.predicted == summary.labels) & (summary.predicted >= 0)
+    right = (summary.predicted == summary.truth) & (summary.predicted >= 0)
     radii: np.ndarray = np.where(right, summary.radii, -1.0)[rows]
     return radii
 

@@ -90,6 +90,11 @@ class Summary:
         return self.record.labelled
 
     @property
+    def truth(self) -> NDArray[np.int64]:
+        """The classes that count as right, int64 [N]: labels, and without them any answer."""
+        return self.labels if self.labelled else self.predicted
+
+    @property
     def abstentions(self) -> int:
         """Images without an answer."""
         return int((self.predicted < 0).sum())

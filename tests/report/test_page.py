@@ -297,3 +297,21 @@ def test_a_browser_draws_the_page_without_a_complaint(
     for run in found["runs"]:  # what the reader sees at the first radius above 0
         assert f"{on_curve(run['curve'], 0.25)[0]:.1f} %" in drawn
     assert "No paired differences: they are of different data (image 0 has other pixels)." in drawn
+
+
+def test_images_without_labels_have_certificates_and_no_accuracy(linear_classifier, tmp_path: Path) -> None:
+    """Any answer counts: nothing is said to be right or wrong."""
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        PillowImage.new("RGB", (4, 4), (80 * number, 90, 30)).save(tmp_path / "images" / f"{number}.png")
+    classifier = linear_classifier(np.random.default_rng(0).normal(size=(2, 48)), np.zeros(2))
+    given = {"engine": classifier, "data": tmp_path / "images", "method": "rs", "sigma": 0.5, "n0": 20, "n": 200}
+    with dst.certify(**given, out=tmp_path / "r.sqlite", backend="onnxruntime") as store:
+        summary = summarise(store)
+    assert summary.certified and not summary.labelled
+    made = document([summary], None, [Seen()], enveloped=False)
+    (run,), (said,) = made["runs"], made["lede"]
+    sure = int((summary.radii >= 0.25).sum())
+    assert run["labelled"] is False and run["average"] is None and run["accuracy"] is not None
+    assert run["curve"]["share"][0] == math.floor(1000 * (summary.predicted >= 0).mean()) / 10
+    assert f"{sure} keep their answer" in said and "right" not in said.split(",")[1]

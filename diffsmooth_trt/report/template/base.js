@@ -41,6 +41,9 @@ function className(run, label) {
   return run.names && run.names[label] !== undefined ? run.names[label] : `class ${label}`;
 }
 
+/** The class that an image has in its data set. */
+const labelName = (run, label) => (run.labelled ? className(run, label) : "no label");
+
 /** A class and its votes. */
 const voted = (run, [label, votes]) => `${run.names || label < 0 ? className(run, label) : `${label}:`} ${count(votes)}`;
 
@@ -67,10 +70,10 @@ function onCurve(run, radius) {
   return { share: run.curve.share[low], low: run.curve.low[low], high: run.curve.high[low] };
 }
 
-/** "right", "wrong" or "abstained": what became of a run's row. */
+/** "right", "wrong" or "abstained": what became of a run's row; without labels any answer is right. */
 function stateOf(run, row) {
   const { answer, label } = run.rows;
-  return answer[row] < 0 ? "abstained" : answer[row] === label[row] ? "right" : "wrong";
+  return answer[row] < 0 ? "abstained" : !run.labelled || answer[row] === label[row] ? "right" : "wrong";
 }
 
 /** A drop-down list under its name. */

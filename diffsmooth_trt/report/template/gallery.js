@@ -35,7 +35,7 @@ function gallery(run) {
   const states = [["all", "all", rows.length], ["right", radii ? "certified" : "right", number("right")], ["wrong", "wrong", number("wrong")], ["abstained", "abstained", number("abstained")]];
   const orders = Object.entries(ORDERS).filter(([name]) => radii || !["large", "small"].includes(name)).map(([name, [text]]) => [name, text]);
   const bar = make("div.bar", {}, choice("Answer", states, "all", change("state")),
-    select("Class", [["all", "all classes"], ...labels.map((label) => [String(label), className(run, label)])], "all", change("label")),
+    select("Class", [["all", "all classes"], ...labels.map((label) => [String(label), labelName(run, label)])], "all", change("label")),
     select("Sorted by", orders, "index", change("order")),
     pictured ? choice("Shown as", [["pictures", "pictures"], ["table", "table"]], "pictures", change("view")) : null);
   show();
@@ -52,7 +52,7 @@ function card(run, row) {
   const pictures = run.pictures[image[row]] || [];
   const whats = ["image", "noisy", "denoised"];
   const figures = pictures.map((src, i) => make("figure", {},
-    make("img", { src, alt: `Image ${image[row]}, ${className(run, label[row])}${i ? `, ${whats[i]}` : ""}`, onload: (event) => event.target.classList.toggle("coarse", event.target.naturalWidth < 65) }),
+    make("img", { src, alt: `Image ${image[row]}, ${labelName(run, label[row])}${i ? `, ${whats[i]}` : ""}`, onload: (event) => event.target.classList.toggle("coarse", event.target.naturalWidth < 65) }),
     pictures.length > 1 ? make("figcaption", {}, whats[i]) : null));
   const said = state === "abstained" ? "abstains" : className(run, answer[row]);
   const most = votes.length ? votes[row] : [];
@@ -63,7 +63,7 @@ function card(run, row) {
     make("div.pictures", {}, figures),
     make("p.head", {}, make("span.answer", { title: said }, said), run.certified && state !== "abstained" ? make("span.radius", { title: "certified ℓ2 radius" }, shown[row].slice(0, 5)) : null),
     strip,
-    state === "right" ? null : make("p.meta", {}, mark, mark ? " " : null, `label ${className(run, label[row]).replace("class ", "")}`),
+    state === "right" ? null : make("p.meta", {}, mark, mark ? " " : null, `label ${labelName(run, label[row]).replace("class ", "")}`),
     make("p.meta", {}, counted),
     make("p.meta", {}, `image ${image[row]}`));
 }
@@ -77,7 +77,7 @@ function table(run, rows) {
     make("thead", {}, make("tr", {}, head.map(([name, kind]) => make(`th${kind ? `.${kind}` : ""}`, { scope: "col" }, name || make("span.hidden", {}, "outcome"))))),
     make("tbody", {}, rows.map((row) => {
       const state = stateOf(run, row);
-      return make("tr", { "data-state": state }, make("td", {}, String(image[row])), make("td.text", {}, className(run, label[row])), make("td.text", {}, className(run, answer[row])),
+      return make("tr", { "data-state": state }, make("td", {}, String(image[row])), make("td.text", {}, labelName(run, label[row])), make("td.text", {}, className(run, answer[row])),
         make("td.text", {}, state === "wrong" ? make("span.tag", {}, "wrong") : names[state]), run.certified ? make("td", {}, shown[row]) : null,
         (decisions[row] || []).map((said) => make("td.text", {}, said)),
         counted ? make("td.text", {}, votes[row].map((each) => voted(run, each)).join(", "), ` of ${count(drawn[row])}`) : null, make("td", {}, count(samples[row])));

@@ -28,9 +28,9 @@ function figures(run) {
     const band = onCurve(run, DATA.radii[at]);
     add(`certified at ${short(DATA.radii[at])}`, run.shares[at].replace("%", " %"), run.missing ? "in the end" : `95 %: ${between(band)} %`);
   }
-  if (!run.certified) add("accuracy", run.accuracy.replace("%", " %"));
+  if (!run.certified && run.labelled) add("accuracy", run.accuracy.replace("%", " %"));
   if (run.average) add("average certified radius", run.average);
-  add("images", count(run.asked), run.missing ? `${count(run.missing)} not finished` : `${number("right")} right, ${number("wrong")} wrong`);
+  add("images", count(run.asked), run.missing ? `${count(run.missing)} not finished` : run.labelled ? `${number("right")} right, ${number("wrong")} wrong` : `${number("right")} answered; they have no labels`);
   add("abstentions", count(number("abstained")));
   add("samples", count(run.drawn), `${run.samples} an image`);
   add("seconds an image", run.seconds);
@@ -76,7 +76,7 @@ function curveSection() {
       make("span", {}, run.name), make("span.share", {}, percent(found.share)), make("span.band", {}, band));
   })));
   const kinds = [...new Set(CERTIFIED.map((run) => run.curve.kind))].join(", or ");
-  return section("curve", "Certified accuracy", `The share of images that are answered right, with at least this radius. ${CERTIFIED.length > BANDS ? "Below the chart is" : "The band is"} the ${kinds}; at one radius, not at all at once.`,
+  return section("curve", "Certified accuracy", `The share of images ${CERTIFIED.every((run) => run.labelled) ? "that are answered right" : "whose answer is certified, and right where there are labels"}, with at least this radius. ${CERTIFIED.length > BANDS ? "Below the chart is" : "The band is"} the ${kinds}; at one radius, not at all at once.`,
     curveChart(chooseRadius),
     make("div.at-radius", {}, make("label", { for: "radius" }, "At radius"), exact, slider), readout,
     RUNS.length > 1 || DATA.radii.length > 1 ? sideBySide() : null);
@@ -130,7 +130,7 @@ function ofOneRun() {
     looked.run = run;
     followers.length = kept;
     holder.replaceChildren(
-      make("div.columns", {}, run.certified ? section("radii", "Radii", "How many images have which certified radius.", histogram(run)) : null, section("confusion", "Confusion", run.certified ? "Labels against answers at the radius chosen above." : "Labels against answers.", confusion(run))),
+      make("div.columns", {}, run.certified ? section("radii", "Radii", "How many images have which certified radius.", histogram(run)) : null, run.labelled ? section("confusion", "Confusion", run.certified ? "Labels against answers at the radius chosen above." : "Labels against answers.", confusion(run)) : null),
       section("images", "Images", run.certified ? "What the smoothed classifier answers, and up to which radius that cannot change." : "What the smoothed classifier answers.", gallery(run)));
   };
   show(runs[0]);
