@@ -73,6 +73,7 @@ def certify(
     quantise: bool = False,
     channels: int | None = None,
     bad_images: str = "refuse",
+    resize_mode: str = "bicubic",
     class_map: File | None = None,
     batch: int | str = 64,
     backend: str | None = None,
@@ -94,15 +95,14 @@ def certify(
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
     engine, classifier, unconditional: the method's engine files. data: a data set (see `Images`), of which skip, max, resize,
-    crop, quantise, channels and bad_images choose images. class_map: which class a name is (`read_class_map`). out: the run
-    store to make, None to keep the run in memory. method: a name in `METHODS`; its own options are arguments too. sigma: noise
-    level in image units, in [0.01, 4]; None where a denoiser says its own. radius, tolerance, family_wise, certificate,
-    lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see `open_engine`. key: 64
-    hexadecimal digits, None to draw one; key_file: a file that holds it, which the first run makes. shard: the part of the
+    resize_mode, crop, quantise, channels and bad_images choose images. class_map: which class a name is (`read_class_map`).
+    out: the run store to make, None to keep the run in memory. method: a name in `METHODS`; its own options are arguments too.
+    sigma: noise level in image units, in [0.01, 4]; None where a denoiser says its own. radius, tolerance, family_wise,
+    certificate, lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see `open_engine`. key:
+    64 hexadecimal digits, None to draw one; key_file: a file that holds it, which the first run makes. shard: the part of the
     images that this machine draws, like "2/3" (see `merge`). stop_after: hours, after which Stopped is raised; resume goes on
     then. ray, workers: "local" or the address of a Ray cluster, whose workers draw; a list of devices ("cuda:0,cuda:1", "all",
-    "cpu,cpu") asks for a worker on each of this machine's. tsv: a file for `idx label predict radius
-    correct time`.
+    "cpu,cpu") asks for a worker on each of this machine's. tsv: a file for `idx label predict radius correct time`.
 
     Returns the run store, open for reading. For each image, the radius (ℓ2, image units) is wrong with probability at most alpha
     over the noise. With `quantise` the radius is about the image as given: how far rounding moved it is recorded and taken off.
@@ -131,6 +131,7 @@ def predict(
     quantise: bool = False,
     channels: int | None = None,
     bad_images: str = "refuse",
+    resize_mode: str = "bicubic",
     class_map: File | None = None,
     batch: int | str = 64,
     backend: str | None = None,

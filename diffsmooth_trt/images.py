@@ -41,10 +41,11 @@ MAX_SIDE = 16384
 REFUSE, SKIP = BAD_IMAGES = ("refuse", "skip")
 ENOUGH_BAD = 1000  # where all images so far are bad, the rest is not looked at
 MANY = 2**62
+FILTERS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")  # Pillow's
 
 
-def _scaled(pixels: Pixels, resize: int | None) -> Pixels:
-    """The picture with its shorter side `resize`; one that has it already stays as it is."""
+def _scaled(pixels: Pixels, resize: int | None, mode: str) -> Pixels:
+    """The picture with its shorter side `resize`, by the filter `mode`; one that has it already stays as it is."""
     height, width = pixels.shape[:2]
     if resize is None or resize == min(height, width):
         return pixels
@@ -52,7 +53,7 @@ def _scaled(pixels: Pixels, resize: int | None) -> Pixels:
     if max(size) > MAX_SIDE:
         raise InputError(f"--resize {resize} makes an image {size}, expected sides up to {MAX_SIDE}: use a smaller one")
     picture = PillowImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    return np.asarray(picture.resize(size, PillowImage.Resampling.BICUBIC)).reshape(*size[::-1], -1)
+    return np.asarray(picture.resize(size, PillowImage.Resampling[mode.upper()])).reshape(*size[::-1], -1)
 
 
 def _cropped(pixels: NDArray[Any], crop: int | None) -> NDArray[Any]:
@@ -112,6 +113,7 @@ class ImageChoice:
     channels: int | None = None
     bad_images: str = REFUSE
     class_map: Path | None = None
+    resize_mode: str = FILTERS[0]
 
     def __post_init__(self) -> None:
         integer("skip", self.skip, 1, MANY)
@@ -121,13 +123,19 @@ class ImageChoice:
             raise InputError(f"--channels must be 1 or 3, got {self.channels}: leave it out for what the data set has")
         if self.bad_images not in BAD_IMAGES:
             raise InputError(f"--bad-images {self.bad_images!r} is unknown: use one of {', '.join(BAD_IMAGES)}")
+        if self.resize_mode not in FILTERS:
+            raise InputError(f"--resize-mode {self.resize_mode!r} is unknown: use one of {', '.join(FILTERS)}")
+        if self.resize is None and self.resize_mode != FILTERS[0]:
+            raise InputError(f"--resize-mode {self.resize_mode} is for --resize: give that too, or leave it out")
         if self.class_map is not None:
             object.__setattr__(self, "class_map", Path(self.class_map))
 
     def recorded(self) -> dict[str, Any]:
         """The choice as JSON values; not what becomes of bad images and where classes are said, as their outcome is recorded."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("bad_images", "class_map")}
-        return values if self.channels is not None else {n: v for n, v in values.items() if n != "channels"}
+        left_out = {"bad_images", "class_map"}
+        left_out |= {"channels"} if self.channels is None else set()  # as records had it before there was a choice
+        left_out |= {"resize_mode"} if self.resize_mode == FILTERS[0] else set()
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any]) -> Self:
@@ -138,11 +146,12 @@ class ImageChoice:
 class Images:
     """The chosen images of a data set: every `skip`-th row, at most `limit` of them; iterate as often as needed.
 
-    `resize` scales the shorter side (bicubic) and `crop` cuts the centre, both on 8-bit pixels. `quantise` rounds floats to
-    them, and each image says how far it was moved (`Image.distance`, of the pixels that `crop` keeps); such an image cannot
-    be resized too, as it would have no distance there. `channels` makes of grey images as many equal channels as 3, or one of
-    three equal ones. Images that cannot be used are refused, or with `bad_images` "skip" left out and put down in `skipped`.
-    Memory does not grow with the number of images for parquet files, folders and tars, but by their names and places.
+    `resize` scales the shorter side by the filter `resize_mode`, and `crop` cuts the centre, both on 8-bit pixels. `quantise`
+    rounds floats to them, and each image says how far it was moved (`Image.distance`, of the pixels that `crop` keeps); such an
+    image cannot be resized too, as it would have no distance there. `channels` makes of grey images as many equal channels as
+    3, or one of three equal ones. Images that cannot be used are refused, or with `bad_images` "skip" left out and put down in
+    `skipped`. Memory does not grow with the number of images for parquet files, folders and tars, but by their names and
+    places.
     """
 
     source: Source
@@ -164,7 +173,10 @@ class Images:
         quantise: bool = False,
         channels: int | None = None,
         bad_images: str = REFUSE,
+        resize_mode: str = FILTERS[0],
     ) -> None:
+        if resize_mode not in FILTERS:
+            raise InputError(f"--resize-mode {resize_mode!r} is unknown: use one of {', '.join(FILTERS)}")
         for name, value in (("--skip", skip), ("--max", limit), ("--resize", resize), ("--crop", crop)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -173,7 +185,7 @@ class Images:
                 raise InputError(f"{name} must be at most {MAX_SIDE} pixels, got {value}: give a smaller one")
         self.path = Path(path)
         self.source = open_source(self.path, quantise)
-        self.resize, self.crop, self.channels = resize, crop, channels
+        self.resize, self.resize_mode, self.crop, self.channels = resize, resize_mode, crop, channels
         self.skips, self.skipped = bad_images == SKIP, {}
         self.rows = range(0, len(self.source), skip)[:limit]
         if not self.rows:
@@ -191,6 +203,7 @@ class Images:
             quantise=choice.quantise,
             channels=choice.channels,
             bad_images=choice.bad_images,
+            resize_mode=choice.resize_mode,
         )
 
     def of_rows(self, rows: range) -> Self:
@@ -256,7 +269,7 @@ class Images:
             if self.resize is not None and self.crop is not None:  # the shorter side decides whether it can be cut
                 pixels = np.broadcast_to(np.uint8(0), (self.resize, self.resize, size[2]))
             else:
-                pixels = _scaled(pixels, self.resize)
+                pixels = _scaled(pixels, self.resize, self.resize_mode)
             end = with_channels(_cropped(pixels, self.crop), self.channels).shape
         except InputError as error:
             return error
@@ -279,7 +292,9 @@ class Images:
         for image in self.source.read(rows, self._bad):
             label = self._to_class(image.label)
             try:
-                pixels = with_channels(_cropped(_scaled(image.pixels, self.resize), self.crop), self.channels)
+                pixels = with_channels(
+                    _cropped(_scaled(image.pixels, self.resize, self.resize_mode), self.crop), self.channels
+                )
                 if self._shape not in (None, pixels.shape):
                     raise InputError(f"image {image.index} is {pixels.shape}, the engine takes {self._shape}")
                 moved = self._distance(image, pixels)

@@ -21,7 +21,7 @@ from diffsmooth_trt import zoo
 from diffsmooth_trt.datasets import Classes
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.grid import denoted, distance, on_grid
-from diffsmooth_trt.images import Images, decode
+from diffsmooth_trt.images import FILTERS, ImageChoice, Images, decode
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (7, 8, 10, 3), dtype=np.uint8)
@@ -495,3 +495,30 @@ def test_a_folder_is_identified_by_names_sizes_and_labels(tmp_path):
     odd = folder_of(tmp_path / "odd", ["a/\udcff.png", "b/1.png"])  # a name that is no UTF-8
     found = {Images(folder).identity for folder in (*others, bigger, odd)}
     assert len(found | {first}) == 6
+
+
+@pytest.mark.parametrize("mode", FILTERS)
+@pytest.mark.parametrize("side", [5, 20])
+def test_resize_mode_is_the_filter_of_pillow(images_npz, mode, side):
+    """Smaller and larger than the images; a record has the filter where it is not the default, as older ones have none."""
+    path = images_npz(count=2, shape=(3, 8, 11))
+    before = next(iter(Images(path))).pixels
+    choice = ImageChoice(resize=side, resize_mode=mode)
+    after = next(iter(Images.chosen(path, choice))).pixels
+    size = (int(side * 11 / 8), side)
+    expected = PillowImage.fromarray(before).resize(size, getattr(PillowImage.Resampling, mode.upper()))
+    assert np.array_equal(after, np.asarray(expected))
+    assert ImageChoice.of_record(choice.recorded()) == choice
+    assert ("resize_mode" in choice.recorded()) == (mode != "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"resize": 4, "resize_mode": "cubic"}, "'cubic' is unknown: use one of bicubic, bilinear"),
+        ({"resize_mode": "nearest"}, "is for resize: give that too"),
+    ],
+)
+def test_filters_that_cannot_be_are_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        ImageChoice(**given)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..certify.stopping import CERTIFICATES
 from ..engine import BACKEND_NAMES, PRECISIONS
-from ..images import BAD_IMAGES, REFUSE
+from ..images import BAD_IMAGES, FILTERS, REFUSE
 from ..methods import METHODS, owners
 from ..methods.diffusion_classifier import integers
 from ..runs.config import options
@@ -57,7 +57,7 @@ def _add_images(add: Add, certify: bool) -> None:
     add("--data", type=Path, required=True, metavar="PATH", help=DATA)
     add("--skip", type=int, default=1, metavar="K", help="take every K-th image")
     add("--max", type=int, metavar="N", help="take at most N images")
-    add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
+    add("--resize", type=int, metavar="N", help="scale the shorter side to N (8-bit pixels)")
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
     if certify:
         text = "round float images to the 8-bit grid; the distance is recorded and taken off each radius"
@@ -117,6 +117,8 @@ def _add_rare(parser: Parser, certify: bool) -> None:
         add = parser.group("all images together", rare=True)
         add("--family-wise", action="store_true", help="alpha is for all images together, not for each")
     add = parser.group("images", rare=True)
+    text = "the filter of --resize: %(choices)s (default: bicubic)"
+    add("--resize-mode", choices=FILTERS, default=FILTERS[0], metavar="NAME", help=text)
     add("--channels", type=int, metavar="C", help="read grey images with 1 or 3 equal channels")
     text = "images that cannot be used: refuse the run, or skip them and count them as not certified (default: refuse)"
     add("--bad-images", choices=BAD_IMAGES, default=REFUSE, help=text)
