@@ -159,6 +159,7 @@ class Images:
     _class: Mapping[int, int] | None = None
     _shape: tuple[int, int, int] | None = None  # [H, W, C] that all images have to have, once `check` knows it
     channels: int | None = None
+    resize_mode: str = FILTERS[0]
     skips = False
     skipped: dict[int, tuple[int, str]]  # rows that cannot be used, with their labels and why
 

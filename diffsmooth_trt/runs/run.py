@@ -25,6 +25,7 @@ from ..images import ImageChoice, Images, pixel_digest
 from ..methods import Method
 from ..noise import Key, grid_law
 from .config import RunConfig
+from .denoising import denoising_notes
 from .engines import device_of, sized_method
 from .identity import MethodFacts, caveats, facts_of, independence, rows_note
 from .record import RunRecord
@@ -174,6 +175,8 @@ def draw(
     images, stop_at = images.of_rows(record.asked), deadline(stop_after)
     note_resumed(store, independence(method.engines))
     store.add_notes(caveats(method.engines))
+    if not store.drawn():
+        store.add_notes(list(denoising_notes(method, images)))
     try:
         if record.stopping.smoothing:
             step = Step(method, grid_law(method.sigma), record.key)

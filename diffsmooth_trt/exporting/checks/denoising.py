@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...dtypes import Floats32
+from ...runs.denoising import SHARE, error, out_of_range, outside, useless
 from ...schedule import SCHEDULES, Schedule
 from ..graph.one_shot import SourceDenoiser
 from ..sources.families import Family, ScheduledFamily
@@ -25,8 +26,6 @@ from .noised import VERIFICATION, noised
 
 Others = Mapping[str, Callable[[], nn.Module]]
 SAMPLES = 16
-FAR = 0.25  # outside of [0, 1]: images are clamped, or end within a few hundredths of it
-SHARE = 0.01  # of all values that may lie farther out
 BETTER = 0.85  # of the error of the denoiser as it is: what fits so much better is said
 
 
@@ -114,14 +113,13 @@ def denoising(
     after = _outputs(source, noisy)
     if after.shape != clean.shape:
         return None
-    before, error = _rmse(noisy, clean), _rmse(after, clean)
-    outside = float(((after < -FAR) | (after > 1 + FAR)).mean())
+    before, all_after = error(noisy, clean), error(after, clean)
     few = slice(max(1, count // 4))
-    tried = {name: _rmse(_outputs(make(), noisy[few]), clean[few]) for name, make in (others or {}).items()}
+    tried = {name: error(_outputs(make(), noisy[few]), clean[few]) for name, make in (others or {}).items()}
     name, least = min(tried.items(), key=lambda each: each[1], default=("", np.inf))
-    now = _rmse(after[few], clean[few])
+    now = error(after[few], clean[few])
     better = (name, least, now) if least <= BETTER * now else None
-    return Denoising(count, before, error, outside, better)
+    return Denoising(count, before, all_after, outside(after), better)
 
 
 def _outputs(net: nn.Module, noisy: Floats32) -> Floats32:
@@ -129,24 +127,14 @@ def _outputs(net: nn.Module, noisy: Floats32) -> Floats32:
         return np.concatenate([net(torch.from_numpy(row[None])).numpy() for row in noisy])
 
 
-def _rmse(images: Floats32, clean: Floats32) -> float:
-    return float(np.sqrt(np.mean(np.square(images.astype(np.float64) - clean))))
-
-
 def denoising_warnings(measured: Mapping[str, Any] | None) -> Iterator[str]:
     """What the user has to know of what `Denoising.recorded` says; nothing of a denoiser that denoises."""
     if not measured:
         return
     if measured["after"] >= measured["before"]:
-        yield (
-            f"this is no denoiser for that noise: on {measured['images']} images the error is {measured['after']:.3g} after and "
-            f"{measured['before']:.3g} before (root mean square); check the configuration, --sigma and the range of values"
-        )
+        yield useless(measured["images"], measured["before"], measured["after"])
     if "outside" in measured:
-        yield (
-            f"{100 * measured['outside']:.0f} % of the denoised values lie more than {FAR} outside of [0, 1]: a denoiser takes and "
-            "returns images in [0, 1], not in [-1, 1] or [0, 255]"
-        )
+        yield out_of_range(measured["outside"])
     if "better" in measured:
-        name, error, now = measured["better"]
-        yield f"with {name} the error would be {error:.3g}, it is {now:.3g}: check which it is"
+        name, other, now = measured["better"]
+        yield f"with {name} the error would be {other:.3g}, it is {now:.3g}: check which it is"
