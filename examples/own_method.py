@@ -65,10 +65,10 @@ METHODS["mirrored"] = Mirrored
 
 if __name__ == "__main__":
     files: dict[str, Any] = {"engine": zoo.DENOISER, "classifier": zoo.CLASSIFIER_DDS, "data": zoo.IMAGES}
-    with dst.certify(**files, method="mirrored", mirror_weight=0.3, max=2, n0=20, n=200, out="mirrored.sqlite") as run:
+    with dst.certify(**files, method="mirrored", mirror_weight=0.3, max=2, n0=20, n=100, out="mirrored.sqlite") as run:
         for result in run.results():
             print(result.image, result.predict, f"{result.radius:.4f}")
     print(dst.verify("mirrored.sqlite", fraction=1).verdict)
     flags = [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    flags += ["--method", "mirrored", "--mirror-weight", "0.3", "--max", "2", "--n0", "20", "--n", "200"]
+    flags += ["--method", "mirrored", "--mirror-weight", "0.3", "--max", "2", "--n0", "20", "--n", "100"]
     raise SystemExit(main(["certify", *flags, "--out", "again.sqlite"]))

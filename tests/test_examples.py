@@ -31,7 +31,7 @@ def test_a_method_of_ones_own(tmp_path: Path) -> None:
     """Certified, verified, and known to the command line with its own flag."""
     said = ran("own_method.py", tmp_path)
     assert "mirrored.sqlite: verified" in said
-    assert "again: certify mirrored, sigma=0.25, n0=20, n=200" in said
+    assert "again: certify mirrored, sigma=0.25, n0=20, n=100" in said
 
 
 def test_a_backend_of_ones_own(tmp_path: Path) -> None:

@@ -93,12 +93,12 @@ def test_torch_modules_and_functions(linear_classifier: Any, tmp_path: Path) -> 
 
 def test_a_pair_of_files(tmp_path: Path) -> None:
     x = np.stack([image.pixels for image in dst.Images(zoo.IMAGES, limit=2)])
-    expected = of_file(tmp_path, x, engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, n=200)
+    expected = of_file(tmp_path, x, engine=zoo.DENOISER, classifier=zoo.CLASSIFIER_DDS, n=80)
     before = set(os.listdir(tmp_path))
     with dst.SmoothedClassifier(zoo.DENOISER, classifier=str(zoo.CLASSIFIER_DDS)) as smoothed:
-        found = smoothed.certify(x, n0=40, n=200, alpha=0.01, key=KEY)
+        found = smoothed.certify(x, n0=40, n=80, alpha=0.01, key=KEY)
         assert of_arrays(found) == expected
-        assert smoothed.predict(x, n=200).shape == (2,)
+        assert smoothed.predict(x, n=80).shape == (2,)
         assert "denoiser-0.25.onnx" in repr(smoothed) and "no hash" not in repr(smoothed)
     assert found.record.rows == {"denoiser": "proved", "classifier": "proved"}
     assert set(os.listdir(tmp_path)) == before
