@@ -21,7 +21,7 @@ from diffsmooth_trt.nets.options import named_options, parse_options
 
 SIGMA, LOCAL_SIGMA = 0.25, 0.12
 HALF = (0.5, 0.5, 0.5)
-TINY = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2", "attention_resolutions": "16"}
+TINY = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1", "attention_resolutions": "8"}
 
 
 class Missing(Exception):
