@@ -53,11 +53,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def saved(folder: Path, name: str) -> Any:
+def saved(folder: Path, name: str, **changes: Any) -> Any:
     """A random pipeline's folder; returns the network."""
     options, scheduler = NETWORKS[name]
     torch.manual_seed(3)
-    net = diffusers.UNet2DModel(**{**SMALL, **options})
+    net = diffusers.UNet2DModel(**{**SMALL, **options, **changes})
     for parameter in net.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     net.save_pretrained(folder / "unet")
@@ -117,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_run(folder: Path, tmp_path: Path, assert_folded: Any) -> None:
-    """Also the network's own folder with the scheduler's configuration in it."""
+    """Also the network's own folder with the scheduler's configuration in it; the conditional form of a smaller network."""
     alone = tmp_path / "alone"
     shutil.copytree(folder / "unet", alone)
     shutil.copy(folder / "scheduler" / "scheduler_config.json", alone)
@@ -127,7 +127,13 @@ def test_files_run(folder: Path, tmp_path: Path, assert_folded: Any) -> None:
     assert_folded(tmp_path / "d.onnx")
     assert (facts.schedule, facts.family, facts.sigma) == ("diffusers linear", "diffusers", 0.25)
     assert facts.details["prediction"] == "epsilon" and facts.details["options"]["null_class"] == 3
-    export_denoiser("diffusers", folder, None, None, tmp_path / "c.onnx", conditional=True)
+    blocks = {
+        "down_block_types": ("AttnDownBlock2D",),
+        "up_block_types": ("AttnUpBlock2D",),
+        "block_out_channels": (32,),
+    }
+    saved(tmp_path / "small", "epsilon", **blocks)
+    export_denoiser("diffusers", tmp_path / "small", None, None, tmp_path / "c.onnx", conditional=True)
     with open_engine(tmp_path / "c.onnx", batch=4, role="conditional", backend="onnxruntime") as engine:
         assert engine.facts.classes == 4 and engine.null_class is None
 

@@ -173,12 +173,12 @@ def test_rows_stay_independent_and_the_precision_is_read_back(made: Any, precisi
     """Opening probes for coupled rows; OpenVINO's chunks of 16 rows and another batch size give the same values."""
     pytest.importorskip(backend, reason="one of the backends of .onnx files")
     path = made(precision).path
-    x = next(noised(fitting_pixels(zoo.IMAGES, (3, 32, 32), 40), 0.25, 40, 40, 33))
-    with open_engine(path, batch=40, backend=backend) as engine:
+    x = next(noised(fitting_pixels(zoo.IMAGES, (3, 32, 32), 20), 0.25, 20, 20, 33))
+    with open_engine(path, batch=20, backend=backend) as engine:
         whole = engine.run(x)
         seen = str(engine.identity["precision"])
-    with open_engine(path, batch=20, backend=backend) as engine:
-        halves = np.concatenate([engine.run(x[:20]), engine.run(x[20:])])
+    with open_engine(path, batch=10, backend=backend) as engine:
+        halves = np.concatenate([engine.run(x[:10]), engine.run(x[10:])])
     assert np.array_equal(whole, halves)
     if precision == "int8":
         assert seen == "fp32" if backend == "onnxruntime" else "u8" in seen
