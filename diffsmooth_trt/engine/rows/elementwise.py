@@ -143,7 +143,7 @@ def dropout(node: Node) -> Sequence[Value]:
     """Nothing at inference; random where it is told that it trains."""
     mode = node.get(2)
     if mode is not None and (mode.value is None or mode.value.size != 1 or bool(mode.value.reshape(-1)[0])):
-        raise Refused("draws random numbers (its training mode is not off)")
+        raise Refused("draws random numbers (Training mode is not off)")
     x = node[0]
     mask = replace(x, value=None, load=None)
     return [x, mask][: len(node.outputs)]
