@@ -70,13 +70,12 @@ def _batches(text: str) -> tuple[int | str, ...]:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from ..bench.config import BenchConfig
     from ..bench.measure import measure
     from ..bench.report import check_margin, text
     from ..bench.result import BenchResult
     from ..files import check_outputs, write_atomically
+    from ..report.progress import Bar
 
     names = ("method", "sigma", *slots(), *options(), *ENGINES, *EAGER, "batches", "rounds", "seconds")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -85,7 +84,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     inputs = {f"--{slot}": path for slot, path in config.files.items()}
     check_outputs({"--json": arguments.json}, {**inputs, "--compare": arguments.compare})
     old = None if arguments.compare is None else BenchResult.read(arguments.compare)
-    with tqdm(bar_format="bench: {desc} ({elapsed})", disable=None, leave=False) as bar:
+    with Bar(bar_format="bench: {desc} ({elapsed})", disable=None, leave=False) as bar:
         result = measure(config, bar.set_description_str)
     comparison = None if old is None else _compared(old, result, arguments)
     print(text(result))

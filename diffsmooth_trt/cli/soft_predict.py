@@ -50,13 +50,12 @@ def add(commands: Commands) -> None:
 
 
 def _soft_predict(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from ..engine.choice import EngineChoice
     from ..files import check_outputs, write_atomically
     from ..images import Images
     from ..predictor import DiffSmoothPredictor
     from ..predictor.run import predict_images
+    from ..report.progress import Bar
 
     engines = {name: getattr(arguments, name) for name in ENGINES}
     EngineChoice(batch=arguments.batch, device=arguments.device, **engines)
@@ -68,7 +67,7 @@ def _soft_predict(arguments: argparse.Namespace) -> None:
     images = Images(arguments.data, **chosen)
     given = {name: getattr(arguments, name) for name in options}
     with DiffSmoothPredictor(arguments.classifier, arguments.engine, **given, **engines) as predictor:
-        with tqdm(total=len(images), desc="soft-predict", unit=" images", disable=arguments.quiet or None) as bar:
+        with Bar(total=len(images), desc="soft-predict", unit=" images", disable=arguments.quiet or None) as bar:
             predictions = predict_images(
                 predictor, images, key_drawn=arguments.key is None, progress=lambda done: bar.update(done - bar.n)
             )

@@ -17,6 +17,15 @@ OF_STAGE = "{desc} {percentage:3.0f}%|{bar}| {remaining} left"
 OPEN_END = "{desc}, {elapsed}"  # of a stage that does not say how long it is
 
 
+class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
+    """A bar without tqdm's thread, whose start never returns where there is no memory for one; so each update looks at the time."""
+
+    monitor_interval = 0
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **{"miniters": 1, **options})
+
+
 class ProgressBar:
     """A bar on the terminal's error stream; nothing where that is not a terminal, or where it is not `shown`.
 
@@ -27,16 +36,16 @@ class ProgressBar:
         self.command = command
         self.images = 0
         self.total = 0
-        self.bar: tqdm[None] | None = None
+        self.bar: Bar | None = None
         self.disable = None if shown else True
-        self.stages: list[tqdm[None]] = []
+        self.stages: list[Bar] = []
         self._entered = ExitStack()
         self._ended = threading.Event()
 
     def start(self, images: int, finished: int, samples: int | None, drawn: int) -> None:
         """Know the whole, and what the store already holds of it."""
         self.images, self.total = finished, images
-        self.bar = tqdm(
+        self.bar = Bar(
             total=samples,
             initial=drawn,
             desc=self.command,
@@ -62,7 +71,7 @@ class ProgressBar:
         for outer in self.stages:
             outer.clear()
         self.stages.append(
-            tqdm(total=total, desc=words, bar_format=form, dynamic_ncols=True, leave=False, position=0, disable=hidden)
+            Bar(total=total, desc=words, bar_format=form, dynamic_ncols=True, leave=False, position=0, disable=hidden)
         )
 
     def advance(self, parts: int) -> None:
@@ -81,7 +90,7 @@ class ProgressBar:
 
     def __enter__(self) -> Self:
         self._entered.enter_context(listening(self))
-        with tqdm(disable=self.disable, bar_format="", leave=False) as probe:
+        with Bar(disable=self.disable, bar_format="", leave=False) as probe:
             if not probe.disable:
                 threading.Thread(target=self._tick, daemon=True).start()
         return self

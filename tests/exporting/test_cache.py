@@ -17,7 +17,21 @@ from diffsmooth_trt.cli import main  # noqa: E402
 from diffsmooth_trt.exporting.cache import content_sha256  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 
-RUN = ["certify", "--method", "rs", "--sigma", "0.25", "--data", str(zoo.IMAGES), "--max", "1", "--n0", "2", "--n", "8"]
+RUN = [
+    "certify",
+    "--method",
+    "rs",
+    "--sigma",
+    "0.25",
+    "--data",
+    str(zoo.IMAGES),
+    "--max",
+    "1",
+    "--n0",
+    "2",
+    "--n",
+    "20",
+]
 RUN += ["--batch", "8", "--backend", "onnxruntime", "--threads", "1"]
 
 

@@ -81,7 +81,7 @@ def test_forms_agree_with_the_library(name: str, tmp_path: Path) -> None:
     net = saved(tmp_path, name)
     labelled = "num_class_embeds" in NETWORKS[name][0]
     family = read_folder(tmp_path, {"null_class": 3} if labelled else {})
-    loaded = family.load(tmp_path)
+    loaded, _ = family.load(tmp_path)
     level = family.level(0.25, False)
     bar = diffusers.DDPMScheduler(**NETWORKS[name][1]).alphas_cumprod
     ratios = torch.sqrt((1 - bar) / bar)
