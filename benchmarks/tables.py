@@ -92,6 +92,28 @@ def demo() -> str:
     )
 
 
+def attack() -> str:
+    """Certified, attacked and clean accuracy of the zoo."""
+    document = json.loads((RESULTS / "attack.json").read_text())
+    rows = []
+    for row in document["rows"]:
+        shares = [100 * row[name] / row["images"] for name in ("certified", "attacked", "clean")]
+        numbers = [str(row[name]) for name in ("tried", "broken", "abstained")]
+        rows.append(
+            [f"{row['epsilon']:g}", *(f"{share:.1f} %" for share in shares), f"{shares[1] - shares[0]:.1f}", *numbers]
+        )
+    head = ["ε", "certified", "attacked", "clean", "gap, points", "attacked here", "broken", "abstain"]
+    run, spent, machine = document["run"], document["seconds"], document["machine"]
+    against = f"{document['contradicted']} of {document['tried_certified']} certificates"
+    note = (
+        f"{document['rows'][0]['images']} images; the run: at most {run['n']} draws, α = {run['alpha']}; answers by "
+        f"{document['n']} draws. Contradicted: {against} (chance alone "
+        f"makes one or more with probability at most {document['chance']:.2f}). {spent['cpu'] / 60:.0f} minutes of processor time, "
+        f"{spent['wall'] / 60:.0f} by the clock; 2 cores of {machine['cpu']} under a load of {machine['load'][2]:.0f}."
+    )
+    return markdown(head, rows) + f"\n\n{note}"
+
+
 def report_page() -> str:
     """Size and time of the page of a report."""
     document = json.loads((RESULTS / "page.json").read_text())
@@ -515,6 +537,7 @@ TABLES = {
     "bench": bench,
     "predictor": predictor,
     "transfer": transfer,
+    "attack": attack,
     "samples": samples,
     "tolerance": tolerance,
     "radius": radius,
