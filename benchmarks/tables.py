@@ -186,17 +186,19 @@ def transfer() -> str:
             str(row["pairs"]),
             f"{row['p']:g}",
             f"{row['q']:g}",
+            f"{100 * row['alone']:.0f} %",
             f"{row['wrong']} of {row['cases']}",
             f"{100 * row['interval'][0]:.2f} – {100 * row['interval'][1]:.2f} %",
         ]
         for row in document["simulated"]
     ]
-    wrong = markdown(["run", "pairs", "P(f = c)", "P(f = c ≠ g)", "wrong", "95 % interval"], rows)
+    wrong = markdown(["run", "pairs", "P(f = c)", "P(f = c ≠ g)", "g alone", "wrong", "95 % interval"], rows)
     kept = [
         [
             row["to"],
             str(row["n"]),
             str(row["pairs"]),
+            f"{100 * row['alone']:.0f} %",
             f"{100 * row['differ']:.2f} %",
             f"{row['mean_radius']:.3f}",
             f"{row['transferred']:.3f}",
@@ -205,7 +207,7 @@ def transfer() -> str:
         ]
         for row in document["kept"]
     ]
-    head = ["to", "n", "pairs", "f = c ≠ g", "mean radius of the run", "transferred", "kept", "seconds: run · transfer"]
+    head = ["to", "n", "pairs", "g alone", "f = c ≠ g", "mean radius", "transferred", "kept", "seconds: run · transfer"]
     images = document["kept"][0]["images"]
     note = (
         f"Simulated at α = {document['alpha']}, n = 2000. {images} of the zoo's images, from fp32, all in OpenVINO, α = 0.001; "
