@@ -114,6 +114,29 @@ def attack() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def releases() -> str:
+    """The demo and a certificate of two checkouts, in turn."""
+    document = json.loads((RESULTS / "releases_cpu.json").read_text())
+    rows = []
+    for name, found in document["commands"].items():
+        spent, ratio = found["processor seconds"], found["ratio of processor seconds"]
+        rows.append(
+            [
+                name,
+                *(f"{spent[each]['median']:.1f}" for each in ("before", "now")),
+                f"{ratio['median']:.3f} ({ratio['least']:.3f}–{ratio['most']:.3f})",
+                f"{found['ratio']['median']:.2f} ({found['ratio']['least']:.2f}–{found['ratio']['most']:.2f})",
+            ]
+        )
+    commits = document["commits"]
+    head = ["command", "before, processor s", "now", "ratio", "ratio by the clock"]
+    note = (
+        f"Median (range) of {document['rounds']} rounds, {commits['before']} against {commits['now']}; {document['processors']} "
+        f"cores of {document['cpu']}, in part with other work beside, which the clock shows; Python {document['python']}."
+    )
+    return markdown(head, rows) + f"\n\n{note}"
+
+
 def report_page() -> str:
     """Size and time of the page of a report."""
     document = json.loads((RESULTS / "page.json").read_text())
@@ -540,6 +563,7 @@ TABLES = {
     "predictor": predictor,
     "transfer": transfer,
     "attack": attack,
+    "releases": releases,
     "samples": samples,
     "tolerance": tolerance,
     "radius": radius,
