@@ -287,6 +287,9 @@ def test_indices_that_do_not_lead_to_weights(tmp_path: Path, index: State, messa
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, with which others still save
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning"
+)  # of newer Pythons
 def test_programs_are_called_what_they_are(tmp_path: Path) -> None:
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "c.pt"))
     with pytest.raises(InputError, match="is a TorchScript program, expected parameters by name: save those"):
