@@ -286,10 +286,8 @@ def test_indices_that_do_not_lead_to_weights(tmp_path: Path, index: State, messa
         load_state(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, with which others still save
-@pytest.mark.filterwarnings(
-    "ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning"
-)  # of newer Pythons
+# Of torch.jit, with which others still save; the kind depends on the Python.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:`torch.jit:FutureWarning")
 def test_programs_are_called_what_they_are(tmp_path: Path) -> None:
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "c.pt"))
     with pytest.raises(InputError, match="is a TorchScript program, expected parameters by name: save those"):
