@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,12 +37,20 @@ __all__ = [
     "flat_pixels",
     "open_images",
     "pixel_digest",
+    "together",
 ]
 MAX_SIDE = 16384
 REFUSE, SKIP = BAD_IMAGES = ("refuse", "skip")
 ENOUGH_BAD = 1000  # where all images so far are bad, the rest is not looked at
 MANY = 2**62
 FILTERS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")  # Pillow's
+
+
+def together(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
+    """The images in groups of `size`, in order; the last may be smaller."""
+    waiting = iter(images)
+    while group := list(islice(waiting, size)):
+        yield group
 
 
 def _scaled(pixels: Pixels, resize: int | None, mode: str) -> Pixels:

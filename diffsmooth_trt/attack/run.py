@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -20,7 +20,7 @@ from ..engine.choice import MOST_THREADS
 from ..errors import InputError
 from ..files import check_outputs, write_atomically
 from ..grid import Pixels
-from ..images import Image, Images, pixel_digest
+from ..images import Image, pixel_digest, together
 from ..methods import Method
 from ..noise import PREDICTION, Key
 from ..noise.counters import ATTACK_SELECTION
@@ -29,7 +29,7 @@ from ..runs.identity import versions
 from ..runs.record import check_noise_version
 from ..runs.reopen import TOGETHER, finished_images, open_as_run, recorded_images
 from ..runs.run import check_noise
-from ..runs.store import Result, RunStore, open_run
+from ..runs.store import Result, open_run
 from ..statistics.bounds import ABSTAIN, prediction
 from .file import AttackFile, Budget
 from .gradients import MOST_DRAWS, SmoothedLoss, check_differentiable
@@ -148,7 +148,8 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
         shown = progress or NoProgress()
         shown.start(wanted, 0, None, 0)
         targets: list[Target] = []
-        for group in some(store, recorded_images(record, opened.data), wanted):
+        images = islice(finished_images(recorded_images(record, opened.data), store), wanted)
+        for group in together(images, TOGETHER):
             targets += work.attacked(group, results)
             shown.update(0, len(group))
         made = AttackFile(
@@ -168,14 +169,6 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
         keep(config, made, targets)
         made.write()
     return made
-
-
-def some(store: RunStore, images: Images, wanted: int) -> Iterator[list[Image]]:
-    """The first `wanted` images that have a result, some at a time."""
-    one_by_one = (image for group in finished_images(images, store) for image in group)
-    chosen = islice(one_by_one, wanted)
-    while group := list(islice(chosen, TOGETHER)):
-        yield group
 
 
 class Attack:

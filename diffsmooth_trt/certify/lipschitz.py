@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 import numpy as np
 
 from ..errors import Stopped
-from ..images import Image, Images, flat_pixels
+from ..images import Image, Images, flat_pixels, together
 from ..methods import Method
 from .ledger import Ledger
 from .loop import check_image, stopped
@@ -51,8 +50,7 @@ def run_margins(
 
 def margins(method: Method, images: Iterable[Image]) -> Iterator[list[tuple[Image, Margin]]]:
     """The images' margins, a batch at a time; an image's does not depend on the others."""
-    waiting = iter(images)
-    while group := list(islice(waiting, method.batch)):
+    for group in together(images, method.batch):
         pixels = np.stack([flat_pixels(image) for image in group])
         clean = (pixels.astype(np.float32) / np.float32(255)).reshape(len(group), *method.input_shape)
         values = method.margins(clean, np.array([image.index for image in group], np.uint64))

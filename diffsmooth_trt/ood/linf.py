@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..certify.progress import Progress
 from ..dtypes import Floats32, Floats64, Words
 from ..engine import instruction_set
 from ..errors import EngineError, InputError
-from ..images import Image, pixel_digest
+from ..images import Image, pixel_digest, together
 from ..noise import Key
 from .config import OodConfig
 from .counted import phase_of
@@ -73,7 +72,7 @@ class BallRunner:
         self.progress.start(sum(map(len, sets)), len(self.store.records), sum(map(len, sets)), len(self.store.records))
         for number, data in enumerate(sets):
             waiting = (image for image in data.images if store.lacks(number, image.index))
-            for images in _batches(waiting, self.model.batch):
+            for images in together(waiting, self.model.batch):
                 for record in self._records(number, images):
                     self.store.add(record)
                 self.progress.update(len(images), len(images))
@@ -109,11 +108,6 @@ class BallRunner:
                     f"{name} {columns[name][worst]:.9g} is above its guaranteed bound {columns['bound'][worst]:.9g}: the engine "
                     "does not compute what its graph says; try --backend onnxruntime"
                 )
-
-
-def _batches(images: Iterator[Image], size: int) -> Iterator[list[Image]]:
-    while batch := list(islice(images, size)):
-        yield batch
 
 
 class _Attack:

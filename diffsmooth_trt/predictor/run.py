@@ -12,7 +12,7 @@ import numpy as np
 from ..datasets import Classes
 from ..dtypes import Floats64
 from ..errors import InputError
-from ..images import Image, Images
+from ..images import Image, Images, together
 from ..runs.identity import versions
 from .soft_vote import DiffSmoothPredictor, published_log_probabilities
 
@@ -117,14 +117,9 @@ def predict_images(
             f"{images.path} has label {worst}, {predictor.classifier.name} has {predictor.classes} classes: give its data"
         )
     rows: list[Prediction] = []
-    waiting: list[Image] = []
-    for image in images:
-        waiting.append(image)
-        if len(waiting) == TOGETHER:
-            rows += _predicted(predictor, waiting)
-            progress(len(rows))
-            waiting = []
-    rows += _predicted(predictor, waiting) if waiting else []
+    for group in together(images, TOGETHER):
+        rows += _predicted(predictor, group)
+        progress(len(rows))
     return Predictions(
         predictor=predictor.identity,
         machine=versions(predictor.classifier.device),

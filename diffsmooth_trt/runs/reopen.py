@@ -189,9 +189,8 @@ def open_as_run(store: RunStore, given: Given, threads: int | None) -> tuple[Run
     return config, method
 
 
-def finished_images(images: Images, store: RunStore) -> Iterator[list[Image]]:
-    """The images that have a result, some at a time; InputError for one that is not the run's."""
-    waiting: list[Image] = []
+def finished_images(images: Images, store: RunStore) -> Iterator[Image]:
+    """The images that have a result; InputError for one that is not the run's."""
     held = set(store.images_with_results())
     for image in images:
         if image.index not in held:
@@ -200,11 +199,6 @@ def finished_images(images: Images, store: RunStore) -> Iterator[list[Image]]:
         known = store.known(image.index)
         if known is None or known[:2] != (image.label, pixel_digest(image)):
             raise InputError(f"image {image.index} in --data is not the run's: pass the data that it used")
-        waiting.append(image)
-        if len(waiting) == TOGETHER:
-            yield waiting
-            waiting = []
+        yield image
     if held:
         raise InputError(f"--data has no image {min(held)}, of which the run has a result: pass the data that it used")
-    if waiting:
-        yield waiting

@@ -14,7 +14,7 @@ from ..device import open_device
 from ..engine.choice import EngineChoice
 from ..errors import InputError
 from ..files import check_outputs
-from ..images import Image, pixel_digest
+from ..images import Image, pixel_digest, together
 from ..methods import METHODS, Method
 from ..noise import ESTIMATION, Key
 from ..noise.counters import TRANSFER
@@ -22,7 +22,7 @@ from ..runs.config import RunConfig
 from ..runs.engines import open_method
 from ..runs.identity import classifier_id, independence, versions
 from ..runs.record import check_noise_version
-from ..runs.reopen import find, finished_images, open_as_run, own_slots, recorded_images
+from ..runs.reopen import TOGETHER, find, finished_images, open_as_run, own_slots, recorded_images
 from ..runs.run import check_noise
 from ..runs.store import RunStore, open_run
 from ..statistics.bounds import ABSTAIN, binomial_upper
@@ -91,7 +91,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         shown = progress or NoProgress()
         shown.start(len(store.images_with_results()), 0, 2 * pairs * len(store.images_with_results()), 0)
         certified = 0
-        for group in finished_images(images, store):
+        for group in together(finished_images(images, store), TOGETHER):
             transferred += evaluated(store, both, rule, key, group)
             certified += sum(store.result(image.index).predict >= 0 for image in group)
             shown.update(2 * pairs * len(group), len(group))

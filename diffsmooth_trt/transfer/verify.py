@@ -9,9 +9,10 @@ from pathlib import Path
 from ..certify.progress import NoProgress, Progress
 from ..engine.choice import EngineChoice
 from ..errors import InputError
+from ..images import together
 from ..noise import ESTIMATION
 from ..runs.identity import classifier_id, independence, versions
-from ..runs.reopen import device_options, find, finished_images, recorded_images
+from ..runs.reopen import TOGETHER, device_options, find, finished_images, recorded_images
 from ..runs.store import RunStore, open_run
 from ..runs.verify import Verification, check_fraction, check_identity, choice, note_key, note_versions, to_draw
 from .file import TransferFile, Transferred
@@ -100,7 +101,8 @@ def _replay(
     """Draw the pairs of the `chosen` images again, and compare them."""
     recorded: dict[int, Transferred] = {image.index: image for image in transfer.images}
     progress.start(len(chosen), 0, 2 * transfer.pairs * len(chosen), 0)
-    for group in finished_images(recorded_images(store.record, both.config.data), store):
+    images = finished_images(recorded_images(store.record, both.config.data), store)
+    for group in together(images, TOGETHER):
         again = [image for image in group if image.index in chosen]
         for image in evaluated(store, both, transfer.rule, transfer.key, again) if again else ():
             done.blocks += 1
