@@ -13,15 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import InputError
 from ..files import write_atomically
 from ..noise import Key
-from ..noise.counters import KEY_BITS
+from ..runs.evidence import key_of, loaded, recorded_key, values_of
 from ..runs.record import RunRecord, naming_damage
 from .rule import Attacked, AttackRule, Point
 
 KIND, FORMAT = "diffsmooth-trt attack", 1
-START = b'{"file": "' + KIND.encode() + b'"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +79,7 @@ class AttackFile:
             **asdict(self.budget),
             "n": self.n,
             "alpha": self.alpha,
-            "key": self.key.hex,
-            "key_source": "drawn" if self.key_drawn else "given",
+            **recorded_key(self.key, self.key_drawn),
             "versions": dict(self.versions),
             "seconds": dict(self.seconds),
             "images": [asdict(image) for image in self.images],
@@ -92,16 +89,8 @@ class AttackFile:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The attack at `path`. InputError for other files; StoreError for one that is damaged."""
-        values = _loaded(path)
-        if values is None:
-            raise InputError(f"{path} is no file of `diffsmooth-trt attack`: give its --out")
-        if values.get("format") != FORMAT:
-            raise InputError(
-                f"{path} is of format {values.get('format')}, this version reads {FORMAT}: use the one that wrote it"
-            )
+        values = values_of(path, KIND, FORMAT)
         with naming_damage(f"{path} holds values"):
-            if not 0 <= int(values["key"], 16) < 2**KEY_BITS:
-                raise ValueError("key")
             attack = cls(
                 path=path,
                 run=str(values["run"]),
@@ -110,8 +99,7 @@ class AttackFile:
                 budget=Budget(**{name: int(values[name]) for name in Budget.__dataclass_fields__}),
                 n=int(values["n"]),
                 alpha=float(values["alpha"]),
-                key=Key(int(values["key"], 16)),
-                key_drawn=values["key_source"] == "drawn",
+                **key_of(values),
                 versions=dict(values["versions"]),
                 seconds=dict(values["seconds"]),
                 images=[_image(line) for line in values["images"]],
@@ -139,18 +127,7 @@ class AttackFile:
 
 def is_attack_file(path: Path) -> bool:
     """Whether the file is one of `diffsmooth-trt attack`."""
-    return _loaded(path) is not None
-
-
-def _loaded(path: Path) -> dict[str, Any] | None:
-    try:
-        with path.open("rb") as file:
-            if not file.read(64).startswith(START):
-                return None
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
+    return loaded(path, KIND) is not None
 
 
 def _votes(given: Mapping[str, Any] | None) -> dict[int, int] | None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..certify.rules import Outcome
-from ..errors import InputError, StoreError
+from ..errors import StoreError
 from ..files import write_atomically
 from ..noise import Key
-from ..noise.counters import KEY_BITS
+from ..runs.evidence import key_of, loaded, recorded_key, values_of
 from ..runs.record import ClassifierId, RunRecord, naming_damage
 from .pairs import Alone, Drawn, Pairs
 from .rule import Evidence, TransferRule
@@ -90,8 +90,7 @@ class TransferFile:
             "alpha": self.alpha,
             "alpha_of_votes": self.rule.of_votes,
             "alpha_of_pairs": self.rule.of_pairs,
-            "key": self.key.hex,
-            "key_source": "drawn" if self.key_drawn else "given",
+            **recorded_key(self.key, self.key_drawn),
             "files": dict(self.files),
             "versions": dict(self.versions),
             "rows": dict(self.rows),
@@ -102,16 +101,8 @@ class TransferFile:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The transfer at `path`. InputError for other files; StoreError where a certificate does not follow from its evidence."""
-        values = _loaded(path)
-        if values is None:
-            raise InputError(f"{path} is no file of `diffsmooth-trt transfer`: give its --out")
-        if values.get("format") != FORMAT:
-            raise InputError(
-                f"{path} is of format {values.get('format')}, this version reads {FORMAT}: use the one that wrote it"
-            )
+        values = values_of(path, KIND, FORMAT)
         with naming_damage(f"{path} holds values"):
-            if not 0 <= int(values["key"], 16) < 2**KEY_BITS:
-                raise ValueError("key")
             transfer = cls(
                 path=path,
                 run=str(values["run"]),
@@ -119,8 +110,7 @@ class TransferFile:
                 classifier=ClassifierId(dict(values["classifier"])),
                 pairs=values["pairs"],
                 alpha=float(values["alpha"]),
-                key=Key(int(values["key"], 16)),
-                key_drawn=values["key_source"] == "drawn",
+                **key_of(values),
                 files=dict(values["files"]),
                 versions=dict(values["versions"]),
                 rows=dict(values["rows"]),
@@ -152,18 +142,7 @@ class TransferFile:
 
 def is_transfer_file(path: Path) -> bool:
     """Whether the file is one of `diffsmooth-trt transfer`."""
-    return _loaded(path) is not None
-
-
-def _loaded(path: Path) -> dict[str, Any] | None:
-    try:
-        with path.open("rb") as file:
-            if not file.read(64).startswith(b'{"file": "' + KIND.encode() + b'"'):
-                return None
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
+    return loaded(path, KIND) is not None
 
 
 def _line(image: Transferred) -> dict[str, Any]:
