@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
 from ..files import write_atomically
-from ..report.figures import FORMATS
+from ..report.figures import blank, check_suffix, picture
 from ..statistics.bounds import ABSTAIN
 from .file import AttackFile
 
@@ -111,11 +108,7 @@ def _up(probability: float) -> str:
 
 def draw(files: Sequence[AttackFile], kind: str) -> bytes:
     """The three accuracies against the ℓ2 radius, one colour a file, as a picture file of `kind`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(6.4, 4.0)
     axes = figure.add_subplot()
     reach = 1.05 * max(max(attack.radii) for attack in files)
     grid = np.linspace(0.0, reach, 500)
@@ -134,15 +127,10 @@ def draw(files: Sequence[AttackFile], kind: str) -> bytes:
     axes.grid(alpha=0.3)
     for label in axes.legend(fontsize=7).get_texts():
         label.set_parse_math(False)
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
-        figure.savefig(picture, format=kind, dpi=150)
-    return picture.getvalue()
+    return picture(figure, kind)
 
 
 def write_figure(path: Path, files: Sequence[AttackFile]) -> None:
     """Write the curves to `path`, whose suffix chooses the format."""
-    if path.suffix not in FORMATS:
-        raise InputError(f"--figure {path} has suffix {path.suffix!r}: use one of {', '.join(FORMATS)}")
+    check_suffix(path)
     write_atomically(path, draw(files, path.suffix[1:]))

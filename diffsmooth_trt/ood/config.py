@@ -13,7 +13,7 @@ from ..files import check_outputs
 from ..images import ImageChoice
 from ..noise import Key, check_noise_level
 from ..ranges import integer, number
-from ..report.figures import FORMATS
+from ..report.figures import check_suffix
 from ..runs.config import Cluster
 from ..statistics.sequential import FIRST_LOOK
 from .bounds import MAX_DRAWS
@@ -98,10 +98,8 @@ class OodConfig:
         self._check_cluster()
         if self.key is not None and not isinstance(self.key, Key):
             object.__setattr__(self, "key", Key.parse(str(self.key)))
-        if self.figure is not None and self.figure.suffix not in FORMATS:
-            raise InputError(
-                f"--figure {self.figure} has suffix {self.figure.suffix!r}: use one of {', '.join(FORMATS)}"
-            )
+        if self.figure is not None:
+            check_suffix(self.figure)
         inputs: dict[str, Path | None] = {"--classifier": self.classifier, "--engine": self.engine}
         inputs |= {"--detector": self.detector, "--in-data": self.in_data, "--class-map": self.class_map}
         inputs |= {f"--out-data {name}": Path(name) for name in self.out_data if not name.startswith(PREFIX)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_atomically
+from ..report.figures import blank, picture
 from .metrics import curve
 from .report import Version
 from .sets import AVERAGE
@@ -82,12 +81,8 @@ def _against_radius(axes: Any, versions: Sequence[Version]) -> None:
 
 def figure_of(store: OodStore, versions: Sequence[Version]) -> Any:
     """The matplotlib figure of a run and its `versions_of`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     smoothed = store.record.asked.certified
-    figure = Figure(figsize=(4.6 * (3 if smoothed else 2), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(4.6 * (3 if smoothed else 2), 4.2)
     panels = figure.subplots(1, 3 if smoothed else 2)
     _histograms(panels[0], versions[0])
     _roc(panels[1], versions[:4])
@@ -99,11 +94,7 @@ def figure_of(store: OodStore, versions: Sequence[Version]) -> Any:
 
 def draw(store: OodStore, versions: Sequence[Version], kind: str) -> bytes:
     """The figure of a run and its `versions_of` as a picture file of `kind` ("png", "svg", "pdf")."""
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
-        figure_of(store, versions).savefig(picture, format=kind, dpi=150)
-    return picture.getvalue()
+    return picture(figure_of(store, versions), kind)
 
 
 def write_figure(path: Path, store: OodStore, versions: Sequence[Version]) -> None:

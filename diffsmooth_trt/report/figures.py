@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +18,37 @@ from .tables import Summary
 FORMATS = (".png", ".svg", ".pdf")
 
 
+def blank(width: float, height: float) -> Any:
+    """A matplotlib figure of a size in inches, for `picture`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def picture(figure: Any, kind: str) -> bytes:
+    """The figure as a picture file of `kind` ("png", "svg", "pdf")."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
+        figure.savefig(file, format=kind, dpi=150)
+    return file.getvalue()
+
+
+def check_suffix(path: Path) -> None:
+    """InputError unless --figure has a suffix of a format."""
+    if path.suffix not in FORMATS:
+        raise InputError(f"--figure {path} has suffix {path.suffix!r}: use one of {', '.join(FORMATS)}")
+
+
 def draw(summaries: Sequence[Summary], kind: str) -> bytes:
     """Certified accuracy against the ℓ2 radius, one curve a run, as a picture file of `kind` ("png", "svg", "pdf").
 
     Shares are of the images asked for; of an unfinished run the area up to what the missing ones may add is shaded.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(6.4, 4.0)
     axes = figure.add_subplot()
     certified = [summary for summary in summaries if summary.certified and summary.labelled]
     if not any(summary.certified for summary in summaries):
@@ -52,15 +74,10 @@ def draw(summaries: Sequence[Summary], kind: str) -> bytes:
     for text, summary in zip(legend.get_texts(), certified, strict=True):
         text.set_parse_math(False)  # names come last: as labels, matplotlib drops those with an underscore in front
         text.set_text(f"{summary.name} ({summary.title})")
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks is drawn as a box
-        figure.savefig(picture, format=kind, dpi=150)
-    return picture.getvalue()
+    return picture(figure, kind)
 
 
 def write_figure(path: Path, summaries: Sequence[Summary]) -> None:
     """Write the curve to `path`, whose suffix chooses the format."""
-    if path.suffix not in FORMATS:
-        raise InputError(f"--figure {path} has suffix {path.suffix!r}: use one of {', '.join(FORMATS)}")
+    check_suffix(path)
     write_atomically(path, draw(summaries, path.suffix[1:]))
