@@ -26,6 +26,7 @@ from ...scaling import centre
 from ..graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
 from .checkpoints import read_pickle, read_safetensors, shown
 from .loaded import LoadedClassifier
+from .shards import weight_files
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PREPROCESSOR = "preprocessor_config.json"
@@ -83,31 +84,20 @@ def _transformers(folder: Path) -> Any:
     return transformers
 
 
-def read_weights(folder: Path) -> tuple[list[Path], dict[str, Tensor]]:
+def read_weights(folder: Path) -> tuple[tuple[Path, ...], dict[str, Tensor]]:
     """The files that hold the folder's weights, those that transformers would load, and the tensors in them by name."""
     name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
     if name is None:
         raise InputError(f"checkpoint {folder} has no weights: expected one of {', '.join(WEIGHTS)}")
-    names = {name}
+    files = weight_files(folder / name)
     state: dict[str, Tensor] = {}
-    if name.endswith(".json"):
-        parts = read_object(folder / name, AGAIN).get("weight_map")
-        if not isinstance(parts, dict) or not parts:
-            raise InputError(f"{folder / name} names no files: fetch it again")
-        names = {str(part) for part in parts.values()}
-    for part in sorted(names):
-        if Path(part).name != part:
-            raise InputError(
-                f"{folder / name} keeps weights outside its folder ({part}): put all files into one folder"
-            )
-        if not (folder / part).is_file():
-            raise InputError(f"checkpoint {folder} lacks {part}: fetch it again")
+    for file in files:
         # Both name damaged files in their own words, and the second refuses pickles that hold code.
-        content = (read_safetensors if part.endswith(".safetensors") else read_pickle)(folder / part)
+        content = (read_safetensors if file.suffix == ".safetensors" else read_pickle)(file)
         if not isinstance(content, Mapping):
-            raise InputError(f"checkpoint {folder / part} holds no tensors by name: {AGAIN}")
+            raise InputError(f"checkpoint {file} holds no tensors by name: {AGAIN}")
         state.update(content)
-    return [folder / part for part in sorted(names)], state
+    return files, state
 
 
 def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
