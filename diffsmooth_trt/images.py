@@ -53,6 +53,12 @@ def together(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
         yield group
 
 
+def check_filter(name: str) -> None:
+    """InputError unless --resize-mode is one of `FILTERS`."""
+    if name not in FILTERS:
+        raise InputError(f"--resize-mode {name!r} is unknown: use one of {', '.join(FILTERS)}")
+
+
 def _scaled(pixels: Pixels, resize: int | None, mode: str) -> Pixels:
     """The picture with its shorter side `resize`, by the filter `mode`; one that has it already stays as it is."""
     height, width = pixels.shape[:2]
@@ -132,8 +138,7 @@ class ImageChoice:
             raise InputError(f"--channels must be 1 or 3, got {self.channels}: leave it out for what the data set has")
         if self.bad_images not in BAD_IMAGES:
             raise InputError(f"--bad-images {self.bad_images!r} is unknown: use one of {', '.join(BAD_IMAGES)}")
-        if self.resize_mode not in FILTERS:
-            raise InputError(f"--resize-mode {self.resize_mode!r} is unknown: use one of {', '.join(FILTERS)}")
+        check_filter(self.resize_mode)
         if self.resize is None and self.resize_mode != FILTERS[0]:
             raise InputError(f"--resize-mode {self.resize_mode} is for --resize: give that too, or leave it out")
         if self.class_map is not None:
@@ -185,8 +190,7 @@ class Images:
         bad_images: str = REFUSE,
         resize_mode: str = FILTERS[0],
     ) -> None:
-        if resize_mode not in FILTERS:
-            raise InputError(f"--resize-mode {resize_mode!r} is unknown: use one of {', '.join(FILTERS)}")
+        check_filter(resize_mode)
         for name, value in (("--skip", skip), ("--max", limit), ("--resize", resize), ("--crop", crop)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
