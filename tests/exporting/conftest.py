@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from diffsmooth_trt.device.nvidia import import_tensorrt
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +48,15 @@ def traced_once() -> Callable[[Path], contextlib.AbstractContextManager[None]]:
             yield
 
     return reading
+
+
+@pytest.fixture
+def tensorrt_rtx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """TensorRT for RTX: where `make test` puts it, else anywhere on the path."""
+    own = ROOT / ".venv" / "rtx"
+    if own.is_dir():
+        monkeypatch.syspath_prepend(str(own))
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("no TensorRT for RTX: `make test` installs it where there is one for the platform")
+    yield import_tensorrt("tensorrt-rtx")
+    del sys.modules["tensorrt_rtx"]  # other tests of this process take the full library, or its stand-in

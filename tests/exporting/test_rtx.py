@@ -7,7 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.device.nvidia import import_tensorrt
 from diffsmooth_trt.engine.backends.tensorrt_plan import check_runs_here, read_plan
 from diffsmooth_trt.engine.record import read_record, record_path
 from diffsmooth_trt.errors import InputError
@@ -30,16 +29,7 @@ W = np.random.default_rng(0).normal(size=(4, 48))
 CLASSIFIER = ["export", "plan", "--onnx", str(zoo.CLASSIFIER_DDS), "--batch", "4"]
 
 
-@pytest.fixture(autouse=True)
-def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """TensorRT for RTX: where `make test` puts it, else anywhere on the path."""
-    own = ROOT / ".venv" / "rtx"
-    if own.is_dir():
-        monkeypatch.syspath_prepend(str(own))
-    if importlib.util.find_spec("tensorrt_rtx") is None:
-        pytest.skip("no TensorRT for RTX: `make test` installs it where there is one for the platform")
-    yield import_tensorrt("tensorrt-rtx")
-    del sys.modules["tensorrt_rtx"]  # other tests of this process take the full library, or its stand-in
+pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
 
 
 @pytest.fixture
@@ -48,8 +38,10 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffsmooth_trt.device.nvidia.DRIVER_LIBRARY", "libcuda.so.1.none")
 
 
-def test_our_list_of_targets_is_the_librarys(library: Any) -> None:
-    assert {name.lower() for name in library.ComputeCapability.__members__ if name.startswith("SM")} == set(TARGETS)
+def test_our_list_of_targets_is_the_librarys(tensorrt_rtx: Any) -> None:
+    assert {name.lower() for name in tensorrt_rtx.ComputeCapability.__members__ if name.startswith("SM")} == set(
+        TARGETS
+    )
 
 
 def test_a_plan_is_built_without_a_gpu(no_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +16,6 @@ for module in ("onnxscript", "onnxruntime", "modelopt", "onnxconverter_common"):
     pytest.importorskip(module, reason="files of every precision need the extras export and quantize")
 
 from diffsmooth_trt import zoo  # noqa: E402
-from diffsmooth_trt.device.nvidia import import_tensorrt  # noqa: E402
 from diffsmooth_trt.engine.graph import read_graph  # noqa: E402
 from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting.plan import export_plan  # noqa: E402
@@ -49,17 +46,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """TensorRT for RTX: where `make test` puts it, else anywhere on the path."""
-    own = ROOT / ".venv" / "rtx"
-    if own.is_dir():
-        monkeypatch.syspath_prepend(str(own))
-    if importlib.util.find_spec("tensorrt_rtx") is None:
-        pytest.skip("no TensorRT for RTX: `make test` installs it where there is one for the platform")
-    import_tensorrt("tensorrt-rtx")
-    yield
-    del sys.modules["tensorrt_rtx"]  # other tests of this process take the full library, or its stand-in
+pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
 
 
 @pytest.fixture(scope="module")
