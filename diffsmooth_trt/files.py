@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,19 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file in hex, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of all files of a folder that are not hidden."""
+    if path.is_file():
+        return file_sha256(path)
+    files = {each.relative_to(path): each for each in path.rglob("*") if each.is_file()}
+    hashes = {
+        name.as_posix(): file_sha256(each)
+        for name, each in files.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def stamp(path: Path) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import InputError
-from ..files import file_sha256
+from ..files import content_sha256
 from ..images import Images
 from ..runs.config import RunConfig
 
@@ -60,19 +60,6 @@ def _network(given: str, role: str) -> tuple[str | None, Path] | None:
     if not Path(rest).exists():
         raise InputError(f"{given}: there is no {rest}, which should be the checkpoint of {name}: give the path of one")
     return name, Path(rest)
-
-
-def content_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of all files of a folder that are not hidden."""
-    if path.is_file():
-        return file_sha256(path)
-    files = {each.relative_to(path): each for each in path.rglob("*") if each.is_file()}
-    hashes = {
-        name.as_posix(): file_sha256(each)
-        for name, each in files.items()
-        if not any(part.startswith(".") for part in name.parts)
-    }
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _made_by() -> dict[str, str]:

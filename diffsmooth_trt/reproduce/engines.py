@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import zoo
 from ..errors import InputError
-from ..files import file_sha256, write_atomically
+from ..files import content_sha256, write_atomically
 from .tables import Network, Row, Table
 
 SEEN, MADE = "checkpoints.json", "engines.json"
@@ -26,16 +26,18 @@ def files_of(table: Table, rows: Sequence[Row], models: Path) -> dict[str, Path]
     return {file: models / file for file in wanted}
 
 
-def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], out: Path) -> None:
-    """InputError where a checkpoint is not the published one, or not the one that this folder's earlier runs had.
+def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], out: Path) -> dict[str, str]:
+    """The checkpoints' SHA-256, of a folder over all of its files. InputError where one is not the published one, or not the one
+    that this folder's earlier runs had.
 
     Hashes are kept in `out`/checkpoints.json as soon as they are seen.
     """
     record = out / SEEN
     seen: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     known = {_file(network, row): network.sha256 for row in rows for network in table.networks}
+    hashes = {file: content_sha256(path) for file, path in files.items()}
     for file, path in files.items():
-        sha256 = _sha256(path)
+        sha256 = hashes[file]
         for whose, expected in (("the published one", known.get(file)), (f"the one in {record}", seen.get(file))):
             if expected is not None and sha256 != expected:
                 raise InputError(
@@ -43,16 +45,7 @@ def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], o
                 )
         seen[file] = sha256
     write_atomically(record, json.dumps(seen, indent=1, sort_keys=True) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that of its parameters."""
-    if not path.is_dir():
-        return file_sha256(path)
-    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
-    if not weights:
-        raise InputError(f"{path} holds no parameters (*.safetensors or *.bin): get the whole folder")
-    return file_sha256(weights[0])
+    return hashes
 
 
 def random_files(table: Table, rows: Sequence[Row], folder: Path) -> dict[str, Path]:
@@ -74,18 +67,22 @@ def random_files(table: Table, rows: Sequence[Row], folder: Path) -> dict[str, P
     return files
 
 
-def engines_of(table: Table, row: Row, files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """The row's engine files by option, exported into `folder` unless they are there already, made of the same checkpoint."""
+def engines_of(
+    table: Table, row: Row, files: Mapping[str, Path], hashes: Mapping[str, str], folder: Path
+) -> dict[str, Path]:
+    """The row's engine files by option, exported into `folder` unless they are there already, made of a checkpoint with the same of
+    the `hashes`.
+    """
     record = folder / MADE
     made_of: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     engines = {}
     for network in table.networks:
         if network.option == "unconditional" and row.options.get("method") != "apndc":
             continue
-        source = files[_file(network, row)]
+        file = _file(network, row)
+        source, sha256 = files[file], hashes[file]
         level = f"-{row.sigma:g}" if network.export == "denoiser" or "{sigma}" in network.file else ""
         out = folder / f"{table.name}-{network.option}{level}.onnx"
-        sha256 = _sha256(source)
         if not out.exists() or made_of.get(out.name) != sha256:
             _export(network, source, row.sigma, out)
             made_of[out.name] = sha256

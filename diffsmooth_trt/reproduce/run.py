@@ -13,6 +13,7 @@ from ..api import run as run_config
 from ..certify.batch_size import throughput
 from ..certify.progress import Progress
 from ..errors import InputError
+from ..files import content_sha256
 from ..images import Images
 from ..ood.config import OodConfig
 from ..ood.report import versions_of
@@ -111,13 +112,16 @@ def reproduce(
         )
     files = files_of(chosen, rows, Path(models)) if networks == "published" and models is not None else {}
     folder.mkdir(parents=True, exist_ok=True)
-    if networks == "published":
-        check_hashes(chosen, rows, files, folder)
-    elif networks == "random":
+    if networks == "random":
         files = random_files(chosen, rows, folder / "random")
+        hashes = {file: content_sha256(path) for file, path in files.items()}
+    else:
+        hashes = check_hashes(chosen, rows, files, folder) if networks == "published" else {}
 
     def engines(row: Row) -> dict[str, Path]:
-        return zoo_engines(chosen) if networks == "zoo" else engines_of(chosen, row, files, folder / "engines")
+        if networks == "zoo":
+            return zoo_engines(chosen)
+        return engines_of(chosen, row, files, hashes, folder / "engines")
 
     made = _Runner(chosen, rows, folder, engines, {**given, **changed}, progress)
     if chosen.command == "certify":

@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime", reason="exports are checked in ONNX Runtime")
 import diffsmooth_trt as dst  # noqa: E402
 from diffsmooth_trt import zoo  # noqa: E402
 from diffsmooth_trt.cli import main  # noqa: E402
-from diffsmooth_trt.exporting.cache import content_sha256  # noqa: E402
+from diffsmooth_trt.files import content_sha256  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 
 RUN = [
