@@ -175,11 +175,25 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
 
 
+ALWAYS = """
+import sys
+from diffsmooth_trt.certify import loop
+from diffsmooth_trt.cli import main
+loop.COMMIT_SECONDS = -1
+sys.exit(main())
+"""
+
+
 def test_full_disk_keeps_what_was_committed(files, tmp_path):
-    """A file-size limit stands in for a full disk: the run fails with one line, and a resume ends as a whole run does."""
-    options = {"n": 100_000, "key": "ab" * 32, "backend": "onnxruntime"}
+    """A file-size limit stands in for a full disk: the run fails with one line, and a resume ends as a whole run does.
+
+    The first run commits each batch, so that it ends in the middle however fast the machine is.
+    """
+    options = {"n": 100_000, "key": "ab" * 32, "backend": "onnxruntime", "batch": 1000}
     flags = [part for name, value in {**files, **options, "out": "run.sqlite"}.items() for part in (f"--{name}", value)]
-    done = call("certify", *flags, cwd=tmp_path, preexec_fn=limit_file_size)
+    command = [sys.executable, "-c", ALWAYS, "certify", *map(str, flags)]
+    limits = {"cwd": tmp_path, "preexec_fn": limit_file_size, "timeout": 120}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **limits)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "run store" in done.stderr
