@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import signal
@@ -40,8 +41,10 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    """The first of SIGNALS raises _Stopped meanwhile; a later Ctrl-C does not wait for what is being put in order."""
+def _stopping() -> Iterator[list[float]]:
+    """The first of SIGNALS raises _Stopped meanwhile and leaves its time in what this yields; a later Ctrl-C does not wait for
+    what is being put in order.
+    """
     stopped: list[float] = []
 
     def stop(number: int, _frame: object) -> None:
@@ -56,7 +59,7 @@ def _stopping() -> Iterator[None]:
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as a shell's background jobs do
     previous = {number: signal.signal(number, stop) for number in SIGNALS if not (ignored and number == signal.SIGINT)}
     try:
-        yield
+        yield stopped
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -75,16 +78,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks σ shows ? for it
-    with _stopping():
-        return _run(argv, debug)
+    with _stopping() as stopped:
+        return _run(argv, debug, stopped)
 
 
-def _run(argv: Sequence[str] | None, debug: bool) -> int:
+def _execute(arguments: argparse.Namespace, stopped: Sequence[float]) -> int:
+    try:
+        return arguments.execute(arguments) or 0
+    except Exception as error:
+        cause: BaseException | None = error
+        while stopped and cause:
+            if isinstance(cause, ImportError):  # compiled libraries make one of a stop that comes meanwhile
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def _run(argv: Sequence[str] | None, debug: bool, stopped: Sequence[float]) -> int:
     out: Path | None = None
     try:
         arguments = _parser().parse_args(argv)
         out = getattr(arguments, "out", None)
-        status = arguments.execute(arguments) or 0
+        status = _execute(arguments, stopped)
         sys.stdout.flush()
         return status
     except DiffsmoothError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import diffsmooth_trt
-from diffsmooth_trt.cli import main
+from diffsmooth_trt.cli import doctor, main
+from diffsmooth_trt.errors import EngineError
 from diffsmooth_trt.runs.config import names
 
 PROGRAM = Path(diffsmooth_trt.__file__).parents[1] / "diffsmooth_trt_main.py"
@@ -66,3 +68,20 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(after, tmp_path):
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said) in ((1, "diffsmooth-trt: interrupted\n"), (-signal.SIGINT, ""))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrapped", [ImportError("initialization failed"), EngineError("install it")])
+def test_an_import_that_dies_of_ctrl_c_is_an_interruption(wrapped, monkeypatch, capsys):
+    """Compiled modules make an ImportError of any exception, and ours make advice of that."""
+
+    def execute(arguments):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            try:
+                raise ImportError("initialization failed")
+            except ImportError:
+                raise wrapped from None
+
+    monkeypatch.setattr(doctor, "_doctor", execute)
+    assert (main(["doctor"]), capsys.readouterr().err) == (1, "diffsmooth-trt: interrupted\n")
