@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_rows_do_not_influence_each_other(file, batch, backend, precision):
         np.testing.assert_array_equal(engine.run(x[order]), y[order])
         alone = np.repeat(x[3:4], batch, axis=0)
         np.testing.assert_array_equal(engine.run(alone), np.repeat(y[3:4], batch, axis=0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in /proc")
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_threads_are_free_to_run_on_any_core(backend):
+    """Two processes that pin a thread each pin it to the same core: workers of one machine were half as fast."""
+
+    def cores() -> dict[str, set[int]]:
+        return {task.name: os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+
+    before = cores()
+    with open_engine(zoo.CLASSIFIER_DDS, batch=16, backend=backend, threads=1) as engine:
+        engine.run(batch_of(16, (3, 32, 32)))
+        added = {task: allowed for task, allowed in cores().items() if before.get(task) != allowed}
+    assert [allowed for allowed in added.values() if allowed != os.sched_getaffinity(0)] == []
 
 
 @pytest.mark.parametrize("precision", [None, "fp32"])

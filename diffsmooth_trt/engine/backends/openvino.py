@@ -96,6 +96,7 @@ class OpenVinoEngine(Engine):
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams,
+            "ENABLE_CPU_PINNING": False,  # two processes would pin their threads to the same cores
         }
         try:
             model = core.read_model(str(file.path))
