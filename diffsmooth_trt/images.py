@@ -23,7 +23,7 @@ from PIL import Image as PillowImage
 from .datasets import CHANNELS, ArraySource, Classes, Entry, Header, Image, Matching, Source, decode, match, open_source
 from .errors import InputError
 from .grid import Pixels, distance
-from .ranges import integer
+from .ranges import check_types, integer
 from .scaling import centre, scaled_size
 
 __all__ = [
@@ -131,6 +131,7 @@ class ImageChoice:
     resize_mode: str = FILTERS[0]
 
     def __post_init__(self) -> None:
+        check_types(self)
         integer("skip", self.skip, 1, MANY)
         if self.max is not None:
             integer("max", self.max, 1, MANY)
@@ -141,8 +142,6 @@ class ImageChoice:
         check_filter(self.resize_mode)
         if self.resize is None and self.resize_mode != FILTERS[0]:
             raise InputError(f"--resize-mode {self.resize_mode} is for --resize: give that too, or leave it out")
-        if self.class_map is not None:
-            object.__setattr__(self, "class_map", Path(self.class_map))
 
     def recorded(self) -> dict[str, Any]:
         """The choice as JSON values; not what becomes of bad images and where classes are said, as their outcome is recorded."""

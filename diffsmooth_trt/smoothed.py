@@ -23,7 +23,7 @@ from .errors import InputError
 from .images import ImageChoice
 from .methods import METHODS, Method
 from .noise import Key, check_noise_level
-from .ranges import integer
+from .ranges import integer, plain
 from .report.progress import ProgressBar
 from .runs.config import method_options
 from .runs.identity import facts_of, rows_note
@@ -112,7 +112,7 @@ class SmoothedClassifier:
         if name not in METHODS:
             raise InputError(f"--method {name!r} is unknown: use one of {', '.join(METHODS)}")
         self.method = METHODS[name]
-        integer("batch", batch, 1, MOST_ROWS)
+        integer("batch", plain(batch), 1, MOST_ROWS)
         self.engines = EngineChoice(
             batch=batch,
             backend=backend,
@@ -129,6 +129,7 @@ class SmoothedClassifier:
         self.bases = self._checked_bases(
             {"engine": f, **{slot: base for slot, base in partners.items() if base is not None}}
         )
+        classes, sigma = plain(classes), plain(sigma)
         if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 2):
             raise InputError(f"classes is {classes!r}, expected an integer of 2 or more")
         if sigma is not None:
@@ -218,7 +219,7 @@ class SmoothedClassifier:
         images = ArrayImages(checked_pixels(x))
         method = self._method_for(x)
         check_noise(method, stopping)
-        given = None if key is None else Key.parse(key)
+        given = None if key is None else Key.parse(str(key))
         record = describe(facts_of(method), images, ImageChoice(), stopping, key=given)
         check_reach(stopping, record.conditions)
         store = RunStore.create(None, record)

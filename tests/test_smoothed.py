@@ -214,7 +214,7 @@ def test_functions_that_are_no_classifiers(f: Any, message: str) -> None:
         (logits, {}, "^sigma is missing: give the noise level"),
         (logits, {"sigma": 9.0}, r"^sigma must lie in \[0.01, 4.0\]"),
         (logits, {"sigma": 0.5, "classes": 1}, "^classes is 1, expected an integer of 2 or more"),
-        (logits, {"sigma": 0.5, "batch": "auto"}, "^batch must be an integer of 1 to 65536, got auto"),
+        (logits, {"sigma": 0.5, "batch": "auto"}, "^batch must be an integer of 1 to 65536, got 'auto'"),
         (logits, {"sigma": 0.5, "method": "median"}, "^method 'median' is unknown: use one of rs, dds"),
         (logits, {"sigma": 0.5, "method": "dds"}, "^classifier is needed by method 'dds': give the classifier"),
         (logits, {"sigma": 0.5, "method": "rs", "classifier": logits}, "^classifier is not used by method 'rs'"),
@@ -264,3 +264,31 @@ def test_memory_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         with pytest.raises(InputError, match=f"^{name}.* needs out: give the run a file"):
             dst.certify(**asked, **{name: True if name == "resume" else "r.tsv"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": "100"}, "^n is '100', expected an integer: 100000 is the default$"),
+        ({"n": True}, "^n is True, expected an integer"),
+        ({"alpha": None}, "^alpha is None, expected a number: 0.001 is the default$"),
+        ({"tolerance": "0.1"}, "^tolerance is '0.1', expected a number or None"),
+        ({"family_wise": 1}, "^family_wise is 1, expected True or False"),
+        ({"key": 3}, "^key takes 64 hexadecimal digits"),
+    ],
+)
+def test_arguments_of_other_types_are_named(given, message):
+    with pytest.raises(InputError, match=message):
+        dst.SmoothedClassifier(logits, classes=4, sigma=0.25).certify(X, **given)
+
+
+def test_numbers_of_numpy_are_numbers():
+    """`y.max() + 1` is one, and so is what comes out of `np.linspace`."""
+    made = dst.SmoothedClassifier(logits, classes=np.int64(4), sigma=np.float32(0.25), batch=np.int64(8))
+    answered = made.certify(X, n=np.int64(100), n0=np.int32(10), alpha=np.float32(0.25), key="5a" * 32)
+    plain = dst.SmoothedClassifier(logits, classes=4, sigma=0.25, batch=8)
+    same = plain.certify(X, n=100, n0=10, alpha=0.25, key="5a" * 32)
+    np.testing.assert_array_equal(answered.radius, same.radius)
+    for sigma in ("0.25", [0.25], True):
+        with pytest.raises(InputError, match=r"^sigma must lie in \[0.01, 4.0\]"):
+            dst.SmoothedClassifier(logits, classes=4, sigma=sigma)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import InputError
-from ..ranges import integer
+from ..ranges import check_types, integer
 from ..statistics.sequential import FIRST_LOOK, MAX_DRAWS
 from .blocks import DrawPlan
 
@@ -41,6 +41,7 @@ class Stopping:
     lipschitz: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.command not in COMMANDS:
             raise InputError(f"command {self.command!r} is unknown: use one of {', '.join(COMMANDS)}")
         for name in ("n0", "n"):

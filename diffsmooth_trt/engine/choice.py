@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..device import device_number
-from ..ranges import integer
+from ..ranges import check_types, integer
 
 MOST_ROWS, MOST_THREADS = 2**16, 4096  # sizes beyond any machine
 AUTO = "auto"
@@ -26,6 +26,7 @@ class EngineChoice:
     allow_host_code: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.batch != AUTO:
             integer("batch", self.batch, 1, MOST_ROWS)
         if self.threads is not None:

@@ -15,6 +15,7 @@ from ..dtypes import Floats32, Words
 from ..engine import Engine
 from ..errors import InputError
 from ..noise import GridLaw, Key
+from ..ranges import check_types
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ class MethodOptions:
 
     Methods may share an option: then they mean the same by it, and it has one default.
     """
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def check_run(self, *, sigma: float | None, draws: int, smoothing: bool) -> None:
         """InputError where they do not go with noise level `sigma` and `draws` draws an image, or without `smoothing`."""

@@ -26,9 +26,9 @@ class LocalNoise(OwnNoise):
     m: int = option(5, "DiffSmooth: local noises a sample (default: 5)")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         integer("m", self.m, 1, 2**16 - 1)
         check_noise_level("local-sigma", self.local_sigma)
-        super().__post_init__()
 
     @property
     def noises(self) -> int:

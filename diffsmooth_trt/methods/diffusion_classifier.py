@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..noise import DIFFUSION_CLASSIFIER, FIXED_DIFFUSION_CLASSIFIER, SELECTION, GridLaw, Key, grid_law, seed_key
 from ..noise.counters import fresh_words
 from ..noise.sampler import grid_noise
+from ..ranges import plain
 from .base import Method, Rows, Slot, option
 from .diffusion_terms import (
     PUBLISHED_SIEVE,
@@ -65,7 +66,6 @@ class Settings(OwnNoise):
         for name, choices in (("weights", WEIGHTS), ("sift", SIFTS)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}")
-        self._check_integers("steps", "classes")
         fewest = 3 if self.weights == "published" else 2
         if not fewest <= self.steps <= 10**5:
             raise InputError(f"--steps must be {fewest} to 100000, got {self.steps}: 126 is the papers'")
@@ -74,17 +74,12 @@ class Settings(OwnNoise):
         if not (math.isfinite(self.sift_margin) and self.sift_margin > 0):
             raise InputError(f"--sift-margin must be above 0, got {self.sift_margin}")
         if self.classes is not None:
-            chosen = tuple(sorted(self.classes))
+            if not (isinstance(self.classes, Iterable) and all(type(plain(each)) is int for each in self.classes)):
+                raise InputError(f"--classes takes integers, got {self.classes!r}")
+            chosen = tuple(sorted(plain(each) for each in self.classes))
             if len(set(chosen)) < max(2, len(chosen)) or chosen[0] < 0:
                 raise InputError(f"--classes needs two or more different ones from 0 on, got {list(self.classes)}")
             object.__setattr__(self, "classes", chosen)
-
-    def _check_integers(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            given = value if isinstance(value, Iterable) else (value,)
-            if value is not None and any(type(each) is not int for each in given):
-                raise InputError(f"--{name.replace('_', '-')} takes integers, got {value!r}")
 
     @property
     def noises(self) -> int:
@@ -290,7 +285,6 @@ class EpndcSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_integers("drop_steps")
         if self.drop_steps is not None and self.drop_steps < 1:
             raise InputError(f"--drop-steps must be at least 1, got {self.drop_steps}: the first pair has no posterior")
         if self.sift == "published":

@@ -21,6 +21,7 @@ class OwnNoise(MethodOptions):
     classifier_seed: int = option(0, "public seed of its fixed noise", metavar="N")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.local_noise not in ("fixed", "fresh"):
             raise InputError(f"--local-noise must be 'fixed' or 'fresh', got {self.local_noise!r}")
         if not 0 <= self.classifier_seed < 2**128:

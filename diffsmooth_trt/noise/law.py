@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..ranges import is_finite
 from .counters import NOISE_VERSION, check_integer
 from .weights import TOTAL_WEIGHT, grid_weights
 
@@ -21,8 +22,8 @@ SIGMA_MIN, SIGMA_MAX = 0.01, 4.0
 
 def check_noise_level(name: str, value: float) -> None:
     """Raise InputError, naming the option `--name`, unless `value` is a noise level that a law exists for."""
-    if not SIGMA_MIN <= value <= SIGMA_MAX:
-        raise InputError(f"--{name} must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {value}")
+    if not (is_finite(value) and SIGMA_MIN <= value <= SIGMA_MAX):
+        raise InputError(f"--{name} must lie in [{SIGMA_MIN}, {SIGMA_MAX}] (image units), got {value!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from ..files import check_outputs
 from ..images import ImageChoice
 from ..methods import METHODS, Method, MethodOptions, owners
 from ..noise import Key, check_noise_level
-from ..ranges import integer, number
+from ..ranges import check_types, flag, integer, number, path, plain
 from .shard import Shard, shared_key
 
 MEMORY = ":memory:"
@@ -73,11 +73,11 @@ class Output:
             if out is None:
                 raise InputError("--stop-after needs --out: a run in memory keeps nothing to go on with")
         return cls(
-            out=_path(out),
+            out=_path("out", out),
             key=made,
             resume=resume,
-            tsv=_path(tsv),
-            key_file=_path(key_file),
+            tsv=_path("tsv", tsv),
+            key_file=_path("key_file", key_file),
             shard=part,
             stop_after=stop_after,
         )
@@ -101,6 +101,7 @@ class Cluster:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.devices:
             self._check_devices()
         if self.workers is not None:
@@ -134,12 +135,8 @@ class Cluster:
         return self.device if not self.devices else "cpu" if "cpu" in self.devices else "cuda:0"
 
 
-def _path(given: Any) -> Path | None:
-    return None if given is None else Path(given)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _path(name: str, given: Any) -> Path | None:
+    return None if given is None else path(name, given)
 
 
 PARTS = (ImageChoice, EngineChoice, Stopping, Output, Cluster)
@@ -196,7 +193,7 @@ class RunConfig:
             raise InputError(f"{command} got an unexpected keyword argument {unknown[0]!r}{hint}")
         missing = [name for name in ("engine", "data") if given.get(name) is None]
         if missing:
-            raise InputError(f"{command} needs {_flag(missing[0])}: give its file")
+            raise InputError(f"{command} needs {flag(missing[0])}: give its file")
         name = given.get("method", "dds")
         if name not in METHODS:
             raise InputError(f"--method {name!r} is unknown: use one of {', '.join(METHODS)}")
@@ -209,9 +206,9 @@ class RunConfig:
             "choice": ImageChoice(**_of(ImageChoice, given)),
             "engines": EngineChoice(**{**_of(EngineChoice, given), "device": cluster.kind}),
             "options": method_options(METHODS[name], given),
-            "sigma": given.get("sigma"),
-            "data": Path(given["data"]),
-            "files": {slot: Path(given[slot]) for slot in slots() if given.get(slot) is not None},
+            "sigma": plain(given.get("sigma")),
+            "data": path("data", given["data"]),
+            "files": {slot: path(slot, given[slot]) for slot in slots() if given.get(slot) is not None},
             "output": Output.given(**_of(Output, given)),
             "cluster": cluster,
         }
@@ -236,7 +233,7 @@ class RunConfig:
         draws = max(stopping.n0, stopping.n)
         self.options.check_run(sigma=self.sigma, draws=draws, smoothing=stopping.smoothing)
         inputs: dict[str, Path | None] = {
-            **{_flag(slot): path for slot, path in self.files.items()},
+            **{flag(slot): path for slot, path in self.files.items()},
             "--data": self.data,
         }
         inputs["--class-map"] = self.choice.class_map
@@ -266,14 +263,14 @@ def check_files(method: type[Method], files: Mapping[str, Path]) -> None:
     foreign = [slot for slot in files if slot not in taken]
     if foreign:
         raise InputError(
-            f"{_flag(foreign[0])} is not used by --method {name}: --engine is the classifier itself"
+            f"{flag(foreign[0])} is not used by --method {name}: --engine is the classifier itself"
             if len(taken) == 1 and foreign[0] == "classifier"
-            else f"{_flag(foreign[0])} is not used by --method {name}: leave it out"
+            else f"{flag(foreign[0])} is not used by --method {name}: leave it out"
         )
     missing = [option for option, slot in taken.items() if option not in files and not slot.optional]
     if missing:
         role = taken[missing[0]].role
-        raise InputError(f"{_flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")
+        raise InputError(f"{flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")
 
 
 def check_sigma(method: type[Method], sigma: float | None) -> None:
@@ -293,7 +290,5 @@ def method_options(method: type[Method], given: Mapping[str, Any]) -> MethodOpti
     for name, option in options().items():
         if name in given and name not in own and given[name] != option.default:
             METHODS[owners(name)[0]].Options(**{name: given[name]})  # what is wrong with it anyway comes first
-            raise InputError(
-                f"{_flag(name)} is for --method {', '.join(owners(name))}, got {method.name}: leave it out"
-            )
+            raise InputError(f"{flag(name)} is for --method {', '.join(owners(name))}, got {method.name}: leave it out")
     return method.Options(**{name: given[name] for name in own if name in given})

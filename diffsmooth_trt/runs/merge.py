@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import check_outputs
+from ..ranges import path
 from .identity import differences
 from .record import FORMAT, RunRecord
 from .store import RunStore, open_run
@@ -27,7 +28,11 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, unfinished: bool = Fal
     for one that is given twice, and for one that is missing unless the merged run may be `unfinished`; StoreError for a shard
     whose results do not follow from its votes.
     """
-    paths, target = [Path(run) for run in runs], Path(out)
+    if isinstance(runs, str | Path) or not runs:
+        raise InputError(
+            f"merge takes the run stores of shards, got {runs!r}: give all of them, like ['1.sqlite', '2.sqlite']"
+        )
+    paths, target = [path("run", run) for run in runs], path("out", out)
     check_outputs({"--out": target}, {f"run {path}": path for path in paths})
     if target.exists():
         raise InputError(f"--out {target} exists: give another name")

@@ -335,8 +335,8 @@ def test_an_interrupted_run_keeps_its_notes(conditional_denoiser, images_npz, tm
     ("options", "message"),
     [
         ({"steps": 1}, "steps must be 2 to 100000, got 1"),
-        ({"steps": 6.5}, "steps takes integers, got 6.5"),
-        ({"drop_steps": 1.5}, "drop_steps takes integers"),
+        ({"steps": 6.5}, "steps is 6.5, expected an integer"),
+        ({"drop_steps": 1.5}, "drop_steps is 1.5, expected an integer"),
         ({"classes": (0, 1.5)}, "classes takes integers"),
         ({"s_max": 0.4}, r"s_max must be above 2·sigma = 0\.5, got 0\.4"),
         ({"s_max": math.nan}, "s_max must be above"),

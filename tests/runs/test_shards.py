@@ -110,6 +110,8 @@ def test_what_is_not_to_be_merged(asked: Any, tmp_path: Path) -> None:
     dst.certify(**asked, out=tmp_path / "whole.sqlite").close()
     before = out.exists()
     for runs, message in (
+        ([], r"merge takes the run stores of shards, got \[\]"),
+        (str(shards[0]), r"merge takes the run stores of shards, got '.*'"),
         ([shards[0], shards[0]], r"is shard 1/2, and so is .*1-2.sqlite: give each shard once"),
         ([shards[0], elsewhere[1]], r"is a shard of another run than .*: key \(draw all shards under one key_file\)"),
         (

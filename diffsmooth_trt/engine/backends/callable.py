@@ -121,9 +121,9 @@ class CallableEngine(Engine):
             )
         wrong = labels[(labels < 0) | (labels >= classes)]
         if wrong.size:
+            remedy = "return" if wrong.min() < 0 else f"give classes={int(wrong.max()) + 1}, or return"
             raise InputError(
-                f"{self.name} returned label {wrong[0]}, expected 0 to {classes - 1}: give classes={int(wrong.max()) + 1}, "
-                "or return other labels"
+                f"{self.name} returned label {wrong[0]}, expected 0 to {classes - 1}: {remedy} labels in that range"
             )
         logits: Floats32 = np.eye(classes, dtype=np.float32)[labels]
         return logits
