@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, StoreError
 
@@ -34,6 +35,14 @@ def stamp(path: Path) -> tuple[int, ...]:
     """What changes where a file is written to, or another one is put in its place: device, inode, size, times of changes."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """The value that JSON text holds. Raises ValueError for text that is none, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, StoreError
+from .files import parsed_json
 
 NO_LOCKS = (
     "the file system of the run's file has no locks: a file beside it says who writes it, which other machines' processes that "
@@ -118,7 +119,7 @@ def _self() -> dict[str, Any]:
 def _owner(file: Path) -> dict[str, Any] | None:
     """What a lock file says; nothing where it is not there, an empty answer where it cannot be read."""
     try:
-        owner = json.loads(file.read_text(encoding="utf-8"))
+        owner = parsed_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

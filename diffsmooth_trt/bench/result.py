@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import InputError
+from ..files import parsed_json
 
 FORMAT = 1
 ENGINE, EAGER = "engine", "eager PyTorch"
@@ -94,7 +95,7 @@ class BenchResult:
     def read(cls, path: Path) -> Self:
         """What `to_json` wrote to `path`; InputError for any other file."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parsed_json(path.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:
                 raise InputError(f"{path} has format {values['format']}, this version reads {FORMAT}: measure it again")
             rows = [_row(each) for each in values["rows"]]

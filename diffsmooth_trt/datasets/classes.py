@@ -6,7 +6,6 @@ taken as they are unless names or the number of classes contradict. Else a class
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parsed_json
 from .base import Source, reading, some
 
 PLACEHOLDER = re.compile(r"LABEL_\d+|\d+|")
@@ -216,7 +216,7 @@ def read_class_map(path: Path) -> dict[str, Entry]:
     """
     with reading(path, "a readable class map"):
         text = path.read_text(encoding="utf-8-sig")
-        values = json.loads(text) if path.suffix == ".json" else None
+        values = parsed_json(text) if path.suffix == ".json" else None
     if values is None:
         return _of_lines(path, [line.strip() for line in text.splitlines() if line.strip()])
     if isinstance(values, list):

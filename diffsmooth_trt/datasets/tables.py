@@ -4,7 +4,6 @@ folder that `datasets` saved (`save_to_disk`: Arrow streams).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError
+from ..files import parsed_json
 from .base import EncodedSource, reading, some
 
 IMAGES = ("img", "image")
@@ -210,7 +210,7 @@ class TableSource(EncodedSource):
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """What `datasets` wrote of the columns; nothing where it wrote nothing that can be read."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parsed_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     return features if isinstance(features, dict) else {}
@@ -225,12 +225,12 @@ def open_saved(path: Path) -> TableSource:
     """A folder that `Dataset.save_to_disk` made. Raises InputError for one of several splits, or with a choice of rows."""
     if not (path / STATE).is_file():
         with reading(path, "a saved data set"):
-            splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            splits = parsed_json((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         raise InputError(
             f"{path} holds the splits {some(splits)}, expected one data set: give {path / str(splits[-1])}"
         )
     with reading(path / STATE, "the state of a saved data set"):
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = parsed_json((path / STATE).read_text(encoding="utf-8"))
         names = [entry["filename"] for entry in state["_data_files"]]
         chosen = bool(state.get("_indices_data_files"))
     if chosen:
@@ -238,5 +238,5 @@ def open_saved(path: Path) -> TableSource:
     features = None
     if (path / INFO).is_file():
         with reading(path / INFO, "a description of a saved data set"):
-            features = json.loads((path / INFO).read_text(encoding="utf-8")).get("features")
+            features = parsed_json((path / INFO).read_text(encoding="utf-8")).get("features")
     return TableSource(path, [_Arrow(path / name) for name in names], features)

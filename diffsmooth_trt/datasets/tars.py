@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..files import parsed_json
 from .base import EncodedSource, reading, some
 from .decoding import suffixes
 
@@ -97,7 +97,7 @@ def _label(content: bytes, kind: str, known: int | str | None) -> int | str | No
     """The label that a sample's file says: a number where it is one, else a name."""
     said: Any = content.decode("utf-8").strip()
     if kind == "json":
-        values = json.loads(said)
+        values = parsed_json(said)
         said = values.get("label", known) if isinstance(values, dict) else known
     try:
         return None if said is None else int(said)

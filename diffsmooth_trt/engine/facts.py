@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
+from ..files import parsed_json
 
 METADATA_KEY = "diffsmooth_trt"
 VALUE_RANGES = {
@@ -95,7 +96,7 @@ class EngineFacts:
     def from_json(cls, text: str, name: str = "engine") -> EngineFacts:
         """Facts read back; `name` names the file in errors."""
         try:
-            values = dict(json.loads(text))
+            values = dict(parsed_json(text))
             version = values.pop("format")
             if version != FORMAT:
                 raise InputError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, StoreError
-from ..files import file_sha256
+from ..files import file_sha256, parsed_json
 from .facts import EngineFacts
 from .graph import agreed
 from .rows import VERSION
@@ -80,7 +80,7 @@ def parse_record(path: Path, kind: str) -> Record:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{record_path(path)} cannot be read ({error}): copy it again or export again") from None
     try:
-        values = dict(json.loads(text))
+        values = dict(parsed_json(text))
         if values.pop("format") != FORMAT or values["kind"] != kind:
             raise InputError(f"{record_path(path)} is not a record of {KINDS[kind]} of format {FORMAT}: export again")
         facts = EngineFacts.from_json(json.dumps(values.pop("facts")), name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parsed_json
 
 
 class Values(dict[str, Any]):
@@ -76,10 +76,10 @@ def read_object(path: Path, remedy: str, name: str = "") -> dict[str, Any]:
     """The JSON object in a file, which errors call `name`; InputError with the `remedy` for anything else."""
     name = name or str(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}): {remedy}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{name} is not JSON ({error}): {remedy}") from error
     if not isinstance(content, dict):
         raise InputError(f"{name} must hold one JSON object, got {type(content).__name__}: {remedy}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..errors import InputError, StoreError
-from ..files import create_atomically
+from ..files import create_atomically, parsed_json
 from ..locks import Lock
 from ..noise.counters import KEY_BITS
 from ..runs.audit import refuse_void
@@ -33,7 +33,7 @@ def is_ood_file(path: Path) -> bool:
     """Whether the file's first line says that it is a run of `diffsmooth-trt ood`."""
     try:
         with path.open("rb") as file:
-            first = json.loads(file.readline(1 << 20))
+            first = parsed_json(file.readline(1 << 20))
     except (OSError, ValueError):
         return False
     return isinstance(first, dict) and first.get("file") == KIND
@@ -94,7 +94,7 @@ class OodStore:
             raise InputError(f"{path} cannot be read ({error.strerror}): give a run of `diffsmooth-trt ood`") from None
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [parsed_json(line) for line in whole.splitlines()]
             meta = lines[0]
             audits = [line["audit"] for line in lines[1:] if "audit" in line]
             lines = [line for line in lines if "audit" not in line]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..certify.blocks import Block
 from ..dtypes import Counts
 from ..errors import InputError
-from ..files import write_atomically
+from ..files import parsed_json, write_atomically
 from ..images import Image, flat_pixels, pixel_digest
 from .bounds import BINS
 
@@ -125,7 +125,7 @@ class DrawsFile:
     def read(self) -> dict[tuple[int, int], State]:
         """The states by (set, row); none without a file. Raises InputError for a file that is not this run's."""
         try:
-            content = json.loads(self.path.read_bytes())
+            content = parsed_json(self.path.read_bytes())
             whole = content["file"] == KIND and content["run"] == self.digest
             states = {(state["set"], state["row"]): state for state in content["images"]}
             whole = whole and all(isinstance(sum(state["counts"]), int) for state in states.values())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parsed_json
 from ..noise import Key
 from ..noise.counters import KEY_BITS
 
@@ -18,7 +18,7 @@ def loaded(path: Path, kind: str) -> dict[str, Any] | None:
         with path.open("rb") as file:
             if not file.read(64).startswith(b'{"file": "' + kind.encode() + b'"'):
                 return None
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None

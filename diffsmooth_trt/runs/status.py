@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import parsed_json
 from ..locks import held
 from .store import open_run
 
@@ -106,7 +107,7 @@ def _failure(path: Path) -> str | None:
             (text,) = connection.execute("SELECT value FROM meta WHERE name = 'audit'").fetchone()
         finally:
             connection.close()
-        said = json.loads(text).get("void")
+        said = parsed_json(text).get("void")
     except (sqlite3.Error, TypeError, ValueError, AttributeError):
         return None
     return str(said) if said else None

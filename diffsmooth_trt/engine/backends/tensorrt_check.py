@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...device.nvidia import RTX
-from ...files import write_atomically
+from ...files import parsed_json, write_atomically
 from .tensorrt_plan import PlanFile
 
 FORMAT = 1
@@ -27,7 +27,7 @@ def checks_path(plan: Path) -> Path:
 def read_checks(path: Path) -> list[dict[str, Any]]:
     """The comparisons noted of the plan at `path`; none where the file is missing or is not one."""
     try:
-        content = json.loads(checks_path(path).read_text(encoding="utf-8"))
+        content = parsed_json(checks_path(path).read_text(encoding="utf-8"))
         noted = content["checks"] if content["format"] == FORMAT else []
         return [each for each in noted if isinstance(each, dict)]
     except (OSError, ValueError, KeyError, TypeError):
