@@ -192,6 +192,16 @@ class Audit:
         k = np.where(own, column.astype(np.int64), self.alias[column]) - len(self.weights) // 2
         return (pixels + k).astype(np.float32) / np.float32(255)
 
+    def counts(self, text: str) -> list[int]:
+        """Votes of every class from the text that stands for them; up to format 3 that was a list of all."""
+        held = json.loads(text)
+        if self.meta["format"] < 4:
+            return list(held)
+        votes = [held.get(str(label), 0) for label in range(self.meta["classes"])]
+        known = json.dumps({str(label): count for label, count in enumerate(votes) if count})
+        self.check(known == text, f"votes {text} are not written as a run writes them")
+        return votes
+
     def block(self, image: int, phase: int, start: int, stop: int, counts: str) -> None:
         """Draw a block again."""
         votes = [0] * self.meta["classes"]
@@ -202,9 +212,10 @@ class Audit:
                 (x,) = network.run(None, {network.get_inputs()[0].name: x})
             for label in x.argmax(axis=1)[: stop - first].tolist():
                 votes[label] += 1
-        moved = sum(abs(a - b) for a, b in zip(votes, json.loads(counts), strict=True)) / 2
+        recorded = self.counts(counts)
+        moved = sum(abs(a - b) for a, b in zip(votes, recorded, strict=True)) / 2
         agrees = moved == 0 if self.exact else moved <= 0.05 * (stop - start)
-        self.check(agrees, f"image {image}, phase {phase}, from sample {start}: votes {votes}, recorded {counts}")
+        self.check(agrees, f"image {image}, phase {phase}, from sample {start}: votes {votes}, recorded {recorded}")
 
     def thresholds(self) -> None:
         """Whether hits (misses) reach what certifies (refutes) a radius as rarely as they have to if that were wrong.
@@ -246,7 +257,7 @@ class Audit:
         query = "SELECT start, stop, counts FROM blocks WHERE image = ? AND phase = ? ORDER BY start"
         ends, votes = [0], np.zeros((1, self.meta["classes"]), np.int64)
         for start, stop, text in self.rows.execute(query, (image, phase)):
-            counts = json.loads(text)
+            counts = self.counts(text)
             follows = start == ends[-1] and min(counts) >= 0 and sum(counts) == stop - start
             self.check(follows, f"image {image}, phase {phase}: the block from {start} does not fit")
             ends.append(stop)

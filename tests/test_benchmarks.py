@@ -127,3 +127,16 @@ def test_a_batch_of_the_papers_loop_is_one_step_of_graphs(bench: Any, monkeypatc
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
     assert loop.votes(2, 3) == [6]
     assert begun == [1, 1, 1]
+
+
+def test_simulated_workers_finish_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop, the steps and the run store are the real ones: what changes in them, the simulation has to follow."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scaling = importlib.import_module("bench_scaling")
+    done = scaling.simulate(
+        8, images=3, unit=1000.0, cost=0.0
+    )  # so long that this machine's own time is nothing beside it
+    # 3 · 10,100 samples by 64 are 474 batches, and those of the audit; the last round of eight workers is not full
+    assert 474 <= done["batches_per_second"] * done["seconds"] <= 474 + 3 * 9
+    assert 0.9 < done["efficiency"] <= 1
+    assert all(rate > 0 for rate in scaling.ledger(50).values())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from ..dtypes import Counts
 from .audit_rows import Row
 from .blocks import Block
 from .rules import Margin, Outcome
@@ -39,16 +40,16 @@ class Ledger(Protocol):
     def drawn(self) -> int:
         """How many samples are here."""
 
-    def held(self, block: Block) -> list[int] | None:
-        """The votes of a block, if they are here."""
+    def held(self, block: Block) -> Counts | None:
+        """The votes of a block, a new array, if they are here."""
 
-    def partial(self, block: Block) -> list[int] | None:
-        """The votes of the first samples of a block, as many as there are votes, if some are here."""
+    def partial(self, block: Block) -> Counts | None:
+        """The votes of the first samples of a block, as many as there are votes, if some are here; a new array."""
 
-    def add_block(self, block: Block, counts: Sequence[int]) -> None:
+    def add_block(self, block: Block, counts: Counts) -> None:
         """Keep a block's votes."""
 
-    def add_partial(self, block: Block, counts: Sequence[int]) -> None:
+    def add_partial(self, block: Block, counts: Counts) -> None:
         """Keep the votes so far of a block in work."""
 
     def add_margin(self, image: int, margin: Margin) -> None:

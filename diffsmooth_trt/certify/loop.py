@@ -231,8 +231,9 @@ class Runner:
             if block is None:
                 return
             held = self.ledger.held(block)
-            votes = held or self.ledger.partial(block) or [0] * self.method.bins
-            counts = np.array(votes, dtype=np.int64)
+            counts = held if held is not None else self.ledger.partial(block)
+            if counts is None:
+                counts = np.zeros(self.method.bins, dtype=np.int64)
             known = int(counts.sum())
             opened = _OpenBlock(task, block, counts, known, known, stored=held is not None)
             task.open.append(opened)
@@ -246,7 +247,7 @@ class Runner:
         while task.open and task.open[0].counted == task.open[0].size and not task.done:
             opened = task.open.popleft()
             if not opened.stored:
-                self.ledger.add_block(opened.block, opened.counts.tolist())
+                self.ledger.add_block(opened.block, opened.counts)
             task.votes.add(opened.block, opened.counts)
             last = self.plan.ends(opened.block)
             task.done = last or (task.votes.at_look and self.rule.stops(task.votes))
@@ -299,7 +300,7 @@ class Runner:
             task.seconds = 0.0
             for opened in task.open:
                 if 0 < opened.counted < opened.size:
-                    self.ledger.add_partial(opened.block, opened.counts.tolist())
+                    self.ledger.add_partial(opened.block, opened.counts)
         self.ledger.change_audit(*self.audit.held.changes())
         if self.audit.found["of"]:
             self.ledger.add_audit(self.audit.found)

@@ -1,12 +1,11 @@
 """The file of a run: one SQLite database (WAL, full sync) with configuration, votes per block, and results; or memory.
 
 Tables: `meta` (name, JSON value: record.py), `images` (index, label, SHA-256 of the 8-bit pixels, ℓ2 distance that rounding to
-them moved the image, 0.0 unless the run has `quantise`), `blocks` (image, phase, start, stop,
-JSON list of votes a class), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes),
-`results` (what follows from the votes or the margin), `decisions` (what follows on each preset radius), `audit` (rows that the
-run will evaluate again, empty when it ends; stores from before the audit lack it), `timing` (seconds an image; besides it, two
-runs of the same configuration and key differ in `meta` alone: notes, evaluations, audit, paths). A store whose audit failed is not
-opened.
+them moved the image, 0.0 unless the run has `quantise`), `blocks` (image, phase, start, stop, votes a class as counts.py writes
+them), `partial` (the same for blocks in work, empty when a run ends), `margins` (of runs without votes), `results` (what follows
+from the votes or the margin), `decisions` (what follows on each preset radius), `audit` (rows that the run will evaluate again,
+empty when it ends; stores from before the audit lack it), `timing` (seconds an image; besides it, two runs of the same
+configuration and key differ in `meta` alone: notes, evaluations, audit, paths). A store whose audit failed is not opened.
 """
 
 from __future__ import annotations
@@ -23,11 +22,13 @@ from typing import Any, Self
 from ..certify.audit_rows import Row
 from ..certify.blocks import Block
 from ..certify.rules import Margin, Outcome
+from ..dtypes import Counts
 from ..errors import InputError, StoreError
-from ..files import NO_LINKS, publish_new
+from ..files import NO_LINKS, parsed_json, publish_new
 from ..locks import NO_LOCKS, Lock, held
 from .audit import refuse_void
 from .config import MEMORY
+from .counts import decoded, encoded
 from .record import FORMAT, READABLE, REQUIRED, RunRecord, naming_damage
 
 UNRECORDED = "radii are about the rounded images, the distance was not recorded (an older version made the run)"
@@ -110,7 +111,7 @@ def _readable(path: Path, mode: str, locks: bool) -> tuple[sqlite3.Connection, A
             if not own:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # else it would share memory
             row = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-            return connection, json.loads(row[0]) if row else None
+            return connection, parsed_json(row[0]) if row else None
         except BaseException as error:
             connection.close()
             unable = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname.startswith(UNABLE)
@@ -167,7 +168,7 @@ class RunFile:
         self.lock = lock
         with guarded(path):
             rows = connection.execute("SELECT name, value FROM meta").fetchall()
-            self.meta: dict[str, Any] = {name: json.loads(value) for name, value in rows}
+            self.meta: dict[str, Any] = {name: parsed_json(value) for name, value in rows}
         missing = [name for name in REQUIRED if name not in self.meta]
         if missing:
             raise InputError(f"{path} lacks {', '.join(missing)} in its table meta: restore it from a copy")
@@ -278,8 +279,8 @@ class RunFile:
         with guarded(self.path):
             return [image for (image,) in self.connection.execute("SELECT image FROM results ORDER BY image")]
 
-    def held(self, block: Block) -> list[int] | None:
-        """The votes of a block, if it is here."""
+    def held(self, block: Block) -> Counts | None:
+        """The votes of a block, if it is here; a new array."""
         with guarded(self.path):
             row = self._row("blocks", block)
             if row is None:
@@ -314,8 +315,8 @@ class RunFile:
                 total += int(held)
             return total
 
-    def partial(self, block: Block) -> list[int] | None:
-        """Votes of the first samples of a block that was in work; their number is how many those were."""
+    def partial(self, block: Block) -> Counts | None:
+        """Votes of the first samples of a block that was in work; their number is how many those were. A new array."""
         with guarded(self.path):
             row = self._row("partial", block)
             if row is None:
@@ -324,13 +325,12 @@ class RunFile:
                 raise ValueError(f"image {block.image} has a part of a block that ends at sample {row[0]}")
             return self._votes(block.image, block.start, *row)
 
-    def _votes(self, image: int, start: int, stop: int, text: str) -> list[int]:
+    def _votes(self, image: int, start: int, stop: int, text: str) -> Counts:
         """The votes in a row, or ValueError where they cannot be those of its samples."""
-        votes: list[int] = json.loads(text)
-        wrong = any(type(count) is not int or count < 0 for count in votes)
-        if wrong or len(votes) != self.record.classes or sum(votes) != stop - start:
-            raise ValueError(f"image {image} has impossible votes in the block of sample {start}")
-        return votes
+        try:
+            return decoded(text, self.record.classes, stop - start, self.record.format)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"image {image} has impossible votes in the block of sample {start}: {error}") from None
 
     def known_images(self) -> dict[int, tuple[int, str, float]]:
         """Label, pixel hash and distance of every image that is here."""
@@ -367,7 +367,8 @@ class RunFile:
         if void is None:
             return 0
         with guarded(self.path):
-            return sum(int(json.loads(text)[void]) for (text,) in self.connection.execute("SELECT counts FROM blocks"))
+            rows = self.connection.execute("SELECT image, start, stop, counts FROM blocks")
+            return sum(int(self._votes(*row)[void]) for row in rows)
 
     def add_image(self, image: int, label: int, sha256: str, distance: float = 0.0) -> None:
         """Record an image before its first block."""
@@ -375,17 +376,18 @@ class RunFile:
         with guarded(self.path):
             self.connection.execute(f"INSERT INTO images VALUES ({', '.join('?' * len(row))})", row)
 
-    def add_block(self, block: Block, counts: Sequence[int]) -> None:
-        """Record a block's votes; they are on disk after the next `commit`."""
+    def add_block(self, block: Block, counts: Counts) -> None:
+        """Record a block's votes int64 `[classes]`; they are on disk after the next `commit`."""
         with guarded(self.path):
-            row = (block.image, block.phase, block.start, block.stop, json.dumps(list(counts)))
+            row = (block.image, block.phase, block.start, block.stop, encoded(counts, self.record.format))
             self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row)
             self.connection.execute("DELETE FROM partial WHERE image = ? AND phase = ? AND start = ?", row[:3])
 
-    def add_partial(self, block: Block, counts: Sequence[int]) -> None:
+    def add_partial(self, block: Block, counts: Counts) -> None:
         """Record the votes so far of a block in work, so that even a slow engine's run loses little when it is killed."""
         with guarded(self.path):
-            row = (block.image, block.phase, block.start, block.start + sum(counts), json.dumps(list(counts)))
+            stop = block.start + int(counts.sum())
+            row = (block.image, block.phase, block.start, stop, encoded(counts, self.record.format))
             self.connection.execute("INSERT OR REPLACE INTO partial VALUES (?, ?, ?, ?, ?)", row)
 
     def add_seconds(self, image: int, seconds: float) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 from ..errors import InputError
 from ..files import check_outputs
 from ..ranges import path
+from .counts import decoded, encoded
+from .file import guarded
 from .identity import differences
-from .record import FORMAT, RunRecord
+from .record import RunRecord
 from .store import RunStore, open_run
 
+OLDEST = 3  # the first format that has shards
 # In an order in which every row's image is there before it.
 TABLES = ("images", "blocks", "results", "decisions", "margins", "partial", "audit", "timing")
 
@@ -26,7 +29,7 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, unfinished: bool = Fal
     Its images, blocks, results and decisions are those that one machine would have written under the same key. Shards may be
     unfinished: the merged run then is, and `certify --resume` goes on with it. Raises InputError for shards of different runs,
     for one that is given twice, and for one that is missing unless the merged run may be `unfinished`; StoreError for a shard
-    whose results do not follow from its votes.
+    whose results do not follow from its votes. The new store has the latest format among the shards'.
     """
     if isinstance(runs, str | Path) or not runs:
         raise InputError(
@@ -43,17 +46,30 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, unfinished: bool = Fal
             for _ in store.results():  # derived from the votes: a damaged shard is found here
                 pass
 
+        record = _merged([store.record for store in stores])
+
         def fill(connection: sqlite3.Connection) -> None:
             for store in stores:
                 for table in TABLES:
-                    rows = store.connection.execute(f"SELECT * FROM {table}").fetchall()
+                    rows = _rows_of(store, table, record.format)
                     if rows:
                         marks = ", ".join("?" * len(rows[0]))
                         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
-        with RunStore.create(target, _merged([store.record for store in stores]), fill) as made:
+        with RunStore.create(target, record, fill) as made:
             made.add_notes(made.weaker)
     return open_run(target)
+
+
+def _rows_of(store: RunStore, table: str, version: int) -> list[tuple[Any, ...]]:
+    """The rows of a table of a shard as a store of format `version` has them."""
+    with guarded(store.path):
+        rows: list[tuple[Any, ...]] = store.connection.execute(f"SELECT * FROM {table}").fetchall()
+        record = store.record
+        if record.format == version or table not in ("blocks", "partial"):
+            return rows
+        votes = [decoded(text, record.classes, stop - start, record.format) for *_, start, stop, text in rows]
+        return [(*row[:-1], encoded(each, version)) for row, each in zip(rows, votes, strict=True)]
 
 
 def _check_shards(stores: Sequence[RunStore], unfinished: bool) -> None:
@@ -62,7 +78,7 @@ def _check_shards(stores: Sequence[RunStore], unfinished: bool) -> None:
     seen: dict[int, Path] = {}
     for store in stores:
         record = store.record
-        if record.shard is None or record.format != FORMAT:
+        if record.shard is None or record.format < OLDEST:
             raise InputError(f"{store.path} is no shard that this version made: give runs of `certify --shard`")
         differing = differences(first.record.described(), record.described(), words=(str(first.path), str(store.path)))
         if record.key != first.record.key:
@@ -98,6 +114,7 @@ def _merged(records: Sequence[RunRecord]) -> RunRecord:
         audit=_audit([dict(record.audit) for record in records if record.audit is not None]),
         skipped={row: why for record in records for row, why in sorted(record.skipped.items())},
         rows=_rows([record.rows for record in records if record.rows is not None]),
+        format=max(record.format for record in records),
     )
 
 

@@ -22,9 +22,10 @@ from ..noise import Key
 from ..noise.counters import DRAWN_BY, KEY_BITS, NOISE_VERSION
 from .shard import Shard
 
-FORMAT = 3
+FORMAT = 4
 MOST_CLASSES = 10**6
-READABLE = (1, 2, FORMAT)  # format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances
+# Format 1 has no table `decisions`, nor runs that need it; 1 and 2 have no distances; up to 3 votes are lists (counts.py).
+READABLE = (1, 2, 3, FORMAT)
 REQUIRED = (
     "config",
     "classifier",

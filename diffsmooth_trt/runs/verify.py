@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +25,13 @@ from ..certify.lipschitz import margins
 from ..certify.places import most_moved
 from ..certify.progress import NoProgress, Progress
 from ..certify.step import Step
+from ..dtypes import Counts
 from ..engine import Engine
 from ..errors import InputError, StoreError
 from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
+from .counts import decoded
 from .engines import build_method, device_of
 from .file import UNRECORDED
 from .identity import INDEPENDENT, differences, facts_of, fingerprint, rows_note, versions
@@ -90,10 +91,12 @@ class Verification:
 
 @dataclass
 class _Chosen:
-    """What one look into the store found: label, pixel hash, distance an image; the blocks to draw again with their votes."""
+    """What one look into the store found: label, pixel hash, distance an image; the blocks to draw again, with the
+    texts of their votes, which are sound.
+    """
 
     images: dict[int, tuple[int, str, float]]
-    chosen: dict[int, list[tuple[Block, list[int]]]]
+    chosen: dict[int, list[tuple[Block, str]]]
 
 
 def choice(seed: int, *numbers: int) -> bytes:
@@ -327,9 +330,9 @@ def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done
         if not done.recorded:
             raise InputError(f"run store {store.path} holds no votes yet: go on with the run before verifying it")
         count = to_draw(fraction, done.recorded)
-        chosen: dict[int, list[tuple[Block, list[int]]]] = {}
-        for _, block, votes in heapq.nsmallest(count, _blocks(store, done), key=lambda entry: entry[0]):
-            chosen.setdefault(block.image, []).append((block, votes))
+        chosen: dict[int, list[tuple[Block, str]]] = {}
+        for _, block, text in heapq.nsmallest(count, _blocks(store, done), key=lambda entry: entry[0]):
+            chosen.setdefault(block.image, []).append((block, text))
         _check_results(store, images, done)
         results = {image for (image,) in connection.execute("SELECT image FROM results")}
         mentioned = {image for table in MENTIONS for (image,) in connection.execute(f"SELECT image FROM {table}")}
@@ -337,30 +340,33 @@ def _read(store: RunStore, fraction: float, asked: range, unfinished: bool, done
     return _Chosen(images, chosen)
 
 
-def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block, list[int]]]:
+def _blocks(store: RunStore, done: Verification) -> Iterator[tuple[bytes, Block, str]]:
     """Every recorded block that can be drawn again, after the hash that orders it; a mismatch for each that cannot."""
-    limits, classes = dict(store.plan.phases), store.record.classes
+    limits = dict(store.plan.phases)
     for *place, text in store.connection.execute("SELECT image, phase, start, stop, counts FROM blocks"):
         block = Block(*place)
-        votes = _possible(block, text, limits, classes)
-        if votes is None:
+        if not _possible(block, text, limits, store.record):
             done.mismatches.append(
                 f"{_name(block)}: recorded votes that its samples cannot have given, or an unasked block"
             )
             continue
-        yield choice(done.seed, block.image, block.phase, block.start), block, votes
+        yield choice(done.seed, block.image, block.phase, block.start), block, text
 
 
-def _possible(block: Block, text: str, limits: Mapping[int, int], classes: int) -> list[int] | None:
-    """The votes of a block, or None where they cannot be votes, or where the run's plan asks for no such samples."""
+def _possible(block: Block, text: str, limits: Mapping[int, int], record: RunRecord) -> bool:
+    """Whether a block's text can be its votes, and the run's plan asks for such samples."""
+    whole = all(type(number) is int for number in vars(block).values())
+    if not (whole and block.image >= 0 and 0 <= block.start < block.stop <= limits.get(block.phase, 0)):
+        return False
     try:
-        votes: list[int] = json.loads(text)
-        whole = all(type(number) is int for number in (*vars(block).values(), *votes))
-        planned = whole and block.image >= 0 and 0 <= block.start < block.stop <= limits.get(block.phase, 0)
-        fits = planned and len(votes) == classes and min(votes) >= 0 and sum(votes) == block.stop - block.start
+        _votes(block, text, record)
     except (TypeError, ValueError):
-        return None
-    return votes if fits else None
+        return False
+    return True
+
+
+def _votes(block: Block, text: str, record: RunRecord) -> Counts:
+    return decoded(text, record.classes, block.stop - block.start, record.format)
 
 
 def _check_results(store: RunStore, images: Mapping[int, object], done: Verification) -> None:
@@ -416,9 +422,9 @@ def _replay(
 ) -> None:
     """Draw the chosen blocks again, packed into full batches, and compare each with its record."""
     step = Step(method, grid_law(method.sigma), record.key)
-    recorded = {block: votes for chosen in held.chosen.values() for block, votes in chosen}
+    recorded = {block: text for chosen in held.chosen.values() for block, text in chosen}
     waiting = {image: len(chosen) for image, chosen in held.chosen.items()}
-    drawn: dict[Block, NDArray[np.int64]] = {}
+    drawn: dict[Block, Counts] = {}
 
     def collect() -> None:
         spans, counts, *_ = step.collect()
@@ -430,7 +436,8 @@ def _replay(
                 continue
             done.blocks += 1
             done.samples += span.block.stop - span.block.start
-            _compare(span.block, recorded[span.block], drawn.pop(span.block).tolist(), record.slack, done)
+            known = _votes(span.block, recorded[span.block], record)
+            _compare(span.block, known, drawn.pop(span.block), record.slack, done)
             waiting[span.block.image] -= 1
             finished += not waiting[span.block.image]
         progress.update(spans[-1].high, finished)
@@ -443,15 +450,15 @@ def _replay(
         collect()
 
 
-def _compare(block: Block, recorded: Sequence[int], replayed: Sequence[int], slack: float, done: Verification) -> None:
+def _compare(block: Block, recorded: Counts, replayed: Counts, slack: float, done: Verification) -> None:
     """Add a mismatch, in the votes of the classes that differ, unless the votes are equal.
 
     Where they depend on places in the batch (places.py), by `slack` at most: unless fewer moved than that explains.
     """
     width = max(len(recorded), len(replayed))
-    old, new = ([*votes, *[0] * (width - len(votes))] for votes in (recorded, replayed))
-    differing = [label for label in range(width) if old[label] != new[label]]
-    moved = sum(abs(old[label] - new[label]) for label in differing) // 2
+    old, new = (np.pad(votes, (0, width - len(votes))) for votes in (recorded, replayed))
+    differing = np.flatnonzero(old != new).tolist()
+    moved = int(np.abs(old - new).sum()) // 2
     if 0 < moved <= most_moved(block.stop - block.start, slack, 1e-6):
         done.notes.append(f"{_name(block)}: {moved} votes moved, as last bits depend on places in the batch here")
     elif differing:

@@ -216,16 +216,11 @@ def test_distances_that_cannot_be_are_damage(options, value):
         list(store.results())
 
 
-def old_store(path: Path) -> None:
-    """As version 0.3 wrote it."""
-    edit(path, "ALTER TABLE images DROP COLUMN distance", "UPDATE meta SET value = '2' WHERE name = 'format'")
-
-
-def test_older_stores_are_read_and_say_what_they_lack(options, capsys):
+def test_older_stores_are_read_and_say_what_they_lack(options, load_beside, capsys):
     images(options["data"], 127.7)
     path = options["out"]
     (new,) = results(**options, quantise=True)
-    old_store(path)
+    load_beside("old_stores.py").as_format_2(path)
     edit(
         path,
         "DELETE FROM results",
@@ -245,11 +240,11 @@ def test_older_stores_are_read_and_say_what_they_lack(options, capsys):
         dst.certify(**options, quantise=True, resume=True)
 
 
-def test_older_stores_without_quantise_go_on(options):
+def test_older_stores_without_quantise_go_on(options, load_beside):
     np.savez(options["data"], images=np.full((2, 4, 4, 3), 128, np.uint8), labels=[0, 0])
     results(**options)
     fresh = options["out"].read_bytes()
-    old_store(options["out"])
+    load_beside("old_stores.py").as_format_2(options["out"])
     edit(options["out"], *(f"DELETE FROM {table} WHERE image = 1" for table in ("results", "blocks", "images")))
     assert len(results(**options, resume=True)) == 2
     assert dst.verify(options["out"], fraction=1).agrees and fresh

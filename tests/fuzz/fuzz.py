@@ -40,6 +40,7 @@ from diffsmooth_trt import zoo
 from diffsmooth_trt.engine import EngineFacts
 from diffsmooth_trt.engine.record import parse_record
 from diffsmooth_trt.errors import DiffsmoothError
+from diffsmooth_trt.files import parsed_json
 from diffsmooth_trt.ood.record import OodRecord
 from diffsmooth_trt.ood.report import text_report, versions_of
 from diffsmooth_trt.ood.store import OodStore
@@ -53,6 +54,8 @@ ODD: list[Any] = [
     float("nan"), float("inf"), "", "x", "0", "é", "0" * 64, "../../x", [], [[]], [0], {}, {"a": 1}, "A" * 5000, list(range(2000)),
 ]  # fmt: skip
 OF_A_CELL = [each for each in ODD if isinstance(each, int | float | str | None) and each not in (2**64, 2**63, 10**30)]
+OLD = Path(__file__).resolve().parents[1] / "data" / "run-format-3.sql"  # a store of release 0.4
+DEEP = "[" * 100_000  # more than a reader of JSON goes into
 INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
@@ -119,7 +122,9 @@ def json_changed(rng: random.Random, value: Any) -> Any:
 
 
 def text_changed(rng: random.Random, data: bytes) -> bytes:
-    """JSON with its values changed."""
+    """JSON with its values changed, or nested deeply."""
+    if rng.random() < 0.01:
+        return DEEP.encode()
     return json.dumps(json_changed(rng, json.loads(data))).encode()
 
 
@@ -170,10 +175,41 @@ def _cell_changed(rng: random.Random, connection: sqlite3.Connection) -> None:
     where = " AND ".join(f"{name} IS ?" for name in columns)
     value: Any = row[column]
     try:
-        value = json.dumps(json_changed(rng, json.loads(value)))
-    except (TypeError, ValueError):
+        held = json.loads(value)
+        counts = columns[column] == "counts" and isinstance(held, dict) and rng.random() < 0.5
+        value = votes_changed(rng, held) if counts else json.dumps(json_changed(rng, held))
+        value = rng.choice((value,) * 50 + (DEEP,))
+    except (TypeError, ValueError, RecursionError):
         value = rng.choice(OF_A_CELL)
     connection.execute(f"UPDATE {table} SET {columns[column]} = ? WHERE {where}", (value, *row))
+
+
+def votes_changed(rng: random.Random, votes: dict[str, int]) -> str:
+    """Votes by class with names and numbers that no run writes: another class, another way to write it, one class twice."""
+    pairs = [(json.dumps(name), json.dumps(count)) for name, count in votes.items()]
+    at = rng.randrange(len(pairs)) if pairs else 0
+    name, count = pairs[at] if pairs else ('"0"', "1")
+    kind = rng.randrange(6)
+    if kind == 0:
+        number = int(json.loads(name))
+        name = json.dumps(
+            rng.choice((f"0{number}", f"+{number}", f" {number}", f"{number}.0", f"-{number}", "", "9" * 5000))
+        )
+    elif kind == 1:
+        name = json.dumps(str(rng.choice((10, 11, 999_999, 2**31, 2**63, 2**64))))
+    elif kind == 2:
+        count = rng.choice(("0", "-1", "1.0", "true", "null", "1e3", "NaN", str(2**63), str(2**64), "9" * 5000))
+    elif kind == 3:
+        pairs.insert(rng.randrange(len(pairs) + 1), (name, count))
+    elif kind == 4:
+        rng.shuffle(pairs)
+        return "{" + rng.choice((",", ", ", " , ")).join(f"{a}:{b}" for a, b in pairs) + "}"
+    else:
+        pairs.append((json.dumps(str(rng.randrange(12))), str(rng.randrange(1000))))
+        at = len(pairs) - 1
+        name, count = pairs[at]
+    pairs[at : at + 1] = [(name, count)]
+    return "{" + ", ".join(f"{a}: {b}" for a, b in pairs) + "}"
 
 
 class _Runs:
@@ -206,7 +242,10 @@ def made_runs(folder: Path) -> list[bytes]:
     path = folder / "p.sqlite"
     del asked["n0"]
     dst.predict(**asked, n=40, out=path, backend="onnxruntime").close()
-    return [*found, path.read_bytes()]
+    old = folder / "old.sqlite"
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        connection.executescript(OLD.read_text(encoding="utf-8"))
+    return [*found, path.read_bytes(), old.read_bytes()]
 
 
 def made_ood(folder: Path) -> list[bytes]:
@@ -346,7 +385,7 @@ def _text(path: Path) -> str:
 def _record(path: Path) -> None:
     with naming_damage("the line holds values"):
         try:
-            value = json.loads(path.read_bytes())
+            value = parsed_json(path.read_bytes())
         except ValueError:
             return
         OodRecord.from_meta(value)

@@ -221,12 +221,12 @@ def test_an_image_given_off_the_grid_towards_the_boundary(options, capsys):
     assert "rounded: 4 images, by up to 0.0019 (ℓ2)" in text and "(--quantise)" in text
 
 
-def test_the_distance_left_out(options, capsys):
+def test_the_distance_left_out(options, load_beside, capsys):
     """A store made to look as if an older version had written it says what its radii are about; one without --quantise has none."""
     np.savez(options["data"], images=np.full((2, 2, 2, 3), 128.4) / 255, labels=np.zeros(2, np.int64))
     dst.certify(**options, quantise=True).close()
     out = options["out"]
-    edit(out, "ALTER TABLE images DROP COLUMN distance", "UPDATE meta SET value = '2' WHERE name = 'format'")
+    load_beside("old_stores.py").as_format_2(out)
     status, text = said(capsys, "report", out)
     assert status == 1 and "does not follow from its votes" in text
     edit(out, "DELETE FROM results")

@@ -50,12 +50,11 @@ def test_audit(method, linear_classifier, shrinking_denoiser, images_npz, tmp_pa
     assert done.stdout.splitlines() == ["9 of 9 blocks, 3 results checked", "votes compared exactly"]
     with sqlite3.connect(out) as connection:
         ((text,),) = connection.execute("SELECT counts FROM blocks WHERE image = 1 AND phase = 1 AND start = 1000")
-        votes = json.loads(text)
+        votes = [json.loads(text).get(str(label), 0) for label in range(3)]
         giver = int(np.argmax(votes))
         votes[giver], votes[giver - 1] = votes[giver] - 1, votes[giver - 1] + 1
-        connection.execute(
-            "UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 1000", (json.dumps(votes),)
-        )
+        text = json.dumps({str(label): count for label, count in enumerate(votes) if count})
+        connection.execute("UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 1000", (text,))
         connection.execute("UPDATE results SET radius = radius + 1e-6, predict = abs(predict) WHERE image = 2")
     connection.close()
     done = audit(out, data, *engines)

@@ -60,11 +60,13 @@ def test_last_digits_may_differ(finished):
         ("UPDATE results SET radius = 9.5 WHERE image = 1", "image 1 does not follow from its votes"),
         ("UPDATE results SET predict = 1 - predict WHERE image = 1", "image 1 does not follow"),
         (
-            "UPDATE blocks SET counts = '[0, 1000]' WHERE image = 1 AND phase = 1 AND start = 0",
+            "UPDATE blocks SET counts = '{\"1\": 1000}' WHERE image = 1 AND phase = 1 AND start = 0",
             "image 1 does not follow",
         ),
-        ("UPDATE blocks SET counts = '[0, 100000]' WHERE image = 1 AND phase = 1 AND start = 0", "impossible votes"),
-        ("UPDATE blocks SET counts = '[-1, 1001]' WHERE image = 1 AND phase = 1 AND start = 0", "impossible votes"),
+        (
+            "UPDATE blocks SET counts = '{\"1\": 100000}' WHERE image = 1 AND phase = 1 AND start = 0",
+            "impossible votes",
+        ),
         ("UPDATE blocks SET counts = '[1000]' WHERE image = 1 AND phase = 1 AND start = 0", "impossible votes"),
         ("UPDATE blocks SET counts = 'x' WHERE image = 1", "damaged values"),
         ("UPDATE blocks SET stop = 700 WHERE image = 1 AND phase = 1 AND start = 0", "does not have the blocks"),
@@ -80,7 +82,8 @@ def test_edits_are_noticed(finished, statement, message):
 
 
 @pytest.mark.parametrize(
-    "row", ["0, 1, 0, 500, '[0, 400]'", "0, 1, 0, 5000, '[0, 5000]'", "0, 1, 0, 500, '[9, 491, 0]'"]
+    "row",
+    ["0, 1, 0, 500, '{\"1\": 400}'", "0, 1, 0, 5000, '{\"1\": 5000}'", '0, 1, 0, 500, \'{"0": 9, "2": 491}\''],
 )
 def test_damaged_parts_are_noticed(finished, row):
     for table in ("results", "blocks"):
@@ -92,7 +95,7 @@ def test_damaged_parts_are_noticed(finished, row):
 
 def test_no_result_from_incomplete_counts(finished):
     edit(finished["out"], "DELETE FROM results")
-    edit(finished["out"], "UPDATE blocks SET counts = '[0, 100]', stop = 100 WHERE phase = 1 AND start = 0")
+    edit(finished["out"], "UPDATE blocks SET counts = '{\"1\": 100}', stop = 100 WHERE phase = 1 AND start = 0")
     with pytest.raises(StoreError, match="does not have the blocks"):
         dst.certify(**finished, resume=True)
 
@@ -100,7 +103,7 @@ def test_no_result_from_incomplete_counts(finished):
 @pytest.mark.parametrize(
     ("statement", "values", "message"),
     [
-        ("UPDATE meta SET value = '99' WHERE name = 'format'", (), "store format 99, this version reads up to 3"),
+        ("UPDATE meta SET value = '99' WHERE name = 'format'", (), "store format 99, this version reads up to 4"),
         ("UPDATE meta SET value = '{' WHERE name = 'format'", (), "damaged in its table meta"),
         ("UPDATE meta SET value = '{' WHERE name = 'config'", (), "damaged"),
         ("DELETE FROM meta WHERE name = 'key'", (), "lacks key"),

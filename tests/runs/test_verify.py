@@ -56,6 +56,15 @@ def edit_meta(path: Path, name: str, change) -> None:
     edit(path, "UPDATE meta SET value = ? WHERE name = ?", json.dumps(value), name)
 
 
+def listed(text: str) -> list[int]:
+    """Votes of the three classes."""
+    return [json.loads(text).get(str(label), 0) for label in range(3)]
+
+
+def written(votes: list[int]) -> str:
+    return json.dumps({str(label): count for label, count in enumerate(votes) if count})
+
+
 def read(path: Path, statement: str) -> list[tuple]:
     with sqlite3.connect(path) as connection:
         rows = connection.execute(statement).fetchall()
@@ -92,12 +101,12 @@ def test_verification_needs_no_equal_blocks(run):
     """Blocks of other lengths, where each is what its samples gave: a replay depends on the range alone."""
     path = run(n=1000, n0=100, max=1)
     with dst.open_run(path) as store:
-        done = [json.loads(text) for (text,) in store.connection.execute("SELECT counts FROM blocks ORDER BY phase")]
+        done = [listed(text) for (text,) in store.connection.execute("SELECT counts FROM blocks ORDER BY phase")]
     part = run(n=700, n0=100, max=1, out=path.with_name("part.sqlite"), key=key_of(path))
     ((first,),) = read(part, "SELECT counts FROM blocks WHERE phase = 1")
-    rest = [a - b for a, b in zip(done[1], json.loads(first), strict=True)]
+    rest = [a - b for a, b in zip(done[1], listed(first), strict=True)]
     edit(path, "UPDATE blocks SET stop = 700, counts = ? WHERE phase = 1", first)
-    edit(path, "INSERT INTO blocks VALUES (0, 1, 700, 1000, ?)", json.dumps(rest))
+    edit(path, "INSERT INTO blocks VALUES (0, 1, 700, 1000, ?)", written(rest))
     lines = dst.verify(path, fraction=1).mismatches
     assert [line for line in lines if "replayed" in line] == []
     assert len(lines) == 1 and "blocks that its run asks for" in lines[0]
@@ -112,18 +121,18 @@ def move_a_vote(path: Path) -> None:
     """Between two classes that were not selected, so that the result still follows."""
     ((text,),) = read(path, "SELECT counts FROM blocks WHERE image = 1 AND phase = 1 AND start = 1000")
     ((predict,),) = read(path, "SELECT predict FROM results WHERE image = 1")
-    votes = json.loads(text)
+    votes = listed(text)
     selected = predict if predict >= 0 else int(np.argmax(selection(path)))
     giver = max((label for label in range(3) if label != selected), key=lambda label: votes[label])
     taker = next(label for label in range(3) if label not in (selected, giver))
     votes[giver] -= 1
     votes[taker] += 1
-    edit(path, "UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 1000", json.dumps(votes))
+    edit(path, "UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 1000", written(votes))
 
 
 def selection(path: Path) -> list[int]:
     ((text,),) = read(path, "SELECT counts FROM blocks WHERE image = 1 AND phase = 0")
-    return json.loads(text)
+    return listed(text)
 
 
 def test_one_moved_vote_is_found(run):
@@ -151,7 +160,7 @@ def test_one_moved_vote_is_found(run):
             "UPDATE blocks SET stop = stop + 1 WHERE image = 0 AND phase = 0",
             ["image 0, selection, ", "impossible|cannot"],
         ),
-        ("UPDATE blocks SET counts = '[1, 2' WHERE image = 0 AND phase = 0", ["image 0, selection, ", "cannot"]),
+        ("UPDATE blocks SET counts = '{\"1\": 2' WHERE image = 0 AND phase = 0", ["image 0, selection, ", "cannot"]),
         ("UPDATE blocks SET phase = 9 WHERE image = 0 AND phase = 0", ["image 0, phase 9, ", "unasked"]),
         (f"UPDATE meta SET value = '\"{'ff' * 32}\"' WHERE name = 'key'", ["replayed"]),
         ("UPDATE meta SET value = '\"ff\"' WHERE name = 'law'", ["law: recorded ff, here "]),
@@ -236,12 +245,12 @@ def test_a_moved_vote_of_a_run_that_stops_early_is_found(run):
     """Before a look that decides nothing, so that all else still follows."""
     path = run(key="4" * 64, **RADII)
     ((text,),) = read(path, "SELECT counts FROM blocks WHERE image = 1 AND phase = 1 AND start = 40")
-    votes = json.loads(text)
+    votes = listed(text)
     order = np.argsort(selection(path))
     giver, taker = sorted(order[:2], key=lambda label: -votes[label])
     votes[giver] -= 1
     votes[taker] += 1
-    edit(path, "UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 40", json.dumps(votes))
+    edit(path, "UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 40", written(votes))
     (line,) = dst.verify(path, fraction=1).mismatches
     assert line.startswith("image 1, estimation, from sample 40 to before 50: recorded votes {")
 
