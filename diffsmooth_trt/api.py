@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .certify.progress import Progress
+from .device.several import ALL, present_devices
 from .report.tsv import write_tsv
 from .runs import run as running
 from .runs import verify as verifying
-from .runs.config import RunConfig
+from .runs.config import LOCAL, RunConfig
 from .runs.store import RunStore
 from .runs.verify import Verification
 
@@ -25,8 +26,8 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
 
     Plans that were built on another machine are compared with their graphs first, once a card (`exporting.plan_check`).
     """
+    _compare_plans(config)
     if config.cluster.address is None:
-        _compare_plans(config)
         store = running.run(config, progress)
     else:
         from .distributed import run as distributed
@@ -42,11 +43,19 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
 
 
 def _compare_plans(config: RunConfig) -> None:
-    """Compare the run's plans where that is still to be done; nothing of it is imported for runs without plans."""
-    if config.engines.device != "cpu" and any(path.suffix == ".plan" for path in config.files.values()):
-        from .exporting.plan_check import compare_plans
+    """Compare the run's plans on each kind of card of this machine that it runs on, where that is still to be done.
 
-        compare_plans(config.files.values(), config.engines.device)
+    Machines of a cluster are others: they compare nothing. Nothing of it is imported for runs without plans.
+    """
+    cluster, device = config.cluster, config.engines.device
+    plans = any(path.suffix == ".plan" for path in config.files.values())
+    if device == "cpu" or not plans or cluster.ray not in (None, LOCAL):
+        return
+    from .exporting.plan_check import compare_plans
+
+    several = cluster.devices or ((ALL,) if cluster.ray == LOCAL else ())
+    for each in present_devices(several) or (device,):
+        compare_plans(config.files.values(), each)
 
 
 def certify(

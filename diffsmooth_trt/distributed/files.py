@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.backends.tensorrt_check import checks_path
 from ..engine.graph import weights_beside
 from ..engine.opening import COMPILED
 from ..engine.record import record_path
@@ -32,6 +33,8 @@ class EngineFiles:
         if not path.is_file():
             raise InputError(f"engine {path} does not exist: make one with `diffsmooth-trt export`")
         beside = [record_path(path).name] if path.suffix in COMPILED else weights_beside(path)
+        if checks_path(path).is_file():
+            beside.append(checks_path(path).name)  # on which cards a plan was compared with its graph
         missing = [name for name in beside if not (path.parent / name).is_file()]
         if missing:
             raise InputError(f"{path} needs {missing[0]} beside it, which is not there: copy it there")

@@ -182,6 +182,60 @@ def test_the_first_run_on_a_card_compares(
     assert dst.open_run(tmp_path / "c.sqlite").meta["classifier"]["denoiser"]["backend"] == "tensorrt-rtx"
 
 
+@pytest.mark.parametrize(
+    ("how", "kinds"),
+    [
+        ({"device": "cuda:1,cuda:0"}, {"RTX 4090"}),
+        ({"device": "cuda:2,cuda:0"}, {"RTX 4090", "RTX 3060"}),
+        ({"device": "all"}, {"RTX 4090", "RTX 3060"}),
+        ({"device": "cuda:0", "ray": "local"}, {"RTX 4090", "RTX 3060"}),
+        ({"device": "cuda:0", "ray": "10.0.0.1:6379"}, set()),
+    ],
+)
+def test_several_devices_compare_once_a_kind_of_card(
+    how: Any,
+    kinds: set[str],
+    machine: Any,
+    plans: Any,
+    images_npz: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the workers begin, of which there are none here; and the notes go to them with the plan."""
+    from diffsmooth_trt.device import several
+    from diffsmooth_trt.distributed import run as distributed
+    from diffsmooth_trt.distributed.files import EngineFiles
+    from diffsmooth_trt.exporting import plan_check
+
+    class AtWorkers(Exception):
+        pass
+
+    def workers(config: Any, progress: Any) -> None:
+        raise AtWorkers
+
+    cards = [
+        SimpleNamespace(name=name, compute_capability="9.0", driver="580")
+        for name in ("RTX 4090", "RTX 4090", "RTX 3060")
+    ]
+    monkeypatch.setattr(several, "gpus_visible", lambda: len(cards))
+    monkeypatch.setattr(several, "find_gpu", lambda number: cards[number])
+    monkeypatch.setattr(plan_check, "find_gpu", lambda number: cards[number])
+    one = plan_check.open_device("cuda:0")
+    monkeypatch.setattr(plan_check, "open_device", lambda device: one)  # the stand-in has one
+    monkeypatch.setattr(plan_check, "open_engine", opening)
+    monkeypatch.setattr(distributed, "run", workers)
+    compared, compare = [], plan_check.compare_engines
+    monkeypatch.setattr(plan_check, "compare_engines", lambda *both: compared.append(1) or compare(*both))
+    made = plans()
+    with pytest.raises(AtWorkers):
+        run(config(tmp_path / "a.sqlite", **made, **how, data=images_npz(count=1, classes=5)))
+    assert len(compared) == len(kinds) * len(made)
+    for path in made.values():
+        notes = json.loads(checks_path(path).read_text())["checks"] if kinds else []
+        assert {note["gpu"] for note in notes} == kinds and len(notes) == len(kinds)
+        assert (checks_path(path).name in EngineFiles.of(path).parts) == bool(kinds)
+
+
 def test_a_plan_that_differs_does_not_run(
     machine: Any, plans: Any, images_npz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
