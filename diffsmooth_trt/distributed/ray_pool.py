@@ -17,7 +17,7 @@ from ..certify.batch import Span
 from ..device import device_number
 from ..device.several import only_visible, present_devices
 from ..engine.choice import EngineChoice
-from ..errors import DiffsmoothError, EngineError, InputError
+from ..errors import DiffsmoothError, EngineError, InputError, OutOfMemory, message_of
 from ..noise import Key
 from ..runs.config import LOCAL, Cluster
 from ..runs.identity import differences
@@ -28,6 +28,7 @@ from .worker import Drawn, Job, Opened
 NAMESPACE = "diffsmooth-trt"
 GROW_SECONDS = 10.0
 START_SECONDS = 300.0
+NO_MEMORY = "Unable to allocate"  # what NumPy and msgpack say
 TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
 
 
@@ -145,16 +146,27 @@ class RayPool:
             """A worker behind Ray. It opens its engines when it is asked for facts: what fails there is told as it is."""
 
             worker: Opened
+            key: Key | None = None  # until the first draw: nobody waits for what fails before
+            failed: Exception | None = None
 
             def facts(self, setup: Job, store: dict[str, Any]) -> Any:
                 self.worker = setup.open(lambda sha: ray.get(store[sha]))
                 return self.worker.facts()
 
             def begin(self, key: Key) -> None:
-                self.worker.begin(key)
+                self.key = key
 
             def draw(self, spans: Sequence[Span]) -> Drawn:
-                return self.worker.draw(spans)
+                if self.failed is not None:
+                    raise self.failed  # what waits here is not to be drawn by half a step
+                try:
+                    if self.key is not None:
+                        self.worker.begin(self.key)
+                        self.key = None
+                    return self.worker.draw(spans)
+                except Exception as error:
+                    self.failed = error
+                    raise
 
             def told(self) -> Any:
                 return self.worker.told()
@@ -179,20 +191,33 @@ class RayPool:
         actor, ref = self.opening.pop(number)
         answer = self._got(ref)
         if isinstance(answer, Lost):
-            raise EngineError("the first worker died while it opened its engines: see Ray's logs; it may lack memory")
+            why = f"ran out of memory ({answer.short})" if answer.short else "died"
+            raise EngineError(
+                f"the first worker {why} while it opened its engines: see Ray's logs; give fewer --workers, or a smaller --batch"
+            )
         self.actors[number] = actor
         return answer
 
     def _got(self, ref: Any) -> Any:
-        """The value of a reference that is done; Lost where its actor is gone. Raises what the actor raised."""
+        """The value of a reference that is done; Lost where its actor is gone or out of memory. Raises what else it raised."""
         exceptions = self.ray.exceptions
         try:
             return self.ray.get(ref)
-        except (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.ObjectLostError):
-            return Lost()
         except exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, DiffsmoothError) else None
-            raise cause or EngineError(f"a worker failed ({' '.join(str(error.cause).split())[:300]})") from None
+            cause, said = error.cause, " ".join(message_of(error.cause).split())[:300]
+            if isinstance(cause, MemoryError | OutOfMemory):
+                return Lost(said or "a MemoryError")
+            if isinstance(cause, exceptions.RaySystemError) and NO_MEMORY in said:
+                return Lost(NO_MEMORY)  # before it came to what it was asked for
+            raise (cause if isinstance(cause, DiffsmoothError) else EngineError(f"a worker failed ({said})")) from None
+        except exceptions.OutOfMemoryError:
+            return Lost("Ray ended it, its machine's memory was nearly full")
+        except exceptions.LocalRayletDiedError:
+            raise EngineError(
+                "Ray's own process on this machine is gone: start Ray again, and go on with --resume"
+            ) from None
+        except exceptions.RayError:  # its process or its machine is gone, or cannot be reached
+            return Lost()
 
     def begin(self, key: Key) -> None:
         """Draw under `key` from now on."""
@@ -201,18 +226,34 @@ class RayPool:
             actor.begin.remote(key)
 
     def workers(self) -> Sequence[int]:
-        """Those that are ready. Actors that joined since are taken in, and lost ones replaced, from time to time."""
+        """Those that are ready. Actors that joined since are taken in, and lost ones replaced, from time to time.
+
+        Where none is left, those that are opening are waited for.
+        """
         if time.monotonic() - self.grown > GROW_SECONDS:
             self._start()
-        for number, (actor, ref) in list(self.opening.items()):
-            if self.ray.wait([ref], timeout=0)[0]:
-                del self.opening[number]
-                self._take(number, actor, self._got(ref))
+        self._take_ready(0.0)
+        until = time.monotonic() + START_SECONDS
+        while not self.actors and self.opening and time.monotonic() < until:
+            self._take_ready(1.0)
         return list(self.actors)
+
+    def _take_ready(self, seconds: float) -> None:
+        """Take in the actors that are ready within `seconds`."""
+        numbers = {ref: number for number, (_, ref) in self.opening.items()}
+        if not numbers:
+            return
+        done, _ = self.ray.wait(list(numbers), num_returns=1, timeout=seconds)
+        if done:
+            done, _ = self.ray.wait(list(numbers), num_returns=len(numbers), timeout=0)
+        for ref in done:
+            actor, _ = self.opening.pop(numbers[ref])
+            self._take(numbers[ref], actor, self._got(ref))
 
     def _take(self, number: int, actor: Any, facts: Any) -> None:
         """Take an actor in that became ready. InputError where it is another classifier."""
         if isinstance(facts, Lost):
+            self._end(actor)
             return
         if facts.classifier.id != self.facts.classifier.id:
             differing = differences(
@@ -242,11 +283,20 @@ class RayPool:
         for ref in done:
             worker, ticket = self.pending.pop(ref)
             answer = self._got(ref)
-            if isinstance(answer, Lost) and self.actors.pop(worker, None) is not None:
-                self.notes.append("a worker was lost; what it had was drawn by others")
-                self.grown = 0.0  # another may take its place at once
+            if isinstance(answer, Lost):
+                self._lose(worker, answer)
             answers.append((worker, ticket, answer))
         return answers
+
+    def _lose(self, worker: int, lost: Lost) -> None:
+        """Let a worker go that is lost, or that ran out of memory; another may take its place at once."""
+        actor = self.actors.pop(worker, None)
+        if actor is None:
+            return
+        why = "ran out of memory" if lost.short else "was lost"
+        self.notes.append(f"a worker {why}; what it had was drawn by others")
+        self._end(actor)
+        self.grown = 0.0
 
     def told(self) -> tuple[list[str], tuple[int, int]]:
         """What workers note of their votes, and what those took, as far as they answer."""
@@ -260,11 +310,15 @@ class RayPool:
                 votes, evaluations = votes + answer[1][0], evaluations + answer[1][1]
         return notes, (votes, evaluations)
 
+    def _end(self, actor: Any) -> None:
+        """End an actor's process: one that is short of memory, or cannot be reached, would keep its place on the cluster."""
+        with contextlib.suppress(Exception):
+            self.ray.kill(actor)
+
     def close(self) -> None:
         """Let all actors go."""
         for actor in (*self.actors.values(), *(actor for actor, _ in self.opening.values())):
-            with contextlib.suppress(Exception):
-                self.ray.kill(actor)
+            self._end(actor)
         self.actors, self.opening = {}, {}
 
     def __enter__(self) -> RayPool:

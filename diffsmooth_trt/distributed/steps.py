@@ -23,9 +23,18 @@ LATE, PATIENCE = (
     20.0,
 )  # a batch is sent to a second worker after so many times the usual time, and at least so many seconds
 
+SHORT_AT_MOST, LOST_AT_MOST = (
+    3,
+    20,
+)  # workers that the same batch ran out of memory with, or was lost with: then it is no chance
+
 
 class Lost(Exception):
-    """A worker is gone, and what was sent to it."""
+    """A worker is gone, and what was sent to it. `short`: what it said as it ran out of memory, "" where it is not known why."""
+
+    def __init__(self, short: str = "") -> None:
+        super().__init__(short)
+        self.short = short
 
 
 class Pool(Protocol):
@@ -46,6 +55,8 @@ class _Batch:
     spans: Sequence[Span]
     plain: Sequence[Span]
     sent: dict[int, float] = field(default_factory=dict)  # by worker, when
+    lost: int = 0  # with how many workers
+    short: int = 0  # of them for want of memory
     drawn: Drawn | None = None
 
 
@@ -53,7 +64,8 @@ class RemoteSteps:
     """Steps by the workers of `pool`. They are collected in the order in which they were launched, whoever is done first.
 
     Which worker does a batch changes nothing: its votes are a function of the classifier, the key and its rows. So a batch may be
-    done twice, where a worker is lost or slow; the first answer counts. Raises EngineError once no worker is left.
+    done twice, where a worker is lost or slow; the first answer counts. Raises EngineError once no worker is left, and where one
+    worker after the other is lost with the same batch.
     """
 
     synchronous = False
@@ -143,11 +155,27 @@ class RemoteSteps:
                 continue  # another worker was first
             if isinstance(answer, Lost):
                 batch.sent.pop(worker, None)
+                self._check_lost(batch, answer)
                 if not batch.sent:
                     self._send(ticket)
                 continue
             self.took.append(time.monotonic() - batch.sent.get(worker, time.monotonic()))
             batch.drawn = answer
+
+    @staticmethod
+    def _check_lost(batch: _Batch, lost: Lost) -> None:
+        """EngineError where so many workers were lost with a batch that it is the batch."""
+        batch.lost, batch.short = batch.lost + 1, batch.short + bool(lost.short)
+        if batch.short >= SHORT_AT_MOST:
+            raise EngineError(
+                f"{batch.short} workers ran out of memory with one batch ({lost.short}): go on with --resume and fewer "
+                "--workers, or where there is more memory"
+            )
+        if batch.lost >= LOST_AT_MOST:
+            raise EngineError(
+                f"{batch.lost} workers were lost with one batch: see Ray's logs, they may lack memory; go on with --resume and "
+                "fewer --workers, or on other machines"
+            )
 
     def _help(self, ticket: int) -> None:
         """Send the batch that all wait for to a further worker where those that have it are much later than usual."""

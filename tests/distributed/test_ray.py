@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def cluster() -> Iterator[Any]:
     """A Ray of four processors on this machine, which the runs of these tests find and share."""
     ray = pytest.importorskip("ray")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(pytest.MonkeyPatch.context()).setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # so that memory is given back, and a limit of it is met
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield ray
         ray.shutdown()
@@ -128,6 +131,54 @@ def test_workers_that_are_killed_or_stand_still(
                 os.kill(process, signal.SIGCONT)
     assert len(hit) == 2
     assert bool(notes) == (what is signal.SIGKILL)
+    assert contents(out) == contents(tmp_path / "one.sqlite")
+
+
+@pytest.fixture
+def starve(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`starve(most)`: up to so many workers get no more memory than they have and ROOM, once they have opened their engines."""
+    most, hit, real = 0, set[int](), ray_pool.RayPool.send
+
+    def send(self: Any, worker: int, ticket: int, spans: Any) -> None:
+        if worker not in hit and len(hit) < most:
+            hit.add(worker)
+            process = self.ray.get(self.actors[worker].__ray_call__.remote(lambda _: os.getpid()))
+            said = Path(f"/proc/{process}/status").read_text().split("VmData:")[1]
+            limit = int(said.split()[0]) * 1024 + ROOM
+            resource.prlimit(process, resource.RLIMIT_DATA, (limit, limit))
+        real(self, worker, ticket, spans)
+
+    def start(now: int) -> None:
+        nonlocal most
+        most = now
+        hit.clear()
+
+    monkeypatch.setattr(ray_pool.RayPool, "send", send)
+    return start
+
+
+ROOM = 4 << 20  # for what Ray does; a batch takes three times as much
+
+
+def test_workers_that_run_out_of_memory(
+    cluster: Any, asked: Any, linear_classifier: Any, images_npz: Any, starve: Callable[[int], None], tmp_path: Path
+) -> None:
+    """One costs its batches alone. Where each does that comes, the run ends in one line, and goes on where there is more."""
+    shape = (3, 32, 32)
+    weights = np.random.default_rng(4).normal(size=(2, 3072))
+    asked |= {"engine": linear_classifier(weights, np.zeros(2), shape=shape), "data": images_npz(count=3, shape=shape)}
+    asked |= {"n": 2000, "batch": 1000}
+    dst.certify(**asked, out=tmp_path / "one.sqlite").close()
+    starve(1)
+    with dst.certify(**asked, out=tmp_path / "many.sqlite", ray="local", workers=2) as store:
+        assert store.record.notes == ("a worker ran out of memory; what it had was drawn by others",)
+    assert contents(tmp_path / "many.sqlite") == contents(tmp_path / "one.sqlite")
+    starve(1000)
+    out = tmp_path / "none.sqlite"
+    with pytest.raises(EngineError, match=r"^3 workers ran out of memory with one batch \(Unable to allocate") as error:
+        dst.certify(**asked, out=out, ray="local", workers=2)
+    assert "\n" not in str(error.value) and "go on with resume=True and fewer workers" in str(error.value)
+    dst.certify(**asked, out=out, resume=True).close()
     assert contents(out) == contents(tmp_path / "one.sqlite")
 
 

@@ -110,6 +110,43 @@ def test_batches_go_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(steps.flying) <= 4 * (module.AHEAD + 1)
 
 
+@pytest.mark.parametrize(
+    ("short", "workers", "message"),
+    [
+        ("no 9 GiB", 3, r"^3 workers ran out of memory with one batch \(no 9 GiB\): go on with resume=True and fewer workers"),
+        ("", 20, r"^20 workers were lost with one batch: see Ray's logs, they may lack memory; go on with resume=True and fewer"),
+    ],
+)  # fmt: skip
+def test_a_batch_that_no_worker_survives_ends_the_run(short: str, workers: int, message: str) -> None:
+    """The others are drawn; that one is tried with so many workers, one after the other, and no more."""
+    pool, tried = Anywhere(4), []
+    real, send = pool.receive, pool.send
+
+    def sent(worker: int, ticket: int, spans: Sequence[Span]) -> None:
+        send(worker, ticket, spans)
+        tried.extend([worker] if spans[0].start == 7 else [])
+
+    def receive(seconds: float) -> Sequence[tuple[int, int, Any]]:
+        answers = real(seconds)
+        if not (answers and answers[0][2].counts[0, 0] == 7):
+            return answers
+        worker = answers[0][0]
+        pool.alive = [*(each for each in pool.alive if each != worker), pool.most]
+        pool.most += 1
+        others = [(worker, ticket, Lost()) for who, ticket, _ in pool.waiting if who == worker]
+        pool.waiting = [each for each in pool.waiting if each[0] != worker]
+        return [(worker, answers[0][1], Lost(short)), *others]
+
+    pool.receive, pool.send = receive, sent  # type: ignore[method-assign]
+    steps = RemoteSteps(pool)
+    for number in range(12):
+        steps.launch(span(number))
+    with pytest.raises(EngineError, match=message):
+        for expected in range(12):
+            assert steps.collect().counts[0, 0] == expected
+    assert len(tried) == len(set(tried)) == workers
+
+
 def test_no_worker_is_left() -> None:
     pool = Anywhere(1, lost=1.0)
     steps = RemoteSteps(pool)
