@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from ..files import write_atomically
 from ..noise import Key
-from ..runs.evidence import key_of, loaded, recorded_key, values_of
+from ..runs.evidence import is_of, key_of, recorded_key, values_of
 from ..runs.record import RunRecord, naming_damage
 from .rule import Attacked, AttackRule, Point
 
@@ -88,7 +88,7 @@ class AttackFile:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The attack at `path`. InputError for other files; StoreError for one that is damaged."""
+        """The attack at `path`. InputError for other files; StoreError for one that is cut off."""
         values = values_of(path, KIND, FORMAT)
         with naming_damage(f"{path} holds values"):
             attack = cls(
@@ -127,7 +127,7 @@ class AttackFile:
 
 def is_attack_file(path: Path) -> bool:
     """Whether the file is one of `diffsmooth-trt attack`."""
-    return loaded(path, KIND) is not None
+    return is_of(path, KIND)
 
 
 def _votes(given: Mapping[str, Any] | None) -> dict[int, int] | None:

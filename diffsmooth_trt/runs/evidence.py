@@ -6,29 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, StoreError
 from ..files import parsed_json
 from ..noise import Key
 from ..noise.counters import KEY_BITS
 
 
-def loaded(path: Path, kind: str) -> dict[str, Any] | None:
-    """The object in a file of `kind`; None for other files."""
+def is_of(path: Path, kind: str) -> bool:
+    """Whether the file begins as one of `kind` does; it is not read further."""
     try:
         with path.open("rb") as file:
-            if not file.read(64).startswith(b'{"file": "' + kind.encode() + b'"'):
-                return None
-        values = parsed_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
+            return file.read(64).startswith(b'{"file": "' + kind.encode() + b'"')
+    except OSError:
+        return False
 
 
 def values_of(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """The object in a file of `kind` and format `version`. Raises InputError for another one."""
-    values = loaded(path, kind)
-    if values is None:
+    """The object in a file of `kind` and format `version`. Raises InputError for another one, StoreError for a part."""
+    if not is_of(path, kind):
         raise InputError(f"{path} is no file of `{kind}`: give its --out")
+    try:
+        values: dict[str, Any] = parsed_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is no whole file of `{kind}` ({error}): restore it from a copy") from None
     if values.get("format") != version:
         raise InputError(
             f"{path} is of format {values.get('format')}, this version reads {version}: use the one that wrote it"
@@ -47,3 +47,11 @@ def key_of(values: Mapping[str, Any]) -> dict[str, Any]:
     if not 0 <= number < 2**KEY_BITS:
         raise ValueError("key")
     return {"key": Key(number), "key_drawn": values["key_source"] == "drawn"}
+
+
+def run_of(path: Path, recorded: str) -> Path:
+    """The run that the file at `path` was made from: where it was, or beside the file. InputError where it is not there."""
+    for place in (Path(recorded), path.parent / recorded, path.parent / Path(recorded).name):
+        if place.is_file():
+            return place
+    raise InputError(f"{recorded}, the run that {path} was made from, is not here: put it beside {path}")

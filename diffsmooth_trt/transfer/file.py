@@ -16,7 +16,7 @@ from ..certify.rules import Outcome
 from ..errors import StoreError
 from ..files import write_atomically
 from ..noise import Key
-from ..runs.evidence import key_of, loaded, recorded_key, values_of
+from ..runs.evidence import is_of, key_of, recorded_key, values_of
 from ..runs.record import ClassifierId, RunRecord, naming_damage
 from .pairs import Alone, Drawn, Pairs
 from .rule import Evidence, TransferRule
@@ -142,7 +142,7 @@ class TransferFile:
 
 def is_transfer_file(path: Path) -> bool:
     """Whether the file is one of `diffsmooth-trt transfer`."""
-    return loaded(path, KIND) is not None
+    return is_of(path, KIND)
 
 
 def _line(image: Transferred) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..engine.choice import EngineChoice
 from ..errors import InputError
 from ..images import together
 from ..noise import ESTIMATION
+from ..runs.evidence import run_of
 from ..runs.identity import classifier_id, independence, versions
 from ..runs.reopen import TOGETHER, device_options, find, finished_images, recorded_images
 from ..runs.store import RunStore, open_run
@@ -48,7 +49,7 @@ def verify(
     check_fraction(fraction)
     transfer = TransferFile.read(path)
     done = TransferVerification(path, seed, recorded=len(transfer.images), results=len(transfer.images))
-    with open_run(find(path, transfer.run, "RUN")) as store, ExitStack() as stack:
+    with open_run(run_of(path, transfer.run)) as store, ExitStack() as stack:
         _check_run(store, transfer, done)
         engines = list(transfer.classifier.engines.values())
         files = {name: given.get(name) or find(path, where, f"--{name}") for name, where in transfer.files.items()}
