@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..noise import Key
 from ..runs.evidence import is_of, key_of, recorded_key, values_of
 from ..runs.record import RunRecord, naming_damage
-from .rule import Attacked, AttackRule, Point
+from .rule import Attacked, AttackRule, Point, reach
 
 KIND, FORMAT = "diffsmooth-trt attack", 1
 
@@ -36,7 +36,8 @@ class Budget:
 class AttackFile:
     """An attack on the images of a `run` within `radii` (ℓ2, image units, ascending), under a key of its own.
 
-    `n` and `alpha` are those of `AttackRule`; `versions` software and machine, `seconds` of wall-clock and of the process's CPUs.
+    `n` and `alpha` are those of `AttackRule`; `versions` software and machine, `seconds` of wall-clock and of the process's CPUs;
+    `kept` is where its points were kept, if they were.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class AttackFile:
     key_drawn: bool
     versions: Mapping[str, Any]
     seconds: Mapping[str, float]
+    kept: str | None
     images: Sequence[Attacked]
 
     @cached_property
@@ -82,6 +84,7 @@ class AttackFile:
             **recorded_key(self.key, self.key_drawn),
             "versions": dict(self.versions),
             "seconds": dict(self.seconds),
+            "kept": self.kept,
             "images": [asdict(image) for image in self.images],
         }
         write_atomically(self.path, json.dumps(values) + "\n")
@@ -102,27 +105,55 @@ class AttackFile:
                 **key_of(values),
                 versions=dict(values["versions"]),
                 seconds=dict(values["seconds"]),
+                kept=None if values.get("kept") is None else str(values["kept"]),
                 images=[_image(line) for line in values["images"]],
             )
             attack._check()
         return attack
 
     def _check(self) -> None:
-        """ValueError for what no attack writes."""
+        """ValueError or TypeError for what no attack writes."""
         numbers = [image.index for image in self.images]
         if not numbers or numbers != sorted(set(numbers)) or any(each not in self.record.asked for each in numbers):
             raise ValueError("images are not some of the run's, each once")
+        if list(self.radii) != sorted(set(self.radii)) or not all(0 < each < math.inf for each in self.radii):
+            raise ValueError(f"radii {self.radii}")
         for image in self.images:
-            if image.certified != (image.radius > 0) or not math.isfinite(image.radius):
-                raise ValueError(f"image {image.index} has class {image.predict} and radius {image.radius}")
-            if image.certified != (image.clean is None):
-                raise ValueError(f"image {image.index} has votes at itself and a certificate, or neither")
-            self.rule.clean(image)
-            for point in image.points:
-                if point.epsilon not in self.radii or not 0 <= point.squared <= (255 * point.epsilon) ** 2 + 1e-6:
-                    raise ValueError(f"image {image.index} has a point outside its ball")
-                if point.votes is not None:
-                    self.rule.answer(point.votes)
+            self._check_image(image)
+
+    def _check_image(self, image: Attacked) -> None:
+        """That its certificate can be, and its points are those that follow from one another."""
+        if not -1 <= image.predict < self.record.classes or image.certified != (image.radius > 0):
+            raise ValueError(f"image {image.index} has class {image.predict} and radius {image.radius}")
+        if not (0 <= image.radius < math.inf and 0 <= image.distance < math.inf):
+            raise ValueError(f"image {image.index} has radius {image.radius} and distance {image.distance}")
+        if image.certified != (image.clean is None):
+            raise ValueError(f"image {image.index} has votes at itself and a certificate, or neither")
+        self.rule.clean(image)
+        state = replace(image, points=())
+        for epsilon in self.radii:
+            here = [point for point in image.points if point.epsilon == epsilon]
+            if len(here) != self.rule.due(state, epsilon):
+                raise ValueError(f"image {image.index} has {len(here)} points at {epsilon}")
+            for point in here:
+                self._check_point(image, point)
+            state = replace(state, points=(*state.points, *here))
+        if state.points != image.points:
+            raise ValueError(f"image {image.index} has points at other radii")
+
+    def _check_point(self, image: Attacked, point: Point) -> None:
+        """That it lies in its ball, was judged by as many draws as were asked for, and answered where those ask for it."""
+        if type(point.squared) is not int or not 0 <= point.squared <= reach(point.epsilon):
+            raise ValueError(f"image {image.index} has a point outside its ball")
+        hits = point.selection
+        if sum(hits.values()) != self.budget.select or min(hits.values()) < 0:
+            raise ValueError(f"image {image.index} has {sum(hits.values())} votes of {self.budget.select}")
+        if not all(0 <= label < self.record.classes for label in hits):
+            raise ValueError(f"image {image.index} has votes for other classes")
+        if self.rule.speaks(image, hits) != (point.votes is not None):
+            raise ValueError(f"image {image.index} has an answer that nothing asked for, or lacks one")
+        if point.votes is not None:
+            self.rule.answer(point.votes)
 
 
 def is_attack_file(path: Path) -> bool:
@@ -144,6 +175,8 @@ def _image(line: Mapping[str, Any]) -> Attacked:
     for name in ("index", "label", "predict"):
         if type(values[name]) is not int:
             raise TypeError(f"{name} {values[name]!r}")
+    for name in ("radius", "distance"):
+        values[name] = float(values[name])
     points = tuple(
         Point(**{**point, "selection": _votes(point["selection"]), "votes": _votes(point["votes"])})
         for point in values.pop("points")

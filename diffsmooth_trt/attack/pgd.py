@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 from torch import Tensor
 
 from ..dtypes import Floats32, Labels, Words
 from ..grid import Pixels
 from .gradients import SmoothedLoss, unit
+from .rule import reach, squared
 
 HALVINGS = 40
 
@@ -45,17 +44,6 @@ def project(x: Tensor, centres: Tensor, epsilon: float) -> Tensor:
     short = (epsilon / away.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)
     projected: Tensor = (centres + (away * short[:, None]).reshape(x.shape)).clamp(0, 1)
     return projected
-
-
-def reach(epsilon: float) -> int:
-    """The greatest squared distance in units of 1/255² that is not above ε."""
-    return int(Fraction(epsilon) ** 2 * 255**2)
-
-
-def squared(a: Pixels, b: Pixels) -> int:
-    """The squared ℓ2 distance of two 8-bit images in units of 1/255², exact."""
-    away = a.astype(np.int64) - b.astype(np.int64)
-    return int((away * away).sum())
 
 
 def on_grid_within(centre: Pixels, point: Floats32, epsilon: float) -> Pixels:

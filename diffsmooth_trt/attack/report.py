@@ -64,6 +64,13 @@ def text(attack: AttackFile) -> str:
         f"{budget.draws} draws, points chosen by {budget.select}",
         f"  answers by {attack.n} draws (the run: {record.stopping.n}) at alpha={attack.alpha} an image",
     ]
+    for whose, drawn in (("the run", record.key_drawn), ("the attack", attack.key_drawn)):
+        if not drawn:
+            lines.append(
+                f"  the key of {whose} was given, not drawn: whoever gave it could have tried many and kept one"
+            )
+    if record.skipped:
+        lines.append(f"  {len(record.skipped)} images that the run skipped, as they cannot be used, are not among them")
     head = ["radius", "certified", "attacked", "clean", "tried", "broken", "abstain"]
     rows = []
     for each in (shares(attack, epsilon) for epsilon in attack.radii):

@@ -21,12 +21,24 @@ from scipy import stats
 from ..certify.rules import PredictRule, Votes
 from ..certify.stopping import Stopping
 from ..errors import InputError
+from ..grid import Pixels
 from ..noise import PREDICTION
 from ..runs.record import RunRecord
 from ..statistics.bounds import ABSTAIN
 from ..statistics.exact import context, down
 
 SQUARE = 255**2
+
+
+def reach(epsilon: float) -> int:
+    """The greatest squared distance in units of 1/255² that is not above ε."""
+    return int(Fraction(epsilon) ** 2 * SQUARE)
+
+
+def squared(a: Pixels, b: Pixels) -> int:
+    """The squared ℓ2 distance of two 8-bit images in units of 1/255², exact."""
+    away = a.astype(np.int64) - b.astype(np.int64)
+    return int((away * away).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +103,8 @@ class AttackRule:
         """The class that n votes show, −1 where they abstain; ValueError for another number of votes."""
         counts = np.zeros(self.record.classes, np.int64)
         for label, hits in votes.items():
+            if not 0 <= label < len(counts):
+                raise ValueError(f"votes for class {label}")
             counts[label] = hits
         if counts.min() < 0 or int(counts.sum()) != self.n:
             raise ValueError(f"{counts.sum()} votes of {self.n}")
@@ -107,9 +121,20 @@ class AttackRule:
         clean = self.clean(image)
         return image.label if clean == ABSTAIN else clean
 
+    def speaks(self, image: Attacked, selection: Mapping[int, int]) -> bool:
+        """Whether selection votes speak for another class as much as for the one that the attack leaves."""
+        leaves = self.leaves(image)
+        others = (hits for label, hits in selection.items() if label != leaves)
+        return max(others, default=0) >= selection.get(leaves, 0)
+
+    def due(self, image: Attacked, epsilon: float) -> bool:
+        """Whether it is attacked at ε after the points that it has: not once it was shown wrong, unless it is certified at ε."""
+        before = max((point.epsilon for point in image.points), default=0.0)
+        return (image.certified and image.radius >= epsilon) or not self.broken(image, before)
+
     def broken(self, image: Attacked, epsilon: float) -> bool:
         """Whether the answer at the image, or at a point within ε, is another class than the label."""
-        most = Fraction(epsilon) ** 2 * SQUARE
+        most = reach(epsilon)
         answers = [self.clean(image)]
         answers += [self.answer(point.votes) for point in image.points if point.votes and point.squared <= most]
         return any(answer not in (ABSTAIN, image.label) for answer in answers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from ..certify.progress import NoProgress, Progress
 from ..dtypes import Counts, Floats32
 from ..engine.choice import MOST_THREADS
 from ..errors import InputError
-from ..files import check_outputs, write_atomically
+from ..files import check_outputs
 from ..grid import Pixels
 from ..images import Image, pixel_digest, together
 from ..methods import Method
@@ -33,8 +32,9 @@ from ..runs.store import Result, open_run
 from ..statistics.bounds import ABSTAIN, prediction
 from .file import AttackFile, Budget
 from .gradients import MOST_DRAWS, SmoothedLoss, check_differentiable
-from .pgd import ascend, on_grid_within, squared
-from .rule import Attacked, AttackRule, Point
+from .kept import keep, of_contradictions
+from .pgd import ascend, on_grid_within
+from .rule import Attacked, AttackRule, Point, squared
 
 RADII = (0.25, 0.5)
 SURE = 0.001  # the level at which selection draws that speak for another class end the restarts
@@ -88,7 +88,7 @@ class AttackConfig:
     @property
     def evidence(self) -> Path:
         """Where points that contradict a certificate are kept, in any case."""
-        return self.out.with_name(f"{self.out.stem}.contradictions.npz")
+        return of_contradictions(self.out)
 
     @property
     def budget(self) -> Budget:
@@ -164,9 +164,17 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
             key_drawn=config.key is None,
             versions={**versions(method.device), "torch": torch.__version__},
             seconds={"wall": time.perf_counter() - began, "cpu": time.process_time() - spent},
+            kept=None if config.kept is None else str(config.kept),
             images=[target.state for target in targets],
         )
-        keep(config, made, targets)
+        found = [
+            (target.state, point, pixels)
+            for target in targets
+            for point, pixels in zip(target.state.points, target.found, strict=True)
+        ]
+        keep(found, config.kept)
+        against = {(image.index, point.epsilon) for image, point in made.contradicted}
+        keep([each for each in found if (each[0].index, each[1].epsilon) in against], config.evidence)
         made.write()
     return made
 
@@ -185,12 +193,14 @@ class Attack:
         """
         targets = self._targets(group, results)
         for place, epsilon in enumerate(self.radii):
-            due = [each for each in targets if self._due(each.state, epsilon)]
+            due = [each for each in targets if self.rule.due(each.state, epsilon)]
             if not due:
                 continue
             chosen = self._points(due, place, epsilon)
             asked = [
-                i for i, (target, (_, votes)) in enumerate(zip(due, chosen, strict=True)) if self._speaks(target, votes)
+                i
+                for i, (target, (_, votes)) in enumerate(zip(due, chosen, strict=True))
+                if self.rule.speaks(target.state, sparse(votes))
             ]
             judged = self._votes([due[i].at(chosen[i][0]) for i in asked], PREDICTION, self.rule.n)
             answers = dict(zip(asked, judged, strict=True))
@@ -229,17 +239,6 @@ class Attack:
             )
             targets.append(Target(image, state, self.rule.leaves(state), image.pixels))
         return targets
-
-    def _due(self, state: Attacked, epsilon: float) -> bool:
-        before = [point.epsilon for point in state.points]
-        certified = state.certified and state.radius >= epsilon
-        return certified or not self.rule.broken(state, max(before, default=0.0))
-
-    def _speaks(self, target: Target, votes: Counts) -> bool:
-        """Whether selection votes speak for another class as much as for the one that the attack leaves."""
-        others = votes.copy()
-        others[target.leaves] = -1
-        return bool(others.max() >= votes[target.leaves])
 
     def _points(self, due: Sequence[Target], place: int, epsilon: float) -> list[tuple[Pixels, Counts]]:
         """Of each image the point with its selection votes that speaks most for another class, over restarts and the last one."""
@@ -309,32 +308,3 @@ def tensor(images: Sequence[Pixels]) -> torch.Tensor:
     """8-bit images `[H, W, C]` as float32 `[N, C, H, W]` in [0, 1]."""
     stacked = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
     return torch.from_numpy(stacked.astype(np.float32) / np.float32(255))
-
-
-def keep(config: AttackConfig, made: AttackFile, targets: Sequence[Target]) -> None:
-    """Write the points asked for, and those that contradict certificates in any case."""
-    every = [
-        (each.state, point, pixels)
-        for each in targets
-        for point, pixels in zip(each.state.points, each.found, strict=True)
-    ]
-    against = {(image.index, point.epsilon) for image, point in made.contradicted}
-    if config.kept is not None and every:
-        write_atomically(config.kept, archive(every))
-    if against:
-        write_atomically(
-            config.evidence, archive([each for each in every if (each[0].index, each[1].epsilon) in against])
-        )
-
-
-def archive(points: Sequence[tuple[Attacked, Point, Pixels]]) -> bytes:
-    """An `.npz` that `--data` takes: `images` and `labels`; `index` are their rows in the run's data, `epsilon` the radii."""
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        images=np.stack([pixels for _, _, pixels in points]),
-        labels=np.array([image.label for image, _, _ in points], np.int64),
-        index=np.array([image.index for image, _, _ in points], np.int64),
-        epsilon=np.array([point.epsilon for _, point, _ in points]),
-    )
-    return file.getvalue()

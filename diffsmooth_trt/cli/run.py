@@ -37,7 +37,10 @@ def add(commands: Commands) -> None:
     example = "verify run.sqlite --fraction 0.01"
     verify = commands.add("verify", "draw votes of a run again and compare them", example, _verify)
     verify.add_argument(
-        "run", type=Path, metavar="RUN", help="a run store or a file of `ood`, finished or not, or one of `transfer`"
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run store or a file of `ood`, finished or not, or one of `transfer` or of `attack`",
     )
     verify.add_argument(
         "--fraction",
@@ -54,6 +57,8 @@ def add(commands: Commands) -> None:
         )
         text, nargs = f"{what}default: the path that the run records", "+" if name == "out-data" else None
         verify.add_argument(f"--{name}", type=Path, nargs=nargs, metavar="PATH", help=text)
+    text = "points of a file of `attack`; default: the path that it records"
+    verify.add_argument("--images", type=Path, metavar="FILE.npz", help=text)
     text = "the run may lack images still: note which, and verify what is there; else that is a mismatch (status 1)"
     verify.add_argument("--unfinished", action="store_true", help=text)
     add_host_code(verify.add_argument)
@@ -107,29 +112,43 @@ def _run(arguments: argparse.Namespace) -> None:
     tell(arguments, arguments.command, text_table([summary]), of_run(summary))
 
 
-def _verify_transfer(arguments: argparse.Namespace) -> int:
-    """Verify a file of `transfer`."""
+FOREIGN = {  # options of `verify` that files of other commands have no use for
+    "transfer": ("detector", "in_data", "out_data", "images", "unfinished", "allow_host_code"),
+    "attack": ("detector", "in_data", "out_data", "unconditional", "unfinished", "allow_host_code"),
+}
+
+
+def _verify_file(arguments: argparse.Namespace, kind: str, check: Callable[..., Verification], **more: Any) -> int:
+    """Verify a file that another command made of a run."""
     import secrets
 
-    from ..transfer.verify import verify
     from .progress import of_verification, shown, tell
 
-    for name in ("detector", "in_data", "out_data", "unfinished", "allow_host_code"):
+    for name in FOREIGN[kind]:
         if getattr(arguments, name):
-            raise InputError(f"--{name.replace('_', '-')} is not for files of transfer: leave it out")
+            raise InputError(f"--{name.replace('_', '-')} is not for files of {kind}: leave it out")
     given = {name: getattr(arguments, name) for name in (*slots(), "data")}
     seed = secrets.randbits(32) if arguments.blocks_seed is None else arguments.blocks_seed
     how = {name: getattr(arguments, name) for name in ("fraction", "device", "threads")}
     with shown(arguments, "verify") as progress:
-        done = verify(arguments.run, given=given, seed=seed, progress=progress, **how)
+        done = check(arguments.run, given=given, seed=seed, progress=progress, **how, **more)
     tell(arguments, "verify", "\n".join(done.lines()), of_verification(done))
     return 0 if done.agrees else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from ..attack.file import is_attack_file
     from ..transfer.file import is_transfer_file
 
-    return _verify_transfer(arguments) if is_transfer_file(arguments.run) else _verify_run(arguments)
+    if is_transfer_file(arguments.run):
+        from ..transfer.verify import verify as of_transfer
+
+        return _verify_file(arguments, "transfer", of_transfer)
+    if is_attack_file(arguments.run):
+        from ..attack.verify import verify as of_attack
+
+        return _verify_file(arguments, "attack", of_attack, kept=arguments.images)
+    return _verify_run(arguments)
 
 
 def _verify_run(arguments: argparse.Namespace) -> int:
@@ -138,6 +157,8 @@ def _verify_run(arguments: argparse.Namespace) -> int:
     from .progress import of_verification, shown, tell
 
     every = ["fraction", "engine", "classifier", "device", "threads", "blocks_seed", "unfinished"]
+    if arguments.images:
+        raise InputError(f"--images is for files of `attack`, {arguments.run} is another: leave it out")
     of_ood, others = [name.replace("-", "_") for name in OOD_FILES], ["unconditional", "data", "allow_host_code"]
     own, foreign = (of_ood, others) if is_ood_file(arguments.run) else (others, of_ood)
     for name in foreign:

@@ -437,7 +437,7 @@ def _replay(
             done.blocks += 1
             done.samples += span.block.stop - span.block.start
             known = _votes(span.block, recorded[span.block], record)
-            _compare(span.block, known, drawn.pop(span.block), record.slack, done)
+            compare_votes(_name(span.block), known, drawn.pop(span.block), record.slack, done)
             waiting[span.block.image] -= 1
             finished += not waiting[span.block.image]
         progress.update(spans[-1].high, finished)
@@ -450,8 +450,8 @@ def _replay(
         collect()
 
 
-def _compare(block: Block, recorded: Counts, replayed: Counts, slack: float, done: Verification) -> None:
-    """Add a mismatch, in the votes of the classes that differ, unless the votes are equal.
+def compare_votes(name: str, recorded: Counts, replayed: Counts, slack: float, done: Verification) -> None:
+    """Add a mismatch of the votes that `name` names, in the classes that differ, unless they are equal.
 
     Where they depend on places in the batch (places.py), by `slack` at most: unless fewer moved than that explains.
     """
@@ -459,8 +459,8 @@ def _compare(block: Block, recorded: Counts, replayed: Counts, slack: float, don
     old, new = (np.pad(votes, (0, width - len(votes))) for votes in (recorded, replayed))
     differing = np.flatnonzero(old != new).tolist()
     moved = int(np.abs(old - new).sum()) // 2
-    if 0 < moved <= most_moved(block.stop - block.start, slack, 1e-6):
-        done.notes.append(f"{_name(block)}: {moved} votes moved, as last bits depend on places in the batch here")
+    if 0 < moved <= most_moved(int(old.sum()), slack, 1e-6):
+        done.notes.append(f"{name}: {moved} votes moved, as last bits depend on places in the batch here")
     elif differing:
         before, after = (", ".join(f"{label}: {votes[label]}" for label in differing) for votes in (old, new))
-        done.mismatches.append(f"{_name(block)}: recorded votes {{{before}}}, replayed {{{after}}}")
+        done.mismatches.append(f"{name}: recorded votes {{{before}}}, replayed {{{after}}}")
