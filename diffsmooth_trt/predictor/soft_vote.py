@@ -88,6 +88,14 @@ class DiffSmoothPredictor:
                 "--engine is not used with --denoising-sigma 0, which means no denoising: leave one of them out"
             )
         self.key = Key.draw() if key is None else key if isinstance(key, Key) else Key.parse(key)
+        self._given = {
+            "classifier": classifier,
+            "denoiser": denoiser,
+            "key": self.key,
+            "batch": batch,
+            "device": device,
+        }
+        self._given |= {**vars(self.options), **engine_options}
         how = {"batch": batch, "device": open_device(device), **engine_options}
         self.batch = batch
         self.denoiser: Engine | None = None
@@ -257,6 +265,10 @@ class DiffSmoothPredictor:
         estimate = denoiser.denoise(2 * noisy - 1, level, np.full(self.batch, denoiser.null_class, np.int64))
         return (np.clip(estimate, -1, 1) + np.float32(1)) / np.float32(2)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its files' paths, its parameters and its key; opened again where it is loaded, if the files are the same."""
+        return _reopened, (type(self), self._given, self.identity["id"])
+
     def close(self) -> None:
         """Close the engines."""
         self.classifier.close()
@@ -275,6 +287,17 @@ class DiffSmoothPredictor:
             f"DiffSmoothPredictor({self.classifier.name}, denoiser {denoiser}, denoising_sigma={self.sigma}, "
             f"local_sigma={o.local_sigma}, num_samples={o.num_samples}, local_vote={o.local_vote}): a soft vote, no certificate"
         )
+
+
+def _reopened(kind: type[DiffSmoothPredictor], given: Mapping[str, Any], name: str) -> DiffSmoothPredictor:
+    """The predictor that was pickled. Raises InputError where files, versions or machine make another one here."""
+    predictor = kind(**given)
+    if predictor.identity["id"] != name:
+        predictor.close()
+        raise InputError(
+            f"a predictor {name} was pickled, here it is {predictor.identity['id']}: make it anew from its files"
+        )
+    return predictor
 
 
 def _open_denoiser(path: Path, sigma: float | None, how: Mapping[str, Any]) -> Engine:

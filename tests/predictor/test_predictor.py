@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,20 @@ def test_images_that_do_not_fit_are_one_line(x: Any, said: str, linear_classifie
     ) as predictor:
         with pytest.raises(InputError, match=said):
             predictor.predict(x)
+
+
+def test_it_is_pickled_as_its_files_and_opened_again_if_they_are_the_same(
+    linear_classifier: Any, tmp_path: Path
+) -> None:
+    weights, x = RNG.normal(size=(5, 48)) / 4, RNG.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    path = shutil.copy(linear_classifier(weights, np.zeros(5)), tmp_path / "classifier.onnx")
+    with DiffSmoothPredictor(path, denoising_sigma=0, num_samples=2, local_vote=2, **EXACT) as predictor:
+        kept, expected = pickle.dumps(predictor), predictor.predict_log_proba(x)
+    with pickle.loads(kept) as again:
+        np.testing.assert_array_equal(again.predict_log_proba(x), expected)
+    shutil.copy(linear_classifier(2 * weights, np.zeros(5)), path)
+    with pytest.raises(InputError, match="make it anew from its files"):
+        pickle.loads(kept)
 
 
 def test_a_denoiser_without_a_null_class_is_refused(conditional_denoiser: Any, linear_classifier: Any) -> None:
