@@ -81,8 +81,8 @@ def _add_classifier(kinds: Commands) -> None:
     classifier.add_argument(
         "--arch",
         metavar="NAME",
-        help="resnet20…110, cifar_resnet20…110, wrn-28-10, resnet50, beit_large_patch16_224, resnet18_ood, densenet100, "
-        "timm/NAME, or hf: --checkpoint is then a local Hugging Face folder",
+        help="resnet20…110, cifar_resnet20…110, wrn-28-10, resnet18…152, beit_large_patch16_224, resnet18_ood, "
+        "densenet100, timm/NAME, torchvision/NAME, or hf: --checkpoint is then a local Hugging Face folder",
     )
     classifier.add_argument(
         "--onnx", type=Path, metavar="FILE.onnx", help="instead of --arch and --checkpoint: a classifier of your own"

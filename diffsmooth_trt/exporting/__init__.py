@@ -233,13 +233,14 @@ def export_classifier(
 ) -> ExportReport:
     """Write a classifier of images `[B, 3, image_size, image_size]` in [0, 1] units with its preprocessing as ONNX.
 
-    `arch` is a built-in name (`nets/classifiers.py`), "hf" for a local Hugging Face folder as `checkpoint`, or "timm/NAME";
-    `checkpoint_key` as in `export_denoiser`.
+    `arch` is a built-in name (`nets/classifiers.py`), "hf" for a local Hugging Face folder as `checkpoint`, "timm/NAME" or
+    "torchvision/NAME"; `checkpoint_key` as in `export_denoiser`.
     The graph resizes images to `resize_to` pixels a side (`resize_mode` of `graph/resize.py`, `antialias`), crops the
     centre of `input_size`, normalises by `mean` and `std` (three numbers each, [0, 1] units) and returns logits
-    `[B, classes]`. What is None comes from the folder's preprocessor_config.json, timm's pretrained_cfg or the
-    architecture's published training; `input_size` alone means no crop; images of `input_size` are not resized.
-    `image_size` is by default 32 for CIFAR architectures and `input_size` for others. The rest is as in `export_denoiser`.
+    `[B, classes]`. What is None comes from the folder's preprocessor_config.json, timm's pretrained_cfg, the transform of
+    torchvision's weights or the architecture's published training; `input_size` alone means no crop; images of `input_size`
+    are not resized. `image_size` is by default 32 for CIFAR architectures and `input_size` for others. The rest is as in
+    `export_denoiser`.
 
     Labels that are compared are the classifier's own. Images to calibrate on and to compare have noise σ = 0.25, or with
     `verify_denoiser` the noise that it is for, and pass through it: then they are what a classifier behind it sees.

@@ -101,6 +101,10 @@ def load_classifier(arch: str, checkpoint: Source, overrides: Overrides, key: st
         from .sources.timm import load_timm
 
         return load_timm(arch, Path(checkpoint), key)
+    if arch.startswith("torchvision/"):
+        from .sources.torchvision import load_torchvision
+
+        return load_torchvision(arch, Path(checkpoint), key)
     return load_known(arch, checkpoint, key)
 
 

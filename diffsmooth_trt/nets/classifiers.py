@@ -10,8 +10,8 @@ from ..errors import InputError
 from .arch import ClassifierArch
 from .beit import beit
 from .cifar_ood import OOD_ARCHS, ood_classifier
+from .imagenet_resnet import NAMES, imagenet_resnet
 from .resnet import DEPTHS, cifar_resnet
-from .resnet50 import resnet50
 from .wide_resnet import wide_resnet
 
 Maker = Callable[[str, int], ClassifierArch]  # (name, classes) → the architecture
@@ -33,7 +33,7 @@ KNOWN: tuple[Entry, ...] = (
     Entry(rf"cifar_resnet({_DEPTHS})", tuple(f"cifar_resnet{depth}" for depth in DEPTHS), cifar_resnet),
     Entry(r"wrn-\d+-\d+", ("wrn-28-10", "wrn-34-10", "wrn-40-2"), wide_resnet),
     Entry("|".join(OOD_ARCHS), tuple(OOD_ARCHS), ood_classifier),
-    Entry(r"resnet50", ("resnet50",), resnet50, 1000),
+    Entry("|".join(NAMES), NAMES, imagenet_resnet, 1000),
     Entry(r"beit_(base|large)_patch16_(224|384|512)", ("beit_large_patch16_224", "beit_large_patch16_512"), beit, 1000),
 )
 
@@ -50,5 +50,5 @@ def classifier_from_arch(name: str, classes: int | None = None) -> ClassifierArc
             return entry.make(name, classes or entry.classes)
     raise InputError(
         f"classifier architecture {name!r} is unknown: use one of {', '.join(classifier_names())}, "
-        "hf with a folder as checkpoint, or timm/NAME"
+        "hf with a folder as checkpoint, timm/NAME, or torchvision/NAME"
     )

@@ -77,17 +77,35 @@ def test_wide_resnet_arithmetic() -> None:
         torch.testing.assert_close(net(x), want, rtol=0, atol=1e-5 * float(want.abs().max()))
 
 
-def test_resnet50_is_the_one_of_transformers() -> None:
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808), ("wide_resnet50_2", 68_883_240), ("wide_resnet101_2", 126_886_696),
+        ("resnext50_32x4d", 25_028_904), ("resnext101_32x8d", 88_791_336), ("resnext101_64x4d", 83_455_272),
+    ],
+)  # fmt: skip
+def test_resnets_are_as_large_as_torchvisions(name: str, parameters: int) -> None:
+    """The numbers that its documentation gives."""
+    with torch.device("meta"):
+        net = classifier_from_arch(name).module
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "widths"),
+    [("resnet18", "basic", [64, 128, 256, 512]), ("resnet50", "bottleneck", [256, 512, 1024, 2048])],
+)
+def test_resnets_are_those_of_transformers(name: str, kind: str, widths: list[int]) -> None:
     """Parameters in the same order, though under other names; its bottlenecks put the stride in the 3×3 convolution."""
     transformers = pytest.importorskip("transformers", reason="compares with another implementation")
-    other = transformers.ResNetForImageClassification(
-        transformers.ResNetConfig(layer_type="bottleneck", num_labels=1000)
-    ).eval()
-    net = shaken(classifier_from_arch("resnet50").module)
+    depths = [2, 2, 2, 2] if name == "resnet18" else [3, 4, 6, 3]
+    config = transformers.ResNetConfig(layer_type=kind, hidden_sizes=widths, depths=depths, num_labels=7)
+    other = transformers.ResNetForImageClassification(config).eval()
+    net = shaken(classifier_from_arch(name, 7).module)
     ours = net.state_dict()
     blocks = {key.rsplit(".", 1)[0] for key in ours}
-    assert {"conv1", "layer1.0.downsample.0", "layer1.0.downsample.1", "layer4.2.bn3", "fc"} <= blocks
-    assert sum(value.numel() for key, value in ours.items() if "running" not in key and "num" not in key) == 25_557_032
+    assert {"conv1", "layer2.0.downsample.0", "layer2.0.downsample.1", "layer4.1.bn2", "fc"} <= blocks
 
     # They list a block's shortcut first.
     def place(key: str) -> tuple[str, bool]:
@@ -103,6 +121,21 @@ def test_resnet50_is_the_one_of_transformers() -> None:
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         want = other(pixel_values=x).logits
+        torch.testing.assert_close(net(x), want, rtol=0, atol=1e-5 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["resnet34", "wide_resnet50_2", "resnext50_32x4d"])
+def test_resnets_are_torchvisions(name: str) -> None:
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:  # one that was built for another torch raises the latter
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    net = shaken(classifier_from_arch(name, 4).module)
+    other = models.get_model(name, weights=None, num_classes=4).eval()
+    other.load_state_dict(net.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        want = other(x)
         torch.testing.assert_close(net(x), want, rtol=0, atol=1e-5 * float(want.abs().max()))
 
 

@@ -60,7 +60,7 @@ def test_normalisation_belongs_to_the_layout() -> None:
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match=", ".join(classifier_names())):
-        classifier_from_arch("resnet18")
+        classifier_from_arch("resnet19")
 
 
 def test_batch_norm_folds_away() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -236,8 +237,9 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], name: str = "check
             f"{name} does not fit the network: parameters {problems}: {hint or 'check the configuration or architecture'}"
         )
     counters = {key: torch.zeros((), dtype=torch.int64) for key in wanted if key.endswith(_COUNTER)}
-    state = {**counters, **state}
-    module.load_state_dict(state, strict=True, assign=True)
+    given = OrderedDict({**counters, **state})
+    given._metadata = wanted._metadata  # type: ignore[attr-defined]  # the layout's version, for which some networks ask
+    module.load_state_dict(given, strict=True, assign=True)
     module.requires_grad_(False)
 
 
