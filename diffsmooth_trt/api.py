@@ -6,15 +6,18 @@ Options of a method alone (`METHODS[method].Options`) are arguments too.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .certify.progress import Progress
 from .device.several import ALL, present_devices
+from .engine import ENGINE_SUFFIXES
 from .report.tsv import write_tsv
 from .runs import run as running
 from .runs import verify as verifying
 from .runs.config import LOCAL, RunConfig
+from .runs.resume import refuse_existing
 from .runs.store import RunStore
 from .runs.verify import Verification
 
@@ -40,6 +43,27 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunStore:
             store.close()
             raise
     return store
+
+
+def with_engines(
+    config: RunConfig,
+    cache: File | None = None,
+    *,
+    usual: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> RunConfig:
+    """`config` with engine files where it names networks that are none yet, which are exported into `cache` unless they are there.
+
+    None stands for `usual`, and that for ~/.cache/diffsmooth-trt; see `exporting.cache`, of which nothing is imported for engine
+    files. `say` is told of each network in a line; by default the logger "diffsmooth_trt" is, at level INFO.
+    """
+    if all(path.suffix in ENGINE_SUFFIXES for path in config.files.values()):
+        return config
+    from .exporting.cache import Cache, with_exported
+
+    refuse_existing(config.output)  # before the long work
+    place = None if cache is None else Path(cache)
+    return with_exported(config, Cache(place, usual) if say is None else Cache(place, usual, say))
 
 
 def _compare_plans(config: RunConfig) -> None:
@@ -98,13 +122,16 @@ def certify(
     tsv: File | None = None,
     ray: str | None = None,
     workers: int | None = None,
+    cache: File | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> RunStore:
     """Certify images as Cohen et al. 2019 (CERTIFY) do: class by n0 draws, radius by n fresh ones, at level alpha.
 
-    engine, classifier, unconditional: the method's engine files. data: a data set (see `Images`), of which skip, max, resize,
-    resize_mode, crop, quantise, channels and bad_images choose images. class_map: which class a name is (`read_class_map`).
+    engine, classifier, unconditional: the method's engine files, or networks that are none yet: a checkpoint, a local Hugging Face
+    or diffusers folder, or "NAME:CHECKPOINT", each exported once into the folder `cache` (`with_engines`). data: a data set (see
+    `Images`), of which skip, max, resize, resize_mode, crop, quantise, channels and bad_images choose images. class_map: which
+    class a name is (`read_class_map`).
     out: the run store to make, None to keep the run in memory. method: a name in `METHODS`; its own options are arguments too.
     sigma: noise level in image units, in [0.01, 4]; None where a denoiser says its own. radius, tolerance, family_wise,
     certificate, lipschitz: see `Stopping`. batch, backend, device, precision, threads, allow_host_code: see `open_engine`. key:
@@ -118,8 +145,8 @@ def certify(
     Raises InputError for what cannot be, AuditError, and marks the store void, where rows that the run evaluates again among
     others have other labels (certify/self_audit.py).
     """
-    given = {name: value for name, value in locals().items() if name not in ("progress", "options")}
-    return run(RunConfig("certify", **given, **options), progress)
+    given = {name: value for name, value in locals().items() if name not in ("cache", "progress", "options")}
+    return run(with_engines(RunConfig("certify", **given, **options), cache), progress)
 
 
 def predict(
@@ -156,6 +183,7 @@ def predict(
     tsv: File | None = None,
     ray: str | None = None,
     workers: int | None = None,
+    cache: File | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> RunStore:
@@ -164,8 +192,8 @@ def predict(
     Arguments, result and errors are those of `certify`. With `quantise` the answer is about each image as given, though the noise
     is added to the rounded one (`bounds.prediction_at`).
     """
-    given = {name: value for name, value in locals().items() if name not in ("progress", "options")}
-    return run(RunConfig("predict", **given, **options), progress)
+    given = {name: value for name, value in locals().items() if name not in ("cache", "progress", "options")}
+    return run(with_engines(RunConfig("predict", **given, **options), cache), progress)
 
 
 def verify(

@@ -16,7 +16,7 @@ from .certify.progress import NoProgress, Progress
 from .certify.reach import check_reach
 from .certify.stopping import Stopping
 from .device import open_device
-from .engine import Engine, open_engine
+from .engine import ENGINE_SUFFIXES, Engine, open_engine
 from .engine.backends.callable import open_callable
 from .engine.choice import MOST_ROWS, EngineChoice
 from .errors import InputError
@@ -84,7 +84,8 @@ class SmoothedClassifier:
     denoiser of method "apndc", and `unconditional` the denoiser that it denoises by. classes: how many there are; needed only of
     a function that returns labels. sigma: image units, in [0.01, 4]; needed unless f is a denoiser's file, which says it.
     method: a name in `METHODS`, by default "rs", or "dds" with `classifier`; its own options are arguments too. batch: rows of a
-    call of f. backend, device, precision, threads, allow_host_code: for engine files, see `open_engine`.
+    call of f. backend, device, precision, threads, allow_host_code: for engine files, see `open_engine`. Networks that are no
+    engine files yet, as `certify` takes them, are exported once for a size of images, at the first call, into the folder `cache`.
 
     f has to be a function of each row by itself. A function has no hash, so nothing can be verified later; use `certify` on
     engine files for that. Engines are opened at the first call; `close`, or a `with` block, closes them. Raises InputError that
@@ -106,6 +107,7 @@ class SmoothedClassifier:
         precision: str | None = None,
         threads: int | None = None,
         allow_host_code: bool = False,
+        cache: str | Path | None = None,
         **options: Any,
     ) -> None:
         name = method or ("rs" if classifier is None else "dds")
@@ -137,6 +139,7 @@ class SmoothedClassifier:
         elif not (self.method.states_sigma() and isinstance(self.bases["engine"], Path)):
             raise InputError("sigma is missing: give the noise level in image units, 0.25 for example")
         self.classes, self.sigma = classes, sigma
+        self.cache = None if cache is None else Path(cache)
         self._opened: dict[Shape, Method] = {}
 
     def _checked_bases(self, given: dict[str, Base]) -> dict[str, Callable[[Any], Any] | Path]:
@@ -268,7 +271,7 @@ class SmoothedClassifier:
                 base, _argument(slot), role=role, input_shape=shape, classes=self.classes, sigma=sigma, batch=batch
             )
         return open_engine(
-            base,
+            self._exported(slot, base, shape),
             batch=batch,
             role=role,
             sigma=sigma,
@@ -278,6 +281,20 @@ class SmoothedClassifier:
             threads=chosen.threads,
             allow_host_code=chosen.allow_host_code,
         )
+
+    def _exported(self, slot: str, base: Path, shape: Shape) -> Path:
+        """The engine file of a base that is one, or is a network for images of a shape."""
+        if base.suffix in ENGINE_SUFFIXES:
+            return base
+        from .exporting.cache import Cache, Wanted, engine_of
+
+        _, height, width = shape
+        if height != width:
+            raise InputError(
+                f"x has images of {width}×{height} pixels, {_argument(slot)} is exported for square ones: crop them"
+            )
+        wanted = Wanted(_argument(slot), self.method.slots[slot].role, self.sigma, lambda: height)
+        return engine_of(base, wanted, Cache(self.cache)) or base
 
     def close(self) -> None:
         """Close the engines that are open."""

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engine import ENGINE_SUFFIXES
 from ..errors import InputError
 from ..runs.config import RunConfig, names, slots
 from .options import Commands
@@ -72,30 +71,17 @@ def add(commands: Commands) -> None:
 
 def execute_run(given: dict[str, Any], arguments: argparse.Namespace) -> Summary:
     """Make the run of a configuration, and show how far it is as `arguments` say."""
-    from ..api import run
+    from ..api import run, with_engines
     from ..report.tables import summarise
     from .progress import shown
 
     config = RunConfig(**given)
     with shown(arguments, config.stopping.command) as progress:
-        if any(path.suffix not in ENGINE_SUFFIXES for path in config.files.values()):
-            from ..exporting.cache import with_exported
-            from ..runs.resume import refuse_existing
-
-            refuse_existing(config.output)  # before the long work
-            config = with_exported(config, cache_folder(arguments), say)
+        usual = os.environ.get("XDG_CACHE_HOME")
+        place = None if not usual else Path(usual) / "diffsmooth-trt"
+        config = with_engines(config, getattr(arguments, "cache", None), usual=place, say=say)
         with run(config, progress) as store:
             return summarise(store)
-
-
-def cache_folder(arguments: argparse.Namespace) -> Path | None:
-    """--cache, else the place that the desktop's rules name; None for the usual one."""
-    given, standard = getattr(arguments, "cache", None), os.environ.get("XDG_CACHE_HOME")
-    if given is not None or not standard:
-        return Path(given) if given is not None else None
-    made = Path(standard) / "diffsmooth-trt"
-    made.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return made
 
 
 def say(line: str) -> None:

@@ -46,7 +46,10 @@ def _of_file(parser: Parser, command: str, typed: Sequence[str]) -> list[str]:
 
 
 def _add_engines(add: Add) -> None:
-    text = "denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc): .onnx, .pt2, or as in --cache"
+    text = (
+        "denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc): .onnx, .pt2, or a checkpoint "
+        "or Hugging Face folder, which is exported once"
+    )
     add("--engine", type=Path, required=True, metavar="FILE", help=text)
     add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx or .pt2 (dds, diffsmooth)")
     add("--method", choices=METHODS, default="dds", metavar="NAME", help="%(choices)s (default: dds)")
@@ -132,7 +135,7 @@ def _add_rare(parser: Parser, certify: bool) -> None:
     add_host_code(add)
     text = (
         "where networks that are no engine files are kept as such, by content (default: ~/.cache/diffsmooth-trt): a local Hugging "
-        "Face or diffusers folder, a checkpoint, or NAME:CHECKPOINT, like timm/convnext_base:net.safetensors"
+        "Face or diffusers folder, a checkpoint, or NAME:CHECKPOINT, like torchvision/vit_b_16:net.pt, timm/convnext_base:net.pt"
     )
     add("--cache", type=Path, metavar="FOLDER", help=text)
     add = parser.group("key of the noise", rare=True)

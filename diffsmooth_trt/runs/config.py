@@ -270,7 +270,8 @@ def check_files(method: type[Method], files: Mapping[str, Path]) -> None:
     missing = [option for option, slot in taken.items() if option not in files and not slot.optional]
     if missing:
         role = taken[missing[0]].role
-        raise InputError(f"{flag(missing[0])} is needed by --method {name}: pass the {role}'s .onnx file")
+        alone = ", or --method rs where --engine is the classifier itself" if missing == ["classifier"] else ""
+        raise InputError(f"{flag(missing[0])} is needed by --method {name}: pass the {role}'s file{alone}")
 
 
 def check_sigma(method: type[Method], sigma: float | None) -> None:

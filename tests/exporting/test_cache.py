@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 torch = pytest.importorskip("torch", reason="exports need torch")
 pytest.importorskip("onnxscript", reason="exports need onnxscript")
@@ -14,6 +16,7 @@ pytest.importorskip("onnxruntime", reason="exports are checked in ONNX Runtime")
 import diffsmooth_trt as dst  # noqa: E402
 from diffsmooth_trt import zoo  # noqa: E402
 from diffsmooth_trt.cli import main  # noqa: E402
+from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.files import content_sha256  # noqa: E402
 from diffsmooth_trt.nets.classifiers import classifier_from_arch  # noqa: E402
 
@@ -55,6 +58,7 @@ def test_a_checkpoint_is_exported_once_and_the_run_verifies(checkpoint, tmp_path
     (made,) = cache.iterdir()
     assert line.startswith(f"diffsmooth-trt: --engine {checkpoint} was exported (resnet20, ")
     assert line.endswith(f"to {made}, which later runs take")
+    assert "images of 32 pixels, mean 0.485,0.456,0.406, std 0.229,0.224,0.225" in line
     again = checkpoint.rename(tmp_path / "other-name.pt").rename(checkpoint)  # by content, not by date
     assert certify(second, cache, again) == 0
     assert capsys.readouterr().err == f"diffsmooth-trt: --engine {checkpoint} was exported earlier, as {made}\n"
@@ -63,6 +67,53 @@ def test_a_checkpoint_is_exported_once_and_the_run_verifies(checkpoint, tmp_path
         assert one.record.classifier.id == two.record.classifier.id
         assert one.files["engine"] == str(made)
     assert main(["verify", str(first), "--quiet", "--threads", "1"]) == 0
+
+
+def test_python_takes_what_the_commands_take(checkpoint, tmp_path, caplog):
+    """`certify` and `SmoothedClassifier` find one engine file, and the logger says so; votes are equal."""
+    cache, key = tmp_path / "cache", "ab" * 32
+    cache.mkdir()
+    caplog.set_level("INFO", "diffsmooth_trt")
+    how = {"backend": "onnxruntime", "threads": 1, "batch": 8, "cache": cache}
+    drawn = {"n0": 2, "n": 20, "key": key}
+    with dst.certify(engine=checkpoint, method="rs", sigma=0.25, data=zoo.IMAGES, max=1, **drawn, **how) as run:
+        (by_file,) = run.results()
+    x = np.stack([image.pixels for image in dst.open_images(zoo.IMAGES, limit=1)])
+    with dst.SmoothedClassifier(checkpoint, sigma=0.25, **how) as named:
+        assert named.certify(x, **drawn).radius[0] == by_file.radius
+        with pytest.raises(InputError, match="x has images of 32×20 pixels, f is exported for square ones"):
+            named.predict(x[:, :20])
+    (made,) = cache.iterdir()
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    assert caplog.messages[0].startswith(f"--engine {checkpoint} was exported (resnet20, images of 32 pixels, ")
+    assert caplog.messages[1] == f"f {checkpoint} was exported earlier, as {made}"
+    with pytest.raises(InputError, match="^cache .* is no folder"):
+        dst.certify(engine=checkpoint, method="rs", sigma=0.25, data=zoo.IMAGES, cache=tmp_path / "none")
+
+
+def test_images_that_no_network_takes_are_refused_before_it_is_exported(checkpoint, tmp_path, capsys):
+    for name, sizes, message in (
+        (
+            "wide",
+            [(40, 32)],
+            "has an image of 40×32 pixels, expected square ones of one size: give --resize 256 --crop 224",
+        ),
+        (
+            "mixed",
+            [(32, 32), (48, 48)],
+            "image 1 is (48, 48, 3), the engine takes (32, 32, 3): pass --resize and --crop",
+        ),
+    ):
+        for number, size in enumerate(sizes):
+            (tmp_path / name).mkdir(exist_ok=True)
+            PillowImage.new("RGB", size).save(tmp_path / name / f"{number}.png")
+        arguments = [*RUN, "--engine", str(checkpoint), "--cache", str(tmp_path), "--out", str(tmp_path / "r.sqlite")]
+        arguments[arguments.index("--data") + 1] = str(tmp_path / name)
+        arguments[arguments.index("--max") + 1] = "2"
+        assert main(arguments) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert message in said
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_what_cannot_be_is_one_line(checkpoint, tmp_path, capsys):
@@ -75,7 +126,7 @@ def test_what_cannot_be_is_one_line(checkpoint, tmp_path, capsys):
     dds = ["--method", "dds", "--classifier", str(zoo.CLASSIFIER_DDS)]
     for engine, place, more, message in (
         (checkpoint, tmp_path / "none", [], "is no folder: make it, or leave --cache out for ~/.cache/diffsmooth-trt"),
-        (odd, cache, [], "fits no built-in architecture: say which it has, like --engine timm/NAME:"),
+        (odd, cache, [], "fits no built-in architecture: say which it has, like --engine torchvision/NAME:"),
         (f"resnet20:{tmp_path}/none.pt", cache, [], "which should be the checkpoint of resnet20"),
         (f"magic:{checkpoint}", cache, [], "magic"),
         (folder, cache, [], "has no weights"),
