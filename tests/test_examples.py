@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_arrays(tmp_path: Path) -> None:
     said = ran("arrays.py", tmp_path)
     assert "Certificates of 3 images: 3 answered" in said and "[0 1 1]" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_rays_workers(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray")
+    said = ran("with_ray.py", tmp_path)
+    assert said.count("image ") == 2 and "the workers' run is that of one process" in said
+
+
+def test_the_adversarial_robustness_toolbox(tmp_path: Path) -> None:
+    """The loss under the attacked key grows, as the gradients are exact."""
+    pytest.importorskip("art", reason="the extra art: the Adversarial Robustness Toolbox")
+    pytest.importorskip("torch", reason="gradients need torch")
+    attacked = ran("with_art.py", tmp_path).splitlines()[0]
+    before, after = ([float(value) for value in part.split()] for part in re.findall(r"\[([^]]*)\]", attacked))
+    assert all(new > old for old, new in zip(before, after, strict=True)), attacked
 
 
 def test_the_notebook(tmp_path: Path) -> None:
