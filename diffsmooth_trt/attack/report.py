@@ -48,7 +48,7 @@ def shares(attack: AttackFile, epsilon: float) -> Shares:
     )
 
 
-def _percent(part: int, whole: int, *, upwards: bool) -> str:
+def percent(part: int, whole: int, *, upwards: bool) -> str:
     """A share in percent, rounded against us."""
     tenths = (math.ceil if upwards else math.floor)(1000 * part / whole)
     return f"{tenths / 10:.1f}"
@@ -75,9 +75,9 @@ def text(attack: AttackFile) -> str:
     rows = []
     for each in (shares(attack, epsilon) for epsilon in attack.radii):
         accuracies = (
-            _percent(each.certified, n, upwards=False),
-            _percent(each.attacked, n, upwards=True),
-            _percent(each.clean, n, upwards=True),
+            percent(each.certified, n, upwards=False),
+            percent(each.attacked, n, upwards=True),
+            percent(each.clean, n, upwards=True),
         )
         rows.append([f"{each.epsilon:g}", *accuracies, *map(str, (each.tried, each.broken, each.abstained))])
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -160,48 +160,58 @@ def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], what: str) 
 
 
 def _report_transfers(arguments: argparse.Namespace) -> None:
-    """The tables of files of `transfer`."""
+    """The tables of files of `transfer`, and their page."""
     from ..files import check_outputs, write_atomically
     from ..transfer.file import TransferFile
+    from ..transfer.page import page
     from ..transfer.report import text, tsv
 
-    _refuse(arguments, ("html", "figure", "envelope", *OF_RUNS, *FILES), "files of `transfer`")
+    _refuse(arguments, ("figure", "envelope", *OF_RUNS, *FILES), "files of `transfer`")
     if arguments.tsv and len(arguments.runs) != 1:
         raise InputError(f"--tsv takes one file, got {len(arguments.runs)}: call it once a file")
-    check_outputs({"--tsv": arguments.tsv}, {f"run {path}": path for path in arguments.runs})
+    outputs = {"--tsv": arguments.tsv, "--html": arguments.html}
+    check_outputs(outputs, {f"run {path}": path for path in arguments.runs})
     transfers = [TransferFile.read(path) for path in arguments.runs]
-    print("\n".join(text(each, arguments.radii) for each in transfers))
+    said = "\n".join(text(each, arguments.radii) for each in transfers)
     if arguments.tsv:
         write_atomically(arguments.tsv, tsv(transfers[0]))
+    if arguments.html:
+        write_atomically(arguments.html, page(transfers, arguments.radii))
+    print(said)
 
 
 def _report_attacks(arguments: argparse.Namespace) -> None:
-    """The tables of files of `attack`, and their curves."""
+    """The tables of files of `attack`, their curves and their page."""
     from ..attack.file import AttackFile
+    from ..attack.page import page
     from ..attack.report import text, write_figure
-    from ..files import check_outputs
+    from ..files import check_outputs, write_atomically
 
-    _refuse(arguments, ("tsv", "html", "envelope", "radii", *OF_RUNS, *FILES), "files of `attack`")
-    check_outputs({"--figure": arguments.figure}, {f"run {path}": path for path in arguments.runs})
+    _refuse(arguments, ("tsv", "envelope", "radii", *OF_RUNS, *FILES), "files of `attack`")
+    outputs = {"--figure": arguments.figure, "--html": arguments.html}
+    check_outputs(outputs, {f"run {path}": path for path in arguments.runs})
     attacks = [AttackFile.read(path) for path in arguments.runs]
     if arguments.figure:
         write_figure(arguments.figure, attacks)
+    if arguments.html:
+        write_atomically(arguments.html, page(attacks))
     print("\n".join(map(text, attacks)))
 
 
 def _report_ood(arguments: argparse.Namespace) -> None:
-    """The tables of an out-of-distribution run, and its figure."""
-    from ..files import check_outputs
+    """The tables of an out-of-distribution run, its figure and its page."""
+    from ..files import check_outputs, write_atomically
     from ..ood.config import RADII
     from ..ood.figures import write_figure
+    from ..ood.page import page
     from ..ood.report import text_report, versions_of
     from ..ood.store import OodStore
     from ..runs.record import naming_damage
 
-    _refuse(arguments, ("tsv", "html", "envelope", *OF_RUNS, *FILES), "one of `ood`")
+    _refuse(arguments, ("tsv", "envelope", *OF_RUNS, *FILES), "one of `ood`")
     if len(arguments.runs) != 1:
         raise InputError(f"a run of `ood` is reported alone, got {len(arguments.runs)} runs: call it once a run")
-    check_outputs({"--figure": arguments.figure}, {"run": arguments.runs[0]})
+    check_outputs({"--figure": arguments.figure, "--html": arguments.html}, {"run": arguments.runs[0]})
     radii = arguments.radii or RADII
     if min(radii) < 0:
         raise InputError(f"--radii must be 0 or more, got {min(radii)}: ℓ2 radii in image units")
@@ -210,6 +220,8 @@ def _report_ood(arguments: argparse.Namespace) -> None:
         print(text_report(store, versions))
         if arguments.figure:
             write_figure(arguments.figure, store, versions)
+        if arguments.html:
+            write_atomically(arguments.html, page(store, versions))
 
 
 def _demo(arguments: argparse.Namespace) -> None:

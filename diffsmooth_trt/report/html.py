@@ -28,12 +28,19 @@ def page(
 ) -> str:
     """The page as text. seen: what else there is of each run; without it the page has no pictures and no votes."""
     also = [Seen()] * len(summaries) if seen is None else seen
+    title = " · ".join(summary.name for summary in summaries)
+    text = text_table(summaries, radii, enveloped=enveloped)
+    return framed(title, text, document(summaries, radii, also, enveloped=enveloped), SCRIPTS)
+
+
+def framed(title: str, text: str, data: dict[str, Any], scripts: Sequence[str]) -> str:
+    """A page whose `scripts` draw `data`; where no script runs it shows `text`."""
     parts = {
-        "title": html.escape(" · ".join(summary.name for summary in summaries)),
+        "title": html.escape(title),
         "style": _template("page.css"),
-        "text": html.escape(text_table(summaries, radii, enveloped=enveloped)),
-        "data": _inside_script(document(summaries, radii, also, enveloped=enveloped)),
-        "script": "\n".join(map(_template, SCRIPTS)),
+        "text": html.escape(text),
+        "data": _inside_script(data),
+        "script": "\n".join(map(_template, scripts)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _template("page.html"))
 

@@ -190,10 +190,10 @@ def _certain(summary: Summary) -> str:
     if summary.conditional:
         return ", if the network is as smooth as was assumed"
     kind = "all of them together" if summary.record.stopping.family_wise else "each"
-    return f", {kind} with probability {_exactly_less(summary.alpha)} over the noise"
+    return f", {kind} with probability {exactly_less(summary.alpha)} over the noise"
 
 
-def _exactly_less(alpha: float) -> str:
+def exactly_less(alpha: float) -> str:
     """1 − alpha in percent, with at most four digits, rounded down."""
     rest = (100 * (1 - Decimal(repr(alpha)))).quantize(Decimal("0.0001"), ROUND_FLOOR).normalize()
     return f"{rest:f} %"

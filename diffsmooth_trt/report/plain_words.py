@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..noise import Key
 from ..runs.audit import audit_line
 from ..runs.identity import INDEPENDENT, rows_note
+from ..runs.record import ClassifierId
 from .tables import Summary, chosen_of
 
 Said = tuple[str, str]
@@ -35,12 +37,8 @@ def facts(summary: Summary) -> list[Said]:
         ("Options of the method", ", ".join(f"{name} {value}" for name, value in options.items())),
         ("Space", f"ℓ2 in {summary.space}"),
         ("Data", _data(summary)),
-        (
-            "Key",
-            f"{'drawn by the operating system' if record.key_drawn else 'given'}: {record.key.hex}" * asked.smoothing,
-        ),
-        ("Classifier id", classifier.id),
-        *((role.capitalize(), _engine(part, record.files, role)) for role, part in classifier.engines.items()),
+        ("Key", key_words(record.key, record.key_drawn) if asked.smoothing else ""),
+        *classifier_facts(classifier, record.files),
         ("Law of the noise", _law(summary)),
         ("Rows of a batch", rows_note(record.rows).removeprefix("rows: ")),
         ("Audit", audit_line(record.audit).removeprefix("audit: ")),
@@ -48,6 +46,17 @@ def facts(summary: Summary) -> list[Said]:
         ("File", f"{summary.name}, format {record.format}"),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def classifier_facts(classifier: ClassifierId, files: Mapping[str, str | None]) -> list[Said]:
+    """A classifier's id and its engines, of which `files` says the paths by option."""
+    engines = [(role.capitalize(), _engine(part, files, role)) for role, part in classifier.engines.items()]
+    return [("Classifier id", classifier.id), *engines]
+
+
+def key_words(key: Key, drawn: bool) -> str:
+    """A key, and who chose it."""
+    return f"{'drawn by the operating system' if drawn else 'given'}: {key.hex}"
 
 
 def _data(summary: Summary) -> str:

@@ -67,10 +67,12 @@ class TransferRule:
         if not 0 < alpha < 1:
             raise InputError(f"--alpha must lie between 0 and 1, got {alpha}")
         self.pairs, self.sigma, self.void = pairs, record.conditions.sigma, record.void
-        self.sequential, self.n = stopping.sequential, stopping.n
+        self.sequential, self.n, self.preset = stopping.sequential, stopping.n, stopping.preset
         self.variation = Decimal(record.total_variation) + Decimal(record.slack)
         with localcontext(context(rounding=ROUND_FLOOR)):
-            level = Decimal(alpha) / (record.images if stopping.family_wise else 1)
+            images = record.images if stopping.family_wise else 1
+            self.of_run = down(Decimal(stopping.alpha) / images)
+            level = Decimal(alpha) / images
             self.of_votes = down(level * pairs / (pairs + stopping.n))
             self.of_pairs = down(level - Decimal(self.of_votes))
         if not (self.of_votes > 0 and self.of_pairs > 0):
@@ -95,10 +97,26 @@ class TransferRule:
             ends = looks(self.n)[: len(hits)]
             if not hits or len(ends) < len(hits) or ends[-1] != trials or not _possible(hits, ends):
                 raise ValueError(f"{len(hits)} looks at {trials} draws")
-            return anytime_lower(np.array(hits), self.of_votes)
-        if len(hits) != 1 or trials != self.n or not 0 <= hits[0] <= trials:
+        elif len(hits) != 1 or trials != self.n or not 0 <= hits[0] <= trials:
             raise ValueError(f"{hits} hits of {trials} draws")
-        return binomial_lower(hits[0], trials, self.of_votes)
+        return self._bound(hits, trials, self.of_votes)
+
+    def _bound(self, hits: tuple[int, ...], trials: int, alpha: float) -> float:
+        """The bound that possible votes give at a level."""
+        if self.sequential:
+            return anytime_lower(np.array(hits), alpha)
+        return binomial_lower(hits[0], trials, alpha)
+
+    def run_radius(self, evidence: Evidence) -> float | None:
+        """The run's own radius for f, by its votes at its own level; None of a run of preset radii, which says more than that."""
+        if self.preset:
+            return None
+        votes = self._bound(evidence.hits, evidence.trials, self.of_run)
+        with localcontext(context(rounding=ROUND_FLOOR)):
+            p = max(0.0, down(Decimal(votes) - self.variation))
+        if p <= 0.5 or evidence.chosen == self.void:
+            return 0.0
+        return less_distance(radius_lower(p, self.sigma), evidence.distance)
 
     def outcome(self, evidence: Evidence) -> Outcome:
         """What the evidence says of g; ValueError where no run and no draws give such."""

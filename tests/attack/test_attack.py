@@ -162,7 +162,7 @@ def truth(run: Path) -> dict[int, float]:
     }
 
 
-def test_half_spaces_break_beyond_their_radius_and_never_within(certified: Any) -> None:
+def test_half_spaces_break_beyond_their_radius_and_never_within(certified: Any, load_beside: Any) -> None:
     run = certified()
     made, edges = attack(config(run, kept=run.with_name("a.npz"))), truth(run)
     never = beyond = 0
@@ -189,6 +189,26 @@ def test_half_spaces_break_beyond_their_radius_and_never_within(certified: Any) 
         assert list(zip(kept["index"].tolist(), kept["epsilon"].tolist(), strict=True)) == points
         assert Images(run.with_name("a.npz")).labels
     assert not made.path.with_name("a.contradictions.npz").exists()
+    the_page_has_its_numbers(made, load_beside("chart_pages.py"))
+
+
+def the_page_has_its_numbers(made: AttackFile, pages: Any) -> None:
+    """The curves at every attacked radius, the accuracies of the table, and for each image the nearest wrong point."""
+    assert main(["report", str(made.path), "--html", str(made.path.with_suffix(".html"))]) == 0
+    data = pages.embedded(made.path.with_suffix(".html"))
+    (chart,), (at_radii, images) = data["charts"], data["tables"]
+    certified, attacked, clean = (line["points"] for line in chart["lines"])
+    for epsilon, row in zip(RADII, at_radii["rows"], strict=True):
+        found = shares(made, epsilon)
+        assert pages.height(certified, epsilon, until=True) == pytest.approx(100 * found.certified / 16)
+        assert pages.height(attacked, epsilon) == pytest.approx(100 * found.attacked / 16)
+        assert clean[0][1] == pytest.approx(100 * found.clean / 16)
+        assert [float(cell) for cell in row[1:4]] == pytest.approx(
+            [100 * n / 16 for n in (found.certified, found.attacked, found.clean)], abs=0.1
+        )
+    for image, row in zip(made.images, images["rows"], strict=True):
+        wrong = [e for e in RADII if made.rule.broken(image, e)]
+        assert (row[4] == "–") == (not wrong) and (not wrong or float(row[4]) <= wrong[0] + 1e-4)
 
 
 def test_a_false_certificate_is_contradicted_and_the_evidence_is_kept(
@@ -385,11 +405,10 @@ def test_runs_that_cannot_be_attacked_are_one_line(
     refused(ood, "")
     out.write_text("{}")
     refused(run, f"--out {out} exists")
-    for option in ("--html", "--tsv"):
-        out.unlink(missing_ok=True)
-        attack(config(run, max=1))
-        assert main(["report", str(out), option, str(tmp_path / "x")]) == 2
-        assert f"{option} is for runs of certify" in capsys.readouterr().err
+    out.unlink()
+    attack(config(run, max=1))
+    assert main(["report", str(out), "--tsv", str(tmp_path / "x")]) == 2
+    assert "--tsv is for runs of certify" in capsys.readouterr().err
     out.unlink()
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(run, "attack needs gradients, which are torch's")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from diffsmooth_trt.cli import main
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.figures import colours_of, figure_of, title_of
 from diffsmooth_trt.ood.report import versions_of
@@ -57,3 +58,27 @@ def test_the_title_says_what_is_shown(finished):
         ) in title
         del store.records[2, 0]
         assert title_of(store, found).startswith("UNFINISHED") and "generated:smooth 5 of 6" in title_of(store, found)
+
+
+def test_the_page_has_the_figures(finished, load_beside):
+    """Every figure of the table, rounded against us; areas under the ROC curves are at most the AUROCs."""
+    path, kind = finished
+    assert main(["report", str(path), "--html", str(path.with_suffix(".html")), "--radii", "0,0.25"]) == 0
+    data = load_beside("chart_pages.py").embedded(path.with_suffix(".html"))
+    with OodStore.open(path) as store:
+        found = versions_of(store, (0.0, 0.25))
+    rows = {tuple(row[:3]): [float(cell) for cell in row[3:]] for row in data["tables"][0]["rows"]}
+    assert len(rows) == 3 * len(found)
+    for version in found:
+        for name, measured in version.measured().items():
+            auroc, aupr, fpr = rows[version.name, f"{version.radius:g}", name]
+            assert 0 <= 100 * measured.auroc - auroc < 0.01 + 1e-9 and 0 <= 100 * measured.aupr - aupr < 0.01 + 1e-9
+            assert -1e-9 <= fpr - 100 * measured.fpr < 0.01 + 1e-9
+    charts = {chart["title"]: chart for chart in data["charts"]}
+    assert ("AUROC against the radius" in charts) == (kind == "certified")
+    for name in SETS:
+        assert [line["name"] for line in charts[f"Scores: {name}"]["lines"]] == ["in-distribution", name]
+        for version, line in zip(found, charts[f"ROC: {name}"]["lines"], strict=True):
+            x, y = np.array(line["points"]).T / 100
+            area = float((np.diff(x) * y[:-1]).sum())
+            assert area <= version.measured()[name].auroc + 1e-9 or version.bounds  # whose ties all count against us

@@ -182,7 +182,7 @@ def truth(run: Path, weights: Any) -> dict[int, tuple[int, float]]:
 
 @pytest.mark.parametrize("options", [{}, {"tolerance": 0.05}, {"family_wise": True}])
 def test_radii_are_below_the_true_ones_and_most_of_the_runs(
-    options: dict[str, Any], certified: Any, networks: dict[str, Path]
+    options: dict[str, Any], certified: Any, networks: dict[str, Path], load_beside: Any
 ) -> None:
     run = certified(**options)
     made = transfer(
@@ -198,11 +198,33 @@ def test_radii_are_below_the_true_ones_and_most_of_the_runs(
             assert (image.outcome.predict, image.outcome.radius) <= known[image.index]
             assert image.outcome.predict == known[image.index][0]
         assert (image.outcome.radius or 0.0) <= (before[image.index].radius or 0.0) + 1e-12 or options or alone
+        own = made.rule.run_radius(image.evidence)
+        assert own == pytest.approx(before[image.index].radius, rel=1e-12)
+    the_page_has_both_curves(made, load_beside("chart_pages.py"))
     total = sum(image.outcome.radius or 0.0 for image in made.images)
     assert total >= 0.8 * sum(result.radius or 0.0 for result in before.values()) > 0
     again = TransferFile.read(made.path)
     assert again.images == made.images and not again.key_drawn and again.classifier == made.classifier
     assert verify(made.path, given={}, seed=1, fraction=1).agrees
+
+
+def the_page_has_both_curves(made: TransferFile, pages: Any) -> None:
+    assert main(["report", str(made.path), "--html", str(made.path.with_suffix(".html")), "--radii", "0.1,0.3"]) == 0
+    data = pages.embedded(made.path.with_suffix(".html"))
+    (chart,), (at_radii, images) = data["charts"], data["tables"]
+    other, run = (line["points"] for line in chart["lines"])
+    for image, row in zip(made.images, images["rows"], strict=True):
+        assert float(row[3].replace("–", "0")) <= (image.outcome.radius or 0.0)
+    for column, radius in enumerate((0.1, 0.3), 1):
+        kept = [image.correct and (image.outcome.radius or 0.0) >= radius for image in made.images]
+        assert pages.height(other, radius, until=True) == pytest.approx(100 * sum(kept) / 12)
+        assert float(at_radii["rows"][0][column]) <= 100 * sum(kept) / 12
+        assert float(at_radii["rows"][1][column]) == pytest.approx(pages.height(run, radius, until=True), abs=0.1)
+
+
+def test_preset_radii_have_no_radius_of_the_votes_alone() -> None:
+    made = rule(stopping=Stopping(n=4000, radius=0.25))
+    assert made.run_radius(Evidence(0, (30,), 30, 0)) is None
 
 
 def test_votes_of_pairs_do_not_depend_on_the_batch(certified: Any, networks: dict[str, Path]) -> None:
@@ -319,7 +341,8 @@ def test_command_transfers_reports_and_verifies(
     assert rows[0] == ["idx", "label", "predict", "radius", "correct", "time"] and len(rows) == 13
     for arguments, hint in (
         ([*command, "--out", str(out)], "exists: give another name"),
-        (["report", str(out), "--html", str(tmp_path / "x.html")], "--html is for runs of certify"),
+        (["report", str(out), "--figure", str(tmp_path / "x.png")], "--figure is for runs of certify"),
+        (["report", str(out), "--html", str(out)], "which it would destroy"),
         (["verify", str(out), "--unfinished"], "--unfinished is not for files of transfer"),
         (["transfer", str(tmp_path / "no.sqlite"), "--out", str(tmp_path / "x.json")], "does not exist"),
     ):

@@ -1,3 +1,4 @@
+const main = document.getElementById("main");
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
 const CERTIFIED = RUNS.filter((run) => run.certified);
@@ -92,7 +93,40 @@ function choice(name, options, chosen, onchange) {
   return make("fieldset.choice", {}, make("legend", {}, name), make("div", {}, items));
 }
 
-/** A table that may be wider than the page: then it scrolls, by keyboard too. */
+/** A table that may be wider than the page: then it scrolls, and is a stop of the keyboard. */
 function scrolling(name, table) {
-  return make("div.scroll", { tabindex: 0, role: "region", "aria-label": name }, table);
+  const holder = make("div.scroll", { role: "region", "aria-label": name }, table);
+  const fit = () => {
+    if (holder.scrollWidth > holder.clientWidth) holder.tabIndex = 0;
+    else holder.removeAttribute("tabindex");
+  };
+  const watched = new ResizeObserver(fit);
+  watched.observe(holder);
+  watched.observe(table);
+  return holder;
+}
+
+/** A section of the page under its title. */
+function section(id, title, said, ...inside) {
+  return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), said ? make("p.quiet", {}, said) : null, ...inside);
+}
+
+/** Text with `names` in it. */
+const coded = (said) => said.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
+
+/** A list of names and what is said of them. */
+const factList = (facts) => make("dl.facts", {}, facts.flatMap(([name, said]) => [make("dt", {}, name), make("dd", {}, said)]));
+
+/** The line of a run or of a chart, as a legend shows it. */
+const swatch = (colour, dash) => draw("svg", { class: "swatch", viewBox: "0 0 36 12", "aria-hidden": "true" },
+  draw("path", { class: "line", d: "M0,6H36", style: `stroke:var(${colour})`, "stroke-dasharray": dash || null }));
+
+/** What comes last: links to the sections that are there, and the place that the address names. */
+function finish(titles) {
+  document.getElementById("nav").append(...titles.filter(([id]) => document.getElementById(id)).map(([id, name]) => make("a", { href: `#${id}` }, name)));
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    document.documentElement.dataset.drawn = Math.round(performance.now());
+    const wanted = location.hash && document.getElementById(location.hash.slice(1)); // which was not there when the page was read
+    if (wanted) wanted.scrollIntoView({ behavior: "instant" });
+  }));
 }

@@ -1,10 +1,5 @@
-const main = document.getElementById("main");
 const MOST_CLASSES = 20; // of a confusion matrix; of more, the most frequent mistakes are listed
 let chooseRadius = () => {};
-
-function section(id, title, said, ...inside) {
-  return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), said ? make("p.quiet", {}, said) : null, ...inside);
-}
 
 function head() {
   const lede = document.getElementById("lede");
@@ -72,7 +67,7 @@ function curveSection() {
     const { colour, dash } = STYLES[number % STYLES.length];
     const found = onCurve(run, looked.radius);
     const band = `${between(found)} %${run.missing ? " in the end" : ""}`;
-    return make("li", {}, draw("svg", { class: "swatch", viewBox: "0 0 36 12", "aria-hidden": "true" }, draw("path", { class: "line", d: "M0,6H36", style: `stroke:var(${colour})`, "stroke-dasharray": dash || null })),
+    return make("li", {}, swatch(colour, dash),
       make("span", {}, run.name), make("span.share", {}, percent(found.share)), make("span.band", {}, band));
   })));
   const kinds = [...new Set(CERTIFIED.map((run) => run.curve.kind))].join(", or ");
@@ -156,7 +151,6 @@ function pairsSection() {
 
 function madeSection() {
   const runs = RUNS.filter((run) => !run.envelope);
-  const coded = (said) => said.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
   const titles = [...new Set(runs.flatMap((run) => run.assumptions.map(([name]) => name)))];
   const words = make("dl.words", {}, titles.map((title) => {
     const by = new Map(); // what is said of several runs alike is said once
@@ -165,7 +159,7 @@ function madeSection() {
     return make("div", {}, make("dt", {}, title), [...by].map(([said, names]) => make("dd", {}, named ? make("small", {}, names.join(", ")) : null, coded(said))));
   }));
   const blocks = runs.map((run) => make("div.run", {}, runs.length > 1 ? make("h3", {}, run.name) : null,
-    make("details", { open: runs.length === 1 ? "" : null }, make("summary", {}, "What was certified with what"), make("dl.facts", {}, run.facts.flatMap(([name, said]) => [make("dt", {}, name), make("dd", {}, said)]))),
+    make("details", { open: runs.length === 1 ? "" : null }, make("summary", {}, "What was certified with what"), factList(run.facts)),
     make("details", {}, make("summary", {}, "Notes of the report"), run.notes.map((said) => make("p.note", {}, said)))));
   const best = RUNS.filter((run) => run.envelope).map((run) => make("div.run", {}, make("h3", {}, run.name), make("p", {}, run.title)));
   return section("made", "What this rests on", "", words, blocks, best);
@@ -178,11 +172,6 @@ else if (RUNS.length > 1) main.append(section("curve", "Runs side by side", "", 
 main.append(ofOneRun());
 if (DATA.pairs.length) main.append(pairsSection());
 main.append(madeSection());
-const titles = { curve: "Accuracy", radii: "Radii", confusion: "Confusion", images: "Images", pairs: "Paired differences", made: "What this rests on" };
-document.getElementById("nav").append(...Object.entries(titles).filter(([id]) => document.getElementById(id)).map(([id, name]) => make("a", { href: `#${id}` }, name)));
+const TITLES = { curve: "Accuracy", radii: "Radii", confusion: "Confusion", images: "Images", pairs: "Paired differences", made: "What this rests on" };
 if (CERTIFIED.length) chooseRadius(DATA.radii.find((radius) => radius > 0) || 0);
-requestAnimationFrame(() => requestAnimationFrame(() => {
-  document.documentElement.dataset.drawn = Math.round(performance.now());
-  const wanted = location.hash && document.getElementById(location.hash.slice(1)); // which was not there when the page was read
-  if (wanted) wanted.scrollIntoView({ behavior: "instant" });
-}));
+finish(Object.entries(TITLES));
