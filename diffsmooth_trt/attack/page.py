@@ -111,7 +111,7 @@ def _images(attack: AttackFile, *, named: bool) -> Table:
     return Table(
         title=f"Images{f': {attack.path.name}' * named}",
         said="The certificate of each image, and the nearest point that the attack found to have a wrong answer.",
-        head=["image", "label", "answer", "certified radius", "wrong at", "answer there"],
+        head=["image", "label", "answer", "certified radius", "wrong at a distance of", "answer there"],
         rows=[_image(attack, image) for image in attack.images],
     )
 
@@ -127,7 +127,7 @@ def _image(attack: AttackFile, image: Attacked) -> list[str]:
         str(image.label),
         _class(clean),
         truncate(image.radius) if image.certified else "–",
-        "–" if squared is None else f"{math.sqrt(squared) / 255:.4f}",
+        "–" if squared is None else f"{math.sqrt(squared) / 255:.4f}" if squared else "as it is",
         "–" if squared is None else _class(answer),
     ]
 

@@ -48,8 +48,9 @@ def _ends(store: OodStore) -> tuple[str, str]:
 
 
 def _lede(store: OodStore, versions: Sequence[Version]) -> str:
-    """How well the first version separates, and the last one."""
-    first, last, (least, _) = versions[0], versions[-1], _ends(store)
+    """How well the first version separates, and the first one within a radius."""
+    first, (least, _) = versions[0], _ends(store)
+    last = next((version for version in versions if version.radius), versions[-1])
     names = ", ".join(first.outside) + " on average" * (len(first.outside) > 1)
     said = f"Against {names}: AUROC {least}{_auroc(first)} % {_version(first)}"
     return f"{said}." if last is first else f"{said}, and {least}{_auroc(last)} % {_version(last)}."
@@ -104,7 +105,8 @@ def _scores(version: Version, name: str) -> Chart:
     values = np.concatenate(list(sides.values()))
     finite = values[np.abs(values) < LARGEST]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    bins = min(BINS, max(10, math.isqrt(min(map(len, sides.values())))))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     least = 10.0 ** math.floor(math.log10(100 / max(map(len, sides.values()))))
     lines = [
         Line(name=side, points=_histogram(scores, edges, least), colour=number, dash=number)
@@ -112,7 +114,7 @@ def _scores(version: Version, name: str) -> Chart:
     ]
     return Chart(
         title=f"Scores: {name}",
-        said=f"The share of each set's images in each of {BINS} bins ({version.name}), on a logarithmic axis.",
+        said=f"The share of each set's images in each of {bins} bins ({version.name}), on a logarithmic axis.",
         x="score",
         y="% of the set's images",
         lines=lines,
