@@ -44,8 +44,8 @@ docs/report.png docs/gallery.png &: .venv/.run $(wildcard diffsmooth_trt/report/
 	mkdir -p build
 	$(BIN)/diffsmooth-trt demo --html build/demo.html --figure build/demo.png
 	sed 's|^</style>|$(OTHERS)&|' build/demo.html > build/gallery.html
-	$(SHOOT) --window-size=1280,1180 --screenshot=docs/report.png file://$(CURDIR)/build/demo.html
-	$(SHOOT) --window-size=1280,1010 --screenshot=docs/gallery.png file://$(CURDIR)/build/gallery.html
+	$(SHOOT) --window-size=1280,1180 --screenshot=docs/report.png file://$(CURDIR)/build/demo.html 2> build/chromium.log
+	$(SHOOT) --window-size=1280,1010 --screenshot=docs/gallery.png file://$(CURDIR)/build/gallery.html 2>> build/chromium.log
 
 # The sampler's own tests with its code checked at run time: addresses, and what C++ leaves undefined.
 RUNTIMES = $$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)
