@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..files import write_atomically
 from ..report.figures import blank, picture
 from .metrics import curve
-from .report import Version
+from .report import Version, set_names
 from .sets import AVERAGE
 from .store import OodStore
 
 
-def colours_of(version: Version) -> dict[str, str]:
+def colours_of(versions: Sequence[Version]) -> dict[str, str]:
     """One colour a set through all panels; the in-distribution set, under "", has the first."""
-    return {name: f"C{number}" for number, name in enumerate(["", *version.outside])}
+    return {name: f"C{number}" for number, name in enumerate(["", *set_names(versions)])}
 
 
 def title_of(store: OodStore, versions: Sequence[Version]) -> str:
@@ -37,25 +38,23 @@ def title_of(store: OodStore, versions: Sequence[Version]) -> str:
     return f"{unfinished}{name}, score {asked.score}; {ball}\nimages: {counts}"
 
 
-def _histograms(axes: Any, version: Version) -> None:
+def _histograms(axes: Any, version: Version, colours: Mapping[str, str]) -> None:
     """The share of each set's images a bin, on a logarithmic axis: what all scores of one value make does not flatten the rest."""
     values = np.concatenate([version.inside, *version.outside.values()])
     finite = values[np.abs(values) < 1e300]  # histograms of larger ones overflow
     bins = np.linspace(finite.min(), finite.max() + 1e-9, 41) if finite.size else np.linspace(0, 1, 41)
-    for (name, colour), scores in zip(
-        colours_of(version).items(), [version.inside, *version.outside.values()], strict=True
-    ):
+    for name, scores in {"": version.inside, **version.outside}.items():
         kept = scores[np.isfinite(scores)]
         shares = np.full(len(kept), 1 / max(len(scores), 1))
         style: dict[str, Any] = {"histtype": "step"} if name else {"histtype": "stepfilled", "alpha": 0.35}
-        axes.hist(kept, bins, weights=shares, color=colour, label=name.lstrip("_") or "in-distribution", **style)
+        label = name.lstrip("_") or "in-distribution"
+        axes.hist(kept, bins, weights=shares, color=colours[name], label=label, **style)
     axes.set(xlabel=f"score ({version.name})", ylabel="share of the set's images, a bin", yscale="log")
     axes.legend(fontsize=7)
 
 
-def _roc(axes: Any, versions: Sequence[Version]) -> None:
+def _roc(axes: Any, versions: Sequence[Version], colours: Mapping[str, str]) -> None:
     styles = ("-", "--", ":", "-.")
-    colours = colours_of(versions[0])
     for version, style in zip(versions, styles, strict=False):
         for name, scores in version.outside.items():
             _, tpr, fpr = curve(version.inside, scores)
@@ -67,27 +66,28 @@ def _roc(axes: Any, versions: Sequence[Version]) -> None:
     axes.legend(fontsize=7, loc="lower right")
 
 
-def _against_radius(axes: Any, versions: Sequence[Version]) -> None:
-    radii = [version.radius for version in versions]
-    measured = [version.measured() for version in versions]
-    colours = {**colours_of(versions[0]), AVERAGE: "k"}
-    for name in measured[0]:
-        values = [100 * row[name].auroc for row in measured]
-        axes.plot(radii, values, marker=".", color=colours[name], label=name.lstrip("_"))
+def _against_radius(axes: Any, versions: Sequence[Version], colours: Mapping[str, str]) -> None:
+    measured = [(version.radius, version.measured()) for version in versions]
+    for name in [*set_names(versions), AVERAGE]:
+        points = [(radius, 100 * row[name].auroc) for radius, row in measured if name in row]
+        axes.plot(*zip(*points, strict=True), marker=".", color=colours.get(name, "k"), label=name.lstrip("_"))
     axes.set(xlabel="ℓ2 radius", ylabel=f"AUROC, % ({versions[0].name})", ylim=(0, 101))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
 
 
 def figure_of(store: OodStore, versions: Sequence[Version]) -> Any:
-    """The matplotlib figure of a run and its `versions_of`."""
+    """The matplotlib figure of a run and its `versions_of`. Raises InputError where there are none."""
+    if not versions:
+        raise InputError("--figure has nothing to show: every score of both sides is 0")
     smoothed = store.record.asked.certified
     figure = blank(4.6 * (3 if smoothed else 2), 4.2)
     panels = figure.subplots(1, 3 if smoothed else 2)
-    _histograms(panels[0], versions[0])
-    _roc(panels[1], versions[:4])
+    colours = colours_of(versions)
+    _histograms(panels[0], versions[0], colours)
+    _roc(panels[1], versions[:4], colours)
     if smoothed:
-        _against_radius(panels[2], [version for version in versions if version.name != "estimated"])
+        _against_radius(panels[2], [version for version in versions if version.name != "estimated"], colours)
     figure.suptitle(title_of(store, versions), fontsize=8)
     return figure
 

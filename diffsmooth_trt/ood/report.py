@@ -129,10 +129,10 @@ def certified_name(store: OodStore) -> str:
 
 
 def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
-    """The published score at each radius: probability of the class + √(2/π)·R where R reaches the radius, else 0, on both sides.
+    """DISTRO's score at each radius: probability of the class + √(2/π)·R where R reaches the radius, else 0, on both sides.
 
-    As published, images that abstain have score 0 at the lowest radius and are left out of the others; radii at which a side
-    has no image then are left out.
+    As in its code, images that abstain have score 0 at the lowest radius and are left out of the others, and at a radius where all
+    scores of both sides are 0, or a side has none, a set is left out.
     """
     run = store.record
 
@@ -151,8 +151,9 @@ def _of_distro(store: OodStore, radii: Sequence[float]) -> list[Version]:
     versions = []
     for number, r in enumerate(radii):
         first, others = scored(inside, r, not number), {name: scored(o, r, not number) for name, o in outside.items()}
-        if min(len(first), *map(len, others.values())):
-            versions.append(Version("distro-l2", r, first, others, missing=_missing(store)))
+        kept = {name: scores for name, scores in others.items() if len(scores) and (first.any() or scores.any())}
+        if len(first) and kept:
+            versions.append(Version("distro-l2", r, first, kept, missing=_missing(store)))
     return versions
 
 
@@ -164,11 +165,16 @@ def versions_of(store: OodStore, radii: Sequence[float]) -> list[Version]:
     return (_of_distro if store.record.asked.score == "distro-l2" else _of_smoothing)(store, radii)
 
 
+def set_names(versions: Sequence[Version]) -> list[str]:
+    """The out-of-distribution sets of any of the versions: distro-l2 leaves some out at some radii."""
+    return list(dict.fromkeys(name for version in versions for name in version.outside))
+
+
 def guarantee(store: OodStore) -> str:
     """What is right about the numbers, and with which probability."""
     asked = store.record.asked
     if asked.certified and asked.score == "distro-l2":
-        return "published score, for comparison: it bounds nothing (the radius is of the class, not of the confidence)"
+        return "DISTRO's score, for comparison: it bounds nothing (the radius is of the class, not of the confidence)"
     if asked.certified:
         ball = "against every perturbation of the out-of-distribution images up to the ℓ2 radius"
         likely = f"right with probability {1 - asked.alpha:g} or more over the noise drawn"
@@ -224,15 +230,17 @@ def _grid(rows: list[list[str]]) -> str:
 
 def text_report(store: OodStore, versions: Sequence[Version]) -> str:
     """The tables of a run and its `versions_of`, in percent, as text: a row a version, three columns a set."""
-    names, finished = [*versions[0].outside, AVERAGE], store.finished()
+    names, finished = [*set_names(versions), AVERAGE], store.finished()
     least, most = ("", "") if finished else ("≥", "≤")
     head = ["scores", "radius", *(f"{name} AUROC/AUPR/FPR" for name in names)]
     rows = [head]
     for version in versions:
         measured = version.measured()
         cells = [
-            f"{least}{shown(m.auroc, False)} / {least}{shown(m.aupr, False)} / {most}{shown(m.fpr, True)}"
-            for m in (measured[n] for n in names)
+            "—"
+            if m is None
+            else f"{least}{shown(m.auroc, False)} / {least}{shown(m.aupr, False)} / {most}{shown(m.fpr, True)}"
+            for m in map(measured.get, names)
         ]
         rows.append([version.name, f"{version.radius:g}", *cells])
     run, choice = store.record, store.record.asked.choice
@@ -267,7 +275,7 @@ def as_json(store: OodStore, versions: Sequence[Version]) -> dict[str, Any]:
         for v in versions
     ]
     for version, row in zip(versions, tables, strict=True):
-        if not version.bounds and not any(version.missing.values()):  # the published convention; of bounds it is none
+        if not version.bounds and not any(version.missing.values()):  # DISTRO's convention; of bounds it is none
             nearest = {name: fpr_nearest(version.inside, scores) for name, scores in version.outside.items()}
             row["fpr_nearest"] = {**nearest, AVERAGE: float(np.mean(list(nearest.values())))}
     draws = {each.name: [r["n"] for r in store.of_set(i) if "n" in r] for i, each in enumerate(run.sets)}

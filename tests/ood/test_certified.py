@@ -6,6 +6,7 @@ pixel is a finite sum. Joint models multiply it by p_in.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -17,7 +18,8 @@ from diffsmooth_trt.noise import grid_law
 from diffsmooth_trt.ood.bounds import BINS, EDGES, bin_values, shifted_lower, shifted_upper
 from diffsmooth_trt.ood.certified import bound_of, certificate_of, dense, estimate_of
 from diffsmooth_trt.ood.config import OodConfig
-from diffsmooth_trt.ood.report import versions_of
+from diffsmooth_trt.ood.figures import figure_of
+from diffsmooth_trt.ood.report import text_report, versions_of
 from diffsmooth_trt.ood.run import run
 
 SIGMA, GAIN = 0.25, 6.0
@@ -206,6 +208,27 @@ def test_distro_score_is_the_published_one(known, image_set, tmp_path):
                 second = half[0].outside["outside.npz"] if number else half[0].inside
                 assert second == pytest.approx(further, abs=1e-6)
             assert 0.0 in expected
+
+
+def test_sets_without_a_score_at_a_radius_are_left_out(known, image_set, tmp_path):
+    """As in DISTRO's code: a set where all scores of both sides are 0 has no metrics there, and no part in the average."""
+    inside, sure, weak = image_set("inside", 5, 90, 105), image_set("sure", 5, 0, 10), image_set("weak", 5, 90, 105)
+    made = config(known, inside, sure, tmp_path / "r.jsonl", score="distro-l2", n0=20, n=100, alpha=None)
+    with run(dataclasses.replace(made, out_data=(str(sure), str(weak)))) as store:
+        found = versions_of(store, (0.0, 0.2, 0.45))  # above 0.42, n = 100 certifies nothing
+        assert [version.radius for version in found] == [0.0, 0.2]
+        assert not found[1].inside.any() and len(found[1].inside)
+        assert [set(version.measured()) for version in found] == [
+            {"sure.npz", "weak.npz", "average"},
+            {"sure.npz", "average"},
+        ]
+        assert found[1].measured()["average"] == found[1].measured()["sure.npz"]
+        row = text_report(store, found).splitlines()[2]
+        assert row.split()[:2] == ["distro-l2", "0.2"] and "—" in row
+        assert "DISTRO's score, for comparison: it bounds nothing" in text_report(store, found)
+        assert len(figure_of(store, found).axes[2].lines) == 3
+        with pytest.raises(InputError, match="^figure has nothing to show"):
+            figure_of(store, versions_of(store, (0.45,))[1:])
 
 
 def test_estimates_of_both_sides_are_rounded_alike():

@@ -31,7 +31,7 @@ def test_a_set_has_one_colour_in_all_panels(finished):
     path, kind = finished
     with OodStore.open(path) as store:
         found = versions_of(store, (0.0, 0.25))
-        panels, colours = figure_of(store, found).axes, colours_of(found[0])
+        panels, colours = figure_of(store, found).axes, colours_of(found)
     assert len(panels) == (3 if kind == "certified" else 2)
     assert len(set(colours.values())) == 3
     for name in SETS:
