@@ -26,7 +26,7 @@ class Stopping:
     `n0` draws select the class and `n` fresh ones estimate (certify), or `n` are tested (predict), at level `alpha` in (0, 1).
     `radius` (ℓ2, image units; one number or several) and `tolerance` make `n` the most draws an image may take; with
     `family_wise`, alpha is for all images together. `certificate` "lipschitz" draws nothing: it rests on `lipschitz`, the
-    constant of the logits in [-1, 1] units, or on the published formula where that is None. Raises InputError for values that
+    constant of the logits in [-1, 1] units, or on the paper's formula where that is None. Raises InputError for values that
     cannot be.
     """
 
@@ -89,9 +89,7 @@ class Stopping:
         if self.certificate not in CERTIFICATES:
             raise InputError(f"--certificate is {self.certificate!r}: use one of {', '.join(CERTIFICATES)}")
         if self.lipschitz is not None and not (math.isfinite(self.lipschitz) and self.lipschitz > 0):
-            raise InputError(
-                f"--lipschitz must be above 0, got {self.lipschitz}: leave it out for the published formula"
-            )
+            raise InputError(f"--lipschitz must be above 0, got {self.lipschitz}: leave it out for the paper's formula")
         if self.smoothing and self.lipschitz is not None:
             raise InputError("--lipschitz is for --certificate lipschitz: leave it out")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine import BACKENDS, PRECISIONS
-from ..ood.config import BUDGETS, KINDS, OodConfig, ood_field_names
+from ..ood.budget import BUDGETS
+from ..ood.config import KINDS, OodConfig, ood_field_names
 from ..ood.generated import KINDS as GENERATED
 from ..ood.generated import PREFIX
 from ..ood.scores import KINDS as SCORES
@@ -72,7 +73,7 @@ def _add_kinds(parser: Parser) -> None:
         "--score",
         choices=SCORES,
         default=OodConfig.score,
-        help="default: softmax; distro-l2: published, bounds nothing, takes --n draws (--tolerance 0)",
+        help="default: softmax; distro-l2: DISTRO's, bounds nothing, takes --n draws (--tolerance 0)",
     )
     add("--temperature", type=float, default=OodConfig.temperature, metavar="T", help="of energy (default: 1)")
     add(
@@ -82,7 +83,7 @@ def _add_kinds(parser: Parser) -> None:
         metavar="E",
         help="ℓ∞ radius of guaranteed and adversarial (default: 0.01)",
     )
-    add("--budget", choices=BUDGETS, default=OodConfig.budget, help="of the attacks (default: small, for CPUs)")
+    add("--budget", choices=tuple(BUDGETS), default=OodConfig.budget, help="of the attacks (default: small, for CPUs)")
     text = "noises before --engine (without one: nothing) that a score is averaged over, 0 for none; not for certified (default: 1)"
     add("--draws", type=int, default=OodConfig.draws, metavar="N", help=text)
     text = (

@@ -111,7 +111,7 @@ def _add_methods(parser: Parser, certify: bool) -> None:
         text = "lipschitz: no noise, conditional on the Lipschitz constant of the logits"
         able = [name for name, method in METHODS.items() if "lipschitz" in method.certificates]
         of(able)("--certificate", choices=CERTIFICATES, default="smoothing", help=text)
-        text = "… that constant, in [-1, 1] units (default: the published formula)"
+        text = "… that constant, in [-1, 1] units (default: the paper's formula)"
         of(able)("--lipschitz", type=float, metavar="L", help=text)
 
 

@@ -17,13 +17,13 @@ from ..report.figures import check_suffix
 from ..runs.config import Cluster
 from ..statistics.sequential import FIRST_LOOK
 from .bounds import MAX_DRAWS
+from .budget import BUDGETS
 from .generated import KINDS as GENERATED
 from .generated import PREFIX
 from .record import BY_KIND, EVERY, OodAsked
 from .scores import Score
 
 KINDS = ("clean", "guaranteed", "certified", "adversarial")
-BUDGETS = ("small", "published")
 RADII = tuple(0.25 * step for step in range(9))
 GATE = 1 / 256
 
@@ -52,7 +52,7 @@ class OodConfig:
     draws: int = 1
     n0: int = 100
     n: int = 10_000
-    alpha: float | None = None  # 0.001, as published 0.01 for distro-l2
+    alpha: float | None = None  # 0.001, for distro-l2 0.01 as in its code
     family_wise: bool = False
     tolerance: float = 0.05
     radius: float = 0.25

@@ -14,6 +14,7 @@ from ..engine import instruction_set
 from ..errors import EngineError, InputError
 from ..images import Image, pixel_digest, together
 from ..noise import Key
+from .budget import BUDGETS
 from .config import OodConfig
 from .counted import phase_of
 from .interval import DOUBLE, SINGLE, IntervalGraph, linf_box
@@ -116,7 +117,6 @@ class _Attack:
     def __init__(self, model: Model, config: OodConfig) -> None:
         if importlib.util.find_spec("torch") is None:
             raise InputError('--kind adversarial needs torch for gradients: pip install "diffsmooth-trt[cpu,export]"')
-        from .attacks import BUDGETS
         from .torch_graph import TorchGraph
 
         self.model, self.config, self.budget = model, config, BUDGETS[config.budget]

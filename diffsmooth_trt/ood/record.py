@@ -66,6 +66,8 @@ class OodAsked:
         of_images = {field.name for field in dataclasses.fields(ImageChoice)}
         choice = ImageChoice.of_record(recorded)
         rest = {name: value for name, value in recorded.items() if name not in of_images}
+        if rest.get("budget") == "published":  # its name in earlier versions
+            rest["budget"] = "large"
         if {*EVERY, *BY_KIND[rest["kind"]]} != set(rest):
             raise ValueError(f"config of kind {rest['kind']} with {', '.join(sorted(rest))}")
         return cls(choice=choice, **rest)

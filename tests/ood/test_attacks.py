@@ -22,7 +22,9 @@ from diffsmooth_trt.ood.model import Model
 
 torch = pytest.importorskip("torch")
 
-from diffsmooth_trt.ood.attacks import BUDGETS, Budget, apgd, attacked, checkpoints, pgd  # noqa: E402
+from diffsmooth_trt.ood.attacks import apgd, attacked, checkpoints, pgd  # noqa: E402
+from diffsmooth_trt.ood.budget import BUDGETS, Budget  # noqa: E402
+from diffsmooth_trt.ood.record import OodAsked  # noqa: E402
 from diffsmooth_trt.ood.torch_graph import TorchGraph  # noqa: E402
 
 SHAPE = (3, 4, 4)
@@ -101,9 +103,10 @@ def test_attacked_points_stay_in_the_ball_and_rise():
     assert all((a[1] == b[1]).all() for a, b in zip(runs, again, strict=True))
 
 
-def test_published_budget_and_checkpoints():
-    published = BUDGETS["published"]
-    assert (published.iterations, published.restarts, published.steps) == (500, 5, 200)
+def test_the_large_budget_and_checkpoints():
+    large = BUDGETS["large"]
+    assert (large.iterations, large.restarts, large.steps) == (500, 5, 200)
+    assert large.gradients == 501 * 5 + 201 * 9
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]  # Croce & Hein 2020, section 3.1
 
 
@@ -168,3 +171,11 @@ def test_adversarial_accuracy_is_below_the_clean_one(linear_classifier, image_se
         model.close()
     assert found[0].clean == found[1].clean > found[1].adversarial == 0
     assert found[0].adversarial >= found[1].adversarial
+
+
+def test_runs_of_earlier_versions_call_the_large_budget_published():
+    """Their file says `published`, which is no name of a budget any more; whoever goes on or verifies asks for `large`."""
+    recorded = {"kind": "adversarial", "score": "softmax", "temperature": 1.0, "seed": 0, "draws": 1, "epsilon": 0.01}
+    images = {"skip": 1, "max": None, "resize": None, "crop": None, "quantise": False}
+    assert OodAsked.of_record({**images, **recorded, "budget": "published"}).budget == "large"
+    assert OodAsked.of_record({**images, **recorded, "budget": "small"}).budget == "small"
