@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="folder of engines and runs; a run that is there is gone on with",
     )
+    add("--resume", action="store_true", help="go on with what --out holds: so it does without this option too")
     add("--estimate", action="store_true", help="say how long it takes here, and stop")
     changed = "not the paper's"
     add("--n0", type=int, help=f"{changed} number of samples that select the class")

@@ -33,7 +33,7 @@ def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], o
     Hashes are kept in `out`/checkpoints.json as soon as they are seen.
     """
     record = out / SEEN
-    seen: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    seen = _noted(record)
     known = {_file(network, row): network.sha256 for row in rows for network in table.networks}
     hashes = {file: content_sha256(path) for file, path in files.items()}
     for file, path in files.items():
@@ -74,10 +74,10 @@ def engines_of(
     the `hashes`.
     """
     record = folder / MADE
-    made_of: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    made_of = _noted(record)
     engines = {}
     for network in table.networks:
-        if network.option == "unconditional" and row.options.get("method") != "apndc":
+        if not network.used_by(row):
             continue
         file = _file(network, row)
         source, sha256 = files[file], hashes[file]
@@ -109,11 +109,26 @@ def _export(network: Network, source: Path, sigma: float, out: Path) -> None:
     report.show()
 
 
-def zoo_engines(table: Table) -> dict[str, Path]:
-    """The zoo's engines in their places; InputError where it has none of a kind."""
+def zoo_engines(table: Table, row: Row) -> dict[str, Path]:
+    """The zoo's engines in the places of the row's; InputError where it has none of a kind."""
     if not table.zoo:
         raise InputError(f"the zoo has no conditional denoiser, which {table.name} needs: use --random-weights")
-    return {option: getattr(zoo, name) for option, name in table.zoo.items()}
+    used = {network.option for network in table.networks if network.used_by(row)}
+    return {option: getattr(zoo, name) for option, name in table.zoo.items() if option in used}
+
+
+def _noted(record: Path) -> dict[str, str]:
+    """The hashes by name that a file of this module holds; none where there is no file. InputError for a damaged one."""
+    try:
+        noted: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
+        sound = isinstance(noted, dict) and all(isinstance(value, str) for value in noted.values())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        sound = False
+    if not sound:
+        raise InputError(f"{record} is damaged: remove it, and the hashes are taken anew")
+    return noted
 
 
 def _file(network: Network, row: Row) -> str:

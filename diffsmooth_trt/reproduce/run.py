@@ -10,18 +10,17 @@ from typing import Any
 
 from .. import zoo
 from ..api import run as run_config
-from ..certify.batch_size import throughput
 from ..certify.progress import Progress
 from ..errors import InputError
 from ..files import content_sha256
-from ..images import Images
 from ..ood.config import OodConfig
+from ..ood.metrics import fpr_nearest
 from ..ood.report import versions_of
 from ..ood.run import run as run_ood
 from ..ood.sets import AVERAGE
 from ..runs.config import RunConfig
-from ..runs.engines import build_method
 from .engines import check_hashes, engines_of, files_of, random_files, zoo_engines
+from .estimate import of_ood, of_run, sentence
 from .tables import Row, Table, table
 
 NETWORKS = ("published", "random", "zoo")
@@ -120,12 +119,11 @@ def reproduce(
 
     def engines(row: Row) -> dict[str, Path]:
         if networks == "zoo":
-            return zoo_engines(chosen)
+            return zoo_engines(chosen, row)
         return engines_of(chosen, row, files, hashes, folder / "engines")
 
     made = _Runner(chosen, rows, folder, engines, {**given, **changed}, progress)
-    if chosen.command == "certify":
-        say(made.estimate())
+    say(made.estimate())
     if estimate:
         return None
     notes = list(chosen.notes)
@@ -175,18 +173,11 @@ class _Runner:
         return {**options, "out": self.folder / f"{self.table.name}-{row.name}.sqlite", "resume": True}
 
     def estimate(self) -> str:
-        """How long the rows take here, by a second of whole steps each; what is done already is not taken off."""
-        seconds, votes = 0.0, 0
-        for row in self.rows:
-            config = RunConfig("certify", **self._options(row))
-            method = build_method(config)
-            try:
-                rate = throughput(method)
-            finally:
-                method.close()
-            count = len(Images.chosen(config.data, config.choice)) * (config.stopping.n0 + config.stopping.n)
-            seconds, votes = seconds + count / rate, votes + count
-        return f"{self.table.name}: {len(self.rows)} rows, {votes} votes, about {_spent(seconds)} here"
+        """How long the rows take here."""
+        if self.table.command == "ood":
+            return sentence(self.table.name, [of_ood(self._ood_config(row)) for row in self.rows], "evaluations")
+        runs = [of_run(RunConfig("certify", **self._options(row))) for row in self.rows]
+        return sentence(self.table.name, runs, "votes")
 
     def run(self) -> tuple[dict[str, list[Cell]], dict[str, int]]:
         """Every row's cells and number of images."""
@@ -207,20 +198,24 @@ class _Runner:
             share = sum(result.correct and (result.radius or 0.0) >= radius for result in results) / count
             paper = row.paper.get(radius)
             error = None if paper is None else 100 * _error(share, paper / 100, count, self.table.images)
-            cells.append(Cell(f"ε = {radius:g}", paper, 100 * share, error, row.least))
+            cells.append(Cell(f"ε = {radius:g}", paper, 100 * share, error, radius in row.least))
         return cells, count
 
-    def _ood(self, row: Row) -> tuple[list[Cell], int]:
+    def _ood_config(self, row: Row) -> OodConfig:
         taken = {name: value for name, value in self._options(row).items() if name not in ("data", "sigma")}
         taken["out"] = taken["out"].with_suffix(".jsonl")
         if _kind(row) != "certified":
             taken = {name: value for name, value in taken.items() if name not in SMOOTHED}
-        config = OodConfig(in_data=self.given["data"], out_data=self.given["out_data"], **taken)
-        cells = []
+        return OodConfig(in_data=self.given["data"], out_data=self.given["out_data"], **taken)
+
+    def _ood(self, row: Row) -> tuple[list[Cell], int]:
+        config, cells = self._ood_config(row), []
         with run_ood(config, self.progress) as store:
             for version in versions_of(store, config.radii):
                 measured = version.measured()[AVERAGE]
-                for metric, value in (("AUROC", measured.auroc), ("AUPR", measured.aupr), ("FPR", measured.fpr)):
+                nearest = [fpr_nearest(version.inside, scores) for scores in version.outside.values()]
+                fpr = measured.fpr if version.bounds else sum(nearest) / len(nearest)  # DISTRO's, where there is such
+                for metric, value in (("AUROC", measured.auroc), ("AUPR", measured.aupr), ("FPR", fpr)):
                     what = f"{version.name} {version.radius:g} {metric}"
                     cells.append(Cell(what, row.paper.get(what), 100 * value))
             return cells, len(store.of_set(0))
@@ -235,13 +230,3 @@ def _error(ours: float, paper: float, count: int, theirs: int) -> float:
     """The standard error of the difference of two shares, of `count` and `theirs` images, were they samples of one."""
     share = (ours * count + paper * theirs) / (count + theirs)
     return math.sqrt(share * (1 - share) * (1 / count + 1 / theirs))
-
-
-def _spent(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds > 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds > 90
-        else f"{seconds:.0f} s"
-    )

@@ -10,8 +10,10 @@ import pytest
 from diffsmooth_trt import zoo
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.reproduce import TABLES, reproduce, run
-from diffsmooth_trt.reproduce.engines import check_hashes, files_of
+from diffsmooth_trt.ood.config import OodConfig
+from diffsmooth_trt.reproduce import TABLES, estimate, reproduce, run
+from diffsmooth_trt.reproduce.engines import check_hashes, files_of, zoo_engines
+from diffsmooth_trt.reproduce.estimate import of_ood, sentence
 from diffsmooth_trt.reproduce.run import Cell
 from diffsmooth_trt.runs.config import RunConfig
 
@@ -67,7 +69,7 @@ def test_the_zoo_goes_the_way_and_goes_on(tmp_path, capsys, name):
     assert "n is 64, not the paper's" in first and "max is 2, not the paper's" in first
     runs = list(tmp_path.glob("*.sqlite"))
     content = runs[0].read_bytes()
-    assert main([*call, *how[:2]]) == 0  # what is done is not drawn again
+    assert main([*call, *how[:2], "--resume"]) == 0  # what is done is not drawn again
     assert capsys.readouterr().out.split("\n", 1)[1] == first.split("\n", 1)[1]
     assert runs == list(tmp_path.glob("*.sqlite")) and len(content) > 0
 
@@ -84,13 +86,37 @@ def test_out_of_distribution_tables_by_the_zoo(tmp_path, monkeypatch):
     table = TABLES["distro-cifar10"]
     rows = tuple(row for row in table.rows if row.options["kind"] == "guaranteed")
     monkeypatch.setitem(TABLES, table.name, run.replace(table, rows=rows))  # the other kinds take minutes
-    found = reproduce(
-        table.name, out=tmp_path, networks="zoo", out_data=("generated:uniform",), max=2, batch=2, backend="onnxruntime"
-    )
+    given = {"out": tmp_path, "networks": "zoo", "out_data": ("generated:uniform",), "max": 2, "batch": 2}
+    said: list[str] = []
+    found = reproduce(table.name, backend="onnxruntime", say=said.append, **given)
+    assert re.fullmatch(r"distro-cifar10: 1 rows, 4 evaluations, about \d+ s here", said[0])
     assert set(found.cells) == {"0.25-guaranteed"}
     assert [cell.what for cell in found.cells["0.25-guaranteed"]][-1] == "guaranteed 0.01 FPR"
     assert found.images == {"0.25-guaranteed": 2}
     assert "—" in found.text()
+
+
+def test_scores_that_are_not_smoothed_are_without_the_denoiser():
+    """DISTRO's code takes them at timestep 0, which moves a pixel by less than a step of the 8-bit grid."""
+    table = TABLES["distro-cifar10"]
+    options = {row.name: set(zoo_engines(table, row)) for row in table.rows}
+    two = {"classifier", "detector"}
+    assert options == {
+        "0.12-clean": two, "0.12-guaranteed": two, "0.12-adversarial": two,
+        "0.12-certified-distro-l2": {*two, "engine"}, "0.12-certified": {*two, "engine"},
+    }  # fmt: skip
+
+
+def test_the_time_of_an_attack_counts_its_gradients(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "SECONDS", 0.05)
+    asked = {"classifier": zoo.CLASSIFIER_DDS, "in_data": zoo.IMAGES, "out_data": ("generated:uniform",), "max": 3}
+    asked |= {"out": tmp_path / "r.jsonl", "batch": 4, "backend": "onnxruntime", "threads": 1}
+    assert of_ood(OodConfig(**asked)).count == 6
+    attacked = of_ood(OodConfig(**asked, kind="adversarial", budget="large"))
+    assert attacked.count == 6 + 3 * 3 * (501 * 5 + 201 * 9) and attacked.seconds > 0
+    certified = of_ood(OodConfig(**asked, kind="certified", sigma=0.25, n=100))
+    assert (certified.count, certified.most) == (6 * 100, True)
+    assert sentence("t", [certified], "evaluations").startswith("t: 1 rows, 600 evaluations, at most ")
 
 
 def test_random_weights_go_the_whole_way(tmp_path, monkeypatch):
@@ -165,6 +191,10 @@ def test_checkpoints_of_another_hash(tmp_path):
     path.write_bytes(b"two")
     with pytest.raises(InputError, match=r"has SHA-256 .*, the one in .*checkpoints.json has .*: put that file there"):
         check_hashes(table, rows, files, tmp_path)
+    (tmp_path / "checkpoints.json").write_text('{"one": ')
+    with pytest.raises(InputError, match=r"checkpoints.json is damaged: remove it"):
+        check_hashes(table, rows, files, tmp_path)
+    (tmp_path / "checkpoints.json").unlink()
     known = run.replace(table, networks=tuple(run.replace(network, sha256="0" * 64) for network in table.networks))
     with pytest.raises(InputError, match="the published one has 0000000000000000…"):
         check_hashes(known, rows, files, Path(tmp_path))
