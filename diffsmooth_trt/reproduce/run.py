@@ -13,7 +13,9 @@ from ..api import run as run_config
 from ..certify.progress import Progress
 from ..errors import InputError
 from ..files import content_sha256
+from ..images import ImageChoice, Images
 from ..ood.config import OodConfig
+from ..ood.generated import PREFIX
 from ..ood.metrics import fpr_nearest
 from ..ood.report import versions_of
 from ..ood.run import run as run_ood
@@ -104,12 +106,17 @@ def reproduce(
         raise InputError("--models is missing: the folder of the checkpoints, or give --random-weights or --zoo")
     if data is None and networks != "zoo":
         raise InputError(f"--data is missing: {chosen.data}")
-    given = {"data": zoo.IMAGES if data is None else Path(data), "out_data": tuple(out_data)}
+    source = zoo.IMAGES if data is None else Path(data)
+    given = {"data": source, "out_data": tuple(out_data)}
     if chosen.command == "ood" and not out_data:
         raise InputError(
             "--out-data is missing: the paper's out-of-distribution sets, or generated:uniform generated:smooth"
         )
+    if folder.is_file():
+        raise InputError(f"--out {folder} is a file: give a folder, for engines and runs")
     files = files_of(chosen, rows, Path(models)) if networks == "published" and models is not None else {}
+    for path in (str(source), *(name for name in out_data if not name.startswith(PREFIX))):
+        Images.chosen(path, ImageChoice(max=1))  # refused before anything is exported
     folder.mkdir(parents=True, exist_ok=True)
     if networks == "random":
         files = random_files(chosen, rows, folder / "random")

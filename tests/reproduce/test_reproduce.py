@@ -167,6 +167,9 @@ def test_differences_are_held_against_two_samples_of_images():
         ("dds-cifar10", {"models": ".", "data": "x"}, r"lacks cifar10_uncond_50M_500K.pt \(published at https://.*\); vit-base"),
         ("cohen-cifar10", {"models": ".", "data": "x", "sigma": [0.12]}, "lacks models/cifar10/resnet110/noise_0.12/checkpoint"),
         ("cohen-cifar10", {"models": ".", "data": "x", "sigma": [0.3]}, "sigma 0.3: cohen-cifar10 has rows for 0.12, 0.25"),
+        ("cohen-cifar10", {"networks": "random", "data": "absent.parquet"}, "absent.parquet does not exist"),
+        ("distro-cifar10", {"networks": "zoo", "out_data": ("absent.npz",)}, "absent.npz does not exist"),
+        ("dds-cifar10", {"networks": "zoo", "out": __file__}, "out .*test_reproduce.py is a file: give a folder"),
         ("ndc-cifar10", {"networks": "zoo"}, "the zoo has no conditional denoiser"),
         ("distro-cifar10", {"networks": "zoo"}, "out_data is missing"),
     ],
@@ -174,7 +177,7 @@ def test_differences_are_held_against_two_samples_of_images():
 def test_bad_input(tmp_path, monkeypatch, name, options, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message) as error:
-        reproduce(name, out="out", **options)
+        reproduce(name, **{"out": "out", **options})
     assert "\n" not in str(error.value)
 
 
