@@ -28,9 +28,7 @@ def files_of(table: Table, rows: Sequence[Row], models: Path) -> dict[str, Path]
 
 def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], out: Path) -> dict[str, str]:
     """The checkpoints' SHA-256, of a folder over all of its files. InputError where one is not the published one, or not the one
-    that this folder's earlier runs had.
-
-    Hashes are kept in `out`/checkpoints.json as soon as they are seen.
+    that engines in `out` were made of.
     """
     record = out / SEEN
     seen = _noted(record)
@@ -43,9 +41,14 @@ def check_hashes(table: Table, rows: Sequence[Row], files: Mapping[str, Path], o
                 raise InputError(
                     f"{path} has SHA-256 {sha256[:16]}…, {whose} has {expected[:16]}…: put that file there, or give another --out"
                 )
-        seen[file] = sha256
-    write_atomically(record, json.dumps(seen, indent=1, sort_keys=True) + "\n")
     return hashes
+
+
+def keep_hashes(table: Table, row: Row, hashes: Mapping[str, str], out: Path) -> None:
+    """Keep the hashes of the row's checkpoints, which its engines were made of, in `out`/checkpoints.json."""
+    used = {_file(network, row) for network in table.networks if network.used_by(row)}
+    noted = _noted(out / SEEN) | {file: hashes[file] for file in used}
+    write_atomically(out / SEEN, json.dumps(noted, indent=1, sort_keys=True) + "\n")
 
 
 def random_files(table: Table, rows: Sequence[Row], folder: Path) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from ..ood.report import versions_of
 from ..ood.run import run as run_ood
 from ..ood.sets import AVERAGE
 from ..runs.config import RunConfig
-from .engines import check_hashes, engines_of, files_of, random_files, zoo_engines
+from .engines import check_hashes, engines_of, files_of, keep_hashes, random_files, zoo_engines
 from .estimate import of_ood, of_run, sentence
 from .tables import Row, Table, table
 
@@ -124,12 +124,15 @@ def reproduce(
     else:
         hashes = check_hashes(chosen, rows, files, folder) if networks == "published" else {}
 
-    def engines(row: Row) -> dict[str, Path]:
+    def engines_for(row: Row) -> dict[str, Path]:
         if networks == "zoo":
             return zoo_engines(chosen, row)
-        return engines_of(chosen, row, files, hashes, folder / "engines")
+        engines = engines_of(chosen, row, files, hashes, folder / "engines")
+        if networks == "published":
+            keep_hashes(chosen, row, hashes, folder)
+        return engines
 
-    made = _Runner(chosen, rows, folder, engines, {**given, **changed}, progress)
+    made = _Runner(chosen, rows, folder, engines_for, {**given, **changed}, progress)
     say(made.estimate())
     if estimate:
         return None

@@ -12,7 +12,7 @@ from diffsmooth_trt.cli import main
 from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.reproduce import TABLES, estimate, reproduce, run
-from diffsmooth_trt.reproduce.engines import check_hashes, files_of, zoo_engines
+from diffsmooth_trt.reproduce.engines import check_hashes, files_of, keep_hashes, zoo_engines
 from diffsmooth_trt.reproduce.estimate import of_ood, sentence
 from diffsmooth_trt.reproduce.run import Cell
 from diffsmooth_trt.runs.config import RunConfig
@@ -182,7 +182,7 @@ def test_bad_input(tmp_path, monkeypatch, name, options, message):
 
 
 def test_checkpoints_of_another_hash(tmp_path):
-    """Seen once, a checkpoint is known; a published hash is held against the file too."""
+    """A checkpoint that engines were made of is known; a published hash is held against the file too."""
     table = TABLES["cohen-cifar10"]
     rows, models = table.rows[1:2], tmp_path / "models"
     path = models / "models/cifar10/resnet110/noise_0.25/checkpoint.pth.tar"
@@ -190,6 +190,8 @@ def test_checkpoints_of_another_hash(tmp_path):
     path.write_bytes(b"one")
     files = files_of(table, rows, models)
     check_hashes(table, rows, files, tmp_path)
+    path.write_bytes(b"other")  # what nothing was made of may be fetched again
+    keep_hashes(table, rows[0], check_hashes(table, rows, files, tmp_path), tmp_path)
     check_hashes(table, rows, files, tmp_path)
     path.write_bytes(b"two")
     with pytest.raises(InputError, match=r"has SHA-256 .*, the one in .*checkpoints.json has .*: put that file there"):
