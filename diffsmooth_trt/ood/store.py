@@ -203,8 +203,8 @@ class OodStore:
         return all(self.missing(number) == 0 for number in range(len(self.record.sets)))
 
     def close(self) -> None:
-        """Put all lines on disk and close the file."""
-        with self._held:
+        """Put all lines on disk and close the file. Raises StoreError where that fails."""
+        with self._naming_faults(), self._held:  # closing the file writes again what could not be written
             if self._file is not None:
                 self._tell()
             self.sync()

@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ NO_LOG = (
     "the file system of the run's file shares no memory: SQLite writes it without a log, and reports of the running run may have "
     "to be asked for again"
 )
+LOG_BYTES = 1 << 16  # what SQLite needs beside a file that it writes, about
 UNABLE = (
     "SQLITE_IOERR",
     "SQLITE_PROTOCOL",
@@ -256,6 +258,8 @@ class RunFile:
             if lock is not None:
                 lock.release()
             if isinstance(error, sqlite3.DatabaseError):
+                if write and shutil.disk_usage(path.parent).free < LOG_BYTES:
+                    raise StoreError(f"{path} cannot be written: its disk is full; free space, then --resume") from None
                 hint = "give the --out of certify or predict"
                 if path.with_name(f"{path.name}-wal").exists():
                     hint = "it was interrupted; --resume it, or copy it with its -wal file to a folder you can write"

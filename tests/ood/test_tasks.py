@@ -9,7 +9,7 @@ import pytest
 
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.cli import main
-from diffsmooth_trt.errors import InputError
+from diffsmooth_trt.errors import InputError, StoreError
 from diffsmooth_trt.ood import store as store_module
 from diffsmooth_trt.ood.certified import Certifier
 from diffsmooth_trt.ood.config import OodConfig
@@ -150,3 +150,18 @@ def test_the_file_is_gone_after_the_command(given, tmp_path):
     arguments += ["--out-data", *config.out_data, "--n", "100", "--out", config.out, "--backend", "onnxruntime"]
     assert main([str(each) for each in arguments]) == 0
     assert sorted(path.name for path in tmp_path.glob("r.jsonl*")) == ["r.jsonl"]
+
+
+def test_a_full_disk_is_said_of_the_runs_file(given, tmp_path):
+    """Also where the rest of a line is in the way as the file is closed: a disk that is full is /dev/full."""
+    run(given("fixed", "r.jsonl")).close()
+    store = OodStore.open(tmp_path / "r.jsonl")
+    with open("/dev/full", "wb") as full:
+        store._file = full
+        full.write(b"a line")
+        store._held.callback(full.close)
+        with pytest.raises(
+            StoreError, match=r"r\.jsonl cannot be written \(No space left on device\): free space"
+        ) as error:
+            store.close()
+        assert "\n" not in str(error.value)
