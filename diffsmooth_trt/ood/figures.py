@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ from .store import OodStore
 def colours_of(versions: Sequence[Version]) -> dict[str, str]:
     """One colour a set through all panels; the in-distribution set, under "", has the first."""
     return {name: f"C{number}" for number, name in enumerate(["", *set_names(versions)])}
+
+
+def _widths(names: Iterable[str]) -> dict[str, float]:
+    """Widths of the sets' lines in points: a later one, drawn over an earlier one that it equals, leaves that one's edges."""
+    given = list(names)
+    return {name: 1 + 0.9 * (len(given) - 1 - number) for number, name in enumerate(given)}
 
 
 def title_of(store: OodStore, versions: Sequence[Version]) -> str:
@@ -43,22 +49,29 @@ def _histograms(axes: Any, version: Version, colours: Mapping[str, str]) -> None
     values = np.concatenate([version.inside, *version.outside.values()])
     finite = values[np.abs(values) < 1e300]  # histograms of larger ones overflow
     bins = np.linspace(finite.min(), finite.max() + 1e-9, 41) if finite.size else np.linspace(0, 1, 41)
+    widths = _widths(version.outside)
     for name, scores in {"": version.inside, **version.outside}.items():
         kept = scores[np.isfinite(scores)]
         shares = np.full(len(kept), 1 / max(len(scores), 1))
-        style: dict[str, Any] = {"histtype": "step"} if name else {"histtype": "stepfilled", "alpha": 0.35}
+        style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.35}
+        if name:
+            style = {"histtype": "step", "linewidth": widths[name]}
         label = name.lstrip("_") or "in-distribution"
         axes.hist(kept, bins, weights=shares, color=colours[name], label=label, **style)
     axes.set(xlabel=f"score ({version.name})", ylabel="share of the set's images, a bin", yscale="log")
-    axes.legend(fontsize=7)
+    axes.set_ylim(top=9.9)  # room for the legend above all shares
+    axes.legend(fontsize=7, loc="upper center", ncols=2)
 
 
 def _roc(axes: Any, versions: Sequence[Version], colours: Mapping[str, str]) -> None:
-    styles = ("-", "--", ":", "-.")
+    styles, widths = ("-", "--", ":", "-."), _widths(set_names(versions))
     for version, style in zip(versions, styles, strict=False):
         for name, scores in version.outside.items():
+            if not len(scores):  # of an unfinished run
+                continue
             _, tpr, fpr = curve(version.inside, scores)
-            axes.plot(np.r_[0, fpr], np.r_[0, tpr], style, color=colours[name], lw=1, drawstyle="steps-post")
+            drawn = {"color": colours[name], "lw": widths[name], "drawstyle": "steps-post"}
+            axes.plot(np.r_[0, fpr], np.r_[0, tpr], style, **drawn)
         axes.plot([], [], style, color="k", lw=1, label=f"{version.name}, radius {version.radius:g}")
     axes.set(
         xlabel="out-of-distribution accepted", ylabel="in-distribution accepted", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01)

@@ -44,6 +44,9 @@ def test_a_set_has_one_colour_in_all_panels(finished):
             assert to_hex(handles[labels.index(name)].get_color()) == expected
     assert to_hex(colours[""]) not in {to_hex(line.get_color()) for panel in panels[1:] for line in panel.lines}
     assert panels[0].get_yscale() == "log"
+    handles, labels = panels[0].get_legend_handles_labels()
+    widths = [handles[labels.index(name)].get_linewidth() for name in SETS]
+    assert widths[0] > widths[1] >= 1  # where one lies on another, both are seen
 
 
 def test_the_title_says_what_is_shown(finished):
@@ -82,3 +85,16 @@ def test_the_page_has_the_figures(finished, load_beside):
             x, y = np.array(line["points"]).T / 100
             area = float((np.diff(x) * y[:-1]).sum())
             assert area <= version.measured()[name].auroc + 1e-9 or version.bounds  # whose ties all count against us
+
+
+def test_a_run_without_records_of_a_set_is_drawn(finished):
+    """As far as it is: a set that has none yet has no curve."""
+    path, _ = finished
+    with OodStore.open(path) as store:
+        for place in [place for place in store.records if place[0] == 2]:
+            del store.records[place]
+        found = versions_of(store, (0.0,))
+        panels = figure_of(store, found).axes
+        assert "generated:smooth 0 of 6" in title_of(store, found)
+        colours = {to_hex(line.get_color()) for line in panels[1].lines}
+        assert colours == {to_hex(colours_of(found)[SETS[0]]), to_hex("k")}
