@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import parsed_json
 from .base import Source, reading, some
 
-PLACEHOLDER = re.compile(r"LABEL_\d+|\d+|")
+PLACEHOLDER = re.compile(r"LABEL_\d+|")
 WORDNET = re.compile(r"n\d{8}")  # ImageNet numbers its 1000 classes in the order of their WordNet ids
 IMAGENET = 1000
 MAP_REMEDY = "give --class-map FILE, with a line `name,class number` for each"
@@ -33,7 +33,7 @@ class Classes:
 
     def __post_init__(self) -> None:
         said = self.names
-        if said is not None and (len(said) != self.count or all(PLACEHOLDER.fullmatch(name) for name in said)):
+        if said is not None and (len(said) != self.count or all(map(_says_nothing, range(self.count), said))):
             object.__setattr__(self, "names", None)
 
     def numbers(self) -> dict[str, int]:
@@ -78,6 +78,20 @@ class Matching:
         )
         return f"labels: {how}{f' ({names})' if names else ''}"
 
+    @property
+    def doubtful(self) -> str:
+        """What speaks against sub-folders of numbers being the classes of those numbers: whoever trains on such folders by
+        torchvision's ImageFolder has the classes in the order of text. "" where both are the same.
+        """
+        numbered = self.by == "number" and all(name.isdigit() for name in self.classes)
+        if not numbered or sorted(self.classes) == sorted(self.classes, key=int):
+            return ""
+        text = some(sorted(self.classes), 4)
+        return (
+            "labels: sub-folders of numbers are the classes of those numbers; a classifier that was trained by torchvision's "
+            f"ImageFolder on such folders has them in the order of text ({text}): give --class-map then"
+        )
+
     def to_class(self, source: Source) -> Mapping[int, int] | None:
         """The class of each label of `source`; None where they are the same. Raises InputError for a name that is not here."""
         if not self.classes:
@@ -91,6 +105,11 @@ class Matching:
                 f"--data has the class {error.args[0]}, which the run does not know: give the run's data"
             ) from None
         return None if all(label == number for label, number in numbers.items()) else numbers
+
+
+def _says_nothing(number: int, name: str) -> bool:
+    """Whether a class's name is its number; another number is a name, as "10" of class 2 in the order of text."""
+    return name == str(number) or PLACEHOLDER.fullmatch(name) is not None
 
 
 def plain(name: str) -> str:
@@ -132,11 +151,19 @@ def _mapped(path: Path, source: Source, classes: Classes, given: Mapping[str, En
     return numbers
 
 
+def _known(known: Mapping[str, int], name: str) -> int | None:
+    """The class of a name, or the one that all known ones of "tench, Tinca tinca" are of."""
+    if plain(name) in known:
+        return known[plain(name)]
+    numbers = {known[part] for part in map(plain, name.split(",")) if part in known}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
 def _by_name(path: Path, names: Sequence[str], classes: Classes) -> dict[str, int]:
     """The class of each name that the classifier knows. Raises InputError where two names are one class."""
     known, numbers, taken = classes.numbers(), dict[str, int](), dict[int, str]()
     for name in names:
-        number = known.get(plain(name))
+        number = _known(known, name)
         if number is None:
             continue
         if number in taken:
@@ -236,6 +263,8 @@ def read_class_map(path: Path) -> dict[str, Entry]:
 def _of_lines(path: Path, lines: Sequence[str]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     pairs = [re.split(r"\s*[\t,]\s*(?=[^\t,]*$)", line) for line in lines]
+    if len(pairs) > 1 and not pairs[0][-1].isdigit() and all(pair[-1].isdigit() for pair in pairs[1:]):
+        pairs = pairs[1:]  # the names of columns
     if all(len(pair) == 2 and pair[1].isdigit() for pair in pairs):
         return _checked(path, {name: int(number) for name, number in pairs})
     if all(len(pair) == 2 and "," not in pair[0] for pair in pairs) and all(" " not in line for line in lines):

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import InputError
 from ..files import file_sha256, stamp
+from .class_names import names_in_metadata
 from .facts import METADATA_KEY, EngineFacts
 from .rows import Proof, Unproved, prove
 
@@ -214,7 +215,14 @@ def read_graph(path: Path, *, role: str | None, sigma: float | None) -> GraphFil
             raise InputError(f"{path} carries no facts, so its classes are unknown: {MAKE_CONDITIONAL}")
         size = (int(shape[1] or 0), int(shape[2] or 0), int(shape[3] or 0))
         classes = out[-1] if role == "classifier" else None
-        facts = EngineFacts(role=role, input_shape=size, classes=classes, sigma=sigma if role == "denoiser" else None)
+        names = names_in_metadata(texts, classes) if classes else None
+        facts = EngineFacts(
+            role=role,
+            input_shape=size,
+            classes=classes,
+            sigma=sigma if role == "denoiser" else None,
+            details={"class_names": names} if names else {},
+        )
         if role == "denoiser" and len(out) == 4 and None not in out[1:] and out[1:] != shape[1:]:
             returned = (int(out[1] or 0), int(out[2] or 0), int(out[3] or 0))
             facts = dataclasses.replace(facts, output_shape=returned)

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..files import content_sha256
 from ..images import Images
 from ..runs.config import RunConfig
+from .sources.shards import config_beside
 
 DEFAULT = ".cache/diffsmooth-trt"  # in the home folder
 MADE_BY = ("diffsmooth-trt", "torch", "onnxscript", "transformers", "diffusers", "timm", "torchvision")
@@ -103,6 +104,8 @@ def engine_of(given: Path, wanted: Wanted, cache: Cache) -> Path | None:
             )
         form["sigma"] = wanted.sigma
     made = {"content": content_sha256(source), "made_by": _made_by(), **form}
+    if str(name).startswith("timm/") and source.is_file() and (beside := config_beside(source)) is not None:
+        made["config"] = content_sha256(beside)
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
     out = folder / f"{wanted.role}-{source.stem}-{digest}.onnx"
     shown = source if name is None or source.is_dir() else f"{name}:{source}"

@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import version_converter
 from torch import Tensor
 
+from ..engine.class_names import names_in_metadata
 from ..engine.facts import METADATA_KEY, EngineFacts
 from ..engine.graph import external_weights, proved
 from ..errors import InputError
@@ -168,6 +169,11 @@ def _precision(model: ir.Model) -> str:
     return "fp16" if ir.DataType.FLOAT16 in kinds else "bf16" if ir.DataType.BFLOAT16 in kinds else "fp32"
 
 
+def _known(**values: object) -> dict[str, object]:
+    """Those of `values` that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def onnx_classifier_file(
     path: str | PathLike[str], out: str | PathLike[str], overrides: Overrides, batch: int | None, request: Request
 ) -> ExportReport:
@@ -207,6 +213,7 @@ def onnx_classifier_file(
     if request.precision != "fp32":
         for number, node in enumerate(model.graph.all_nodes()):  # the tools tell nodes by their names
             node.name = f"{node.op_type}_{number}"
+    names = names_in_metadata(model.metadata_props, classifier.classes)
     model.metadata_props.clear()
     shape = (3, image_size, image_size)
     facts = EngineFacts(
@@ -216,10 +223,9 @@ def onnx_classifier_file(
         family="onnx",
         precision=precision,
         source_sha256=sha256,
-        details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)},
+        details={"onnx": path.name, "source_opset": opset, "weights": weights, **preprocessing.facts(image_size)}
+        | _known(class_names=names, burnt_in_batch=burnt),
     )
-    if burnt is not None:
-        facts.details["burnt_in_batch"] = burnt
     opened = burnt is not None and fixed != burnt
     try:
         if opened and burnt is not None:  # comparisons may happen to have that very number of rows

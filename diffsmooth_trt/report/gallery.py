@@ -77,12 +77,11 @@ def look(store: RunStore, summary: Summary, data: Path | None = None, noisy: int
 
 
 def class_names(record: RunRecord) -> tuple[str, ...] | None:
-    """The names of a run's classes, where its record knows them."""
-    matching = record.matching
-    if matching is None or not matching.classes:
-        return None
-    names = {number: name for name, number in matching.classes.items()}
-    return tuple(names.get(number, str(number)) for number in range(record.classes - (record.void is not None)))
+    """The names of a run's classes, where its record knows them: the data set's, of others the classifier's."""
+    count, said = record.classes - (record.void is not None), record.class_names or ()
+    known = dict(enumerate(said)) if len(said) == count else {}
+    known |= {number: name for name, number in (record.matching.classes if record.matching else {}).items()}
+    return tuple(known.get(number, str(number)) for number in range(count)) if known else None
 
 
 def _votes(store: RunStore, summary: Summary) -> tuple[tuple[Votes, ...], tuple[int, ...]]:

@@ -127,9 +127,9 @@ class RunRecord:
     And what it keeps besides: `versions` of software and machine, `shape` of the images, whether `rows` of each engine are
     "proved" or "assumed" independent, how the batch was chosen, the name of its `source` and its `files`, `notes` on the votes,
     network `evaluations` of how many votes, the n that it was `extended_from`, what its `audit` found, which `shard` of
-    the images it draws (`images` are those of all shards), how `labels` of the data set are classes (`Matching`), which images
-    were `skipped` as they cannot be used, with label and reason by row, and what `data` was before (`data_before`), where images
-    that were not drawn yet changed. None: an older version made it.
+    the images it draws (`images` are those of all shards), how `labels` of the data set are classes (`Matching`) and what the
+    classifier calls these (`class_names`), which images were `skipped` as they cannot be used, with label and reason by row, and
+    what `data` was before (`data_before`), where images that were not drawn yet changed. None: an older version made it.
     """
 
     method: str
@@ -159,6 +159,7 @@ class RunRecord:
     audit: Mapping[str, Any] | None = None
     shard: Shard | None = None
     labels: Mapping[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
     skipped: Mapping[int, tuple[int, str]] = dataclasses.field(default_factory=dict)
     data_before: tuple[str, ...] = ()
     format: int = FORMAT
@@ -233,6 +234,7 @@ class RunRecord:
         }
         more: dict[str, Any] = {name: getattr(self, name) for name in ("rows", "batch_choice", "source", "audit")}
         more["shape"] = None if self.shape is None else list(self.shape)
+        more["class_names"] = None if self.class_names is None else list(self.class_names)
         more["notes"] = list(self.notes) or None
         more["evaluations"] = list(self.evaluations) if any(self.evaluations) else None
         more["shard"] = None if self.shard is None else str(self.shard)
@@ -289,6 +291,7 @@ class RunRecord:
             audit=meta.get("audit"),
             shard=shard,
             labels=Matching.of_record(_mapping(meta, "labels")).recorded() if "labels" in meta else None,
+            class_names=tuple(map(str, meta["class_names"])) if "class_names" in meta else None,
             skipped={int(row): (int(n), str(why)) for row, (n, why) in meta.get("skipped", {}).items()},
             data_before=tuple(map(str, meta.get("data_before", ()))),
             format=int(meta["format"]),

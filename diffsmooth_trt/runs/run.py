@@ -140,6 +140,7 @@ def describe(
         shape=facts.input_shape,  # of the space that radii are distances in
         rows=facts.rows,
         labels=None if images.matching is None else images.matching.recorded(),
+        class_names=Classes(facts.classes, facts.class_names).names,
     )
     rule = record.rule
     return replace(record, thresholds=rule.recorded) if isinstance(rule, RadiusRule) else record

@@ -71,6 +71,26 @@ def test_names_that_the_classifier_knows_decide():
         matched(["Tench", "tench"], 4, known)
 
 
+def test_numbers_may_be_names():
+    """facebookresearch/deit#130: ImageFolder has folders of numbers in the order of text; ultralytics#13936: degrees."""
+    text = sorted(map(str, range(12)))
+    assert matched(text, 12, text) == Matching("name", {name: rank for rank, name in enumerate(text)})
+    assert matched(["0", "270", "90"], 4, ["0", "180", "270", "90"]).classes == {"0": 0, "270": 2, "90": 3}
+    assert matched(text, 12, map(str, range(12))).by == "number"  # a name that is the number says nothing
+    assert "in the order of text (0, 1, 10, 11, …): give --class-map then" in matched(text, 12).doubtful
+    assert matched(["0", "1", "2"], 3).doubtful == matched(text, 12, text).doubtful == ""
+
+
+def test_any_of_several_names_decides():
+    """timm has WordNet ids in front of names, and huggingface's ImageNet has "tench, Tinca tinca"."""
+    known = ["n01443537, goldfish, Carassius auratus", "n01440764, tench, Tinca tinca"]
+    data = ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    assert matched(data, 2, known, ranked=False) == Matching("name", {data[0]: 1, data[1]: 0})
+    assert matched(["n01440764", "n01443537"], 2, known).classes == {"n01440764": 1, "n01443537": 0}
+    with pytest.raises(InputError, match="has the class goldfish, tench, which the classifier does not know"):
+        matched(["goldfish, tench", "tench"], 2, known)  # of two classes
+
+
 def test_label_orders_that_differ_are_mapped():
     """huggingface/datasets#2457, huggingface/optimum#197: the data set's order is not the model's, nor its case."""
     data, model = ["entailment", "neutral", "contradiction"], ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
@@ -103,6 +123,7 @@ def test_a_class_map_is_read_in_every_usual_form(tmp_path):
         ("b.tsv", "n01440764\t0\nn01443537\t1\n"),
         ("LOC_synset_mapping.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n"),
         ("lines.txt", "n01440764\nn01443537\n"),
+        ("columns.csv", "name,class\nn01440764,0\nn01443537,1\n"),
         ("map.json", json.dumps(two)),
         ("list.json", json.dumps(list(two))),
         ("id2label.json", json.dumps({str(number): name for name, number in two.items()})),

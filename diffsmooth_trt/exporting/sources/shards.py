@@ -35,6 +35,12 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     return _of_index(path) if path.suffix == ".json" else (path,)
 
 
+def config_beside(path: Path) -> Path | None:
+    """config.json in the folder of the checkpoint at `path`, or beside that file; None where there is none."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    return config if config.is_file() else None
+
+
 def files_sha256(files: tuple[Path, ...]) -> str:
     """SHA-256 of a file, or of the names and SHA-256 of several."""
     if len(files) == 1:

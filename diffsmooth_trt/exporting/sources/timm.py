@@ -14,6 +14,7 @@ from ..graph.resize import MODES
 from .checkpoints import load_into, read_checkpoint
 from .loaded import LoadedClassifier
 from .shards import files_sha256
+from .timm_config import SavedConfig
 
 
 def _timm() -> Any:
@@ -39,8 +40,27 @@ def preprocessing_of(cfg: dict[str, Any], name: str) -> Preprocessing:
     return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), height, to, mode, True, centre(to, height))
 
 
+def _made(timm: Any, name: str, saved: SavedConfig | None, classes: dict[str, int]) -> Any:
+    """The network, with the arguments that it was saved with."""
+    arguments = {} if saved is None else saved.arguments()
+    try:
+        return timm.create_model(name, pretrained=False, **{**arguments, **classes}).eval()
+    except Exception as error:  # the architecture's own, of any kind
+        if saved is None or not arguments:
+            raise
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"{saved.path} has model_args that timm {timm.__version__} does not take for {name} ({reason}): install the timm that "
+            "saved it"
+        ) from error
+
+
 def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClassifier:
-    """The timm model `timm/NAME` with a state dict's or safetensors' weights; its pretrained_cfg is its preprocessing."""
+    """The timm model `timm/NAME` with the weights of a state dict, safetensors or a folder that timm saved.
+
+    Where config.json lies with the weights, it says how images are fed, what the architecture was made with and what classes are
+    called; else the architecture's own pretrained_cfg is the preprocessing.
+    """
     timm = _timm()
     name = arch.removeprefix("timm/")
     if ":" in name or not timm.is_model(name):
@@ -49,13 +69,13 @@ def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClas
             f"--arch {arch}: timm {timm.__version__} has no model {name!r}{f' (it has {close}, …)' if close else ''}: "
             "use a name of timm.list_models()"
         )
+    saved = SavedConfig.beside(checkpoint, name)
     read = read_checkpoint(checkpoint, key)
     state = read.state
     cfg = dict(timm.get_pretrained_cfg(name).to_dict())
     head = cfg.get("classifier")
     weight = state.get(f"{head}.weight") if isinstance(head, str) else None
-    classes = {} if weight is None or weight.dim() < 2 else {"num_classes": len(weight)}
-    net = timm.create_model(name, pretrained=False, **classes).eval()
+    net = _made(timm, name, saved, {} if weight is None or weight.dim() < 2 else {"num_classes": len(weight)})
     derived = dict(net.named_buffers()).keys() - net.state_dict().keys()  # older checkpoints hold some of these
     load_into(
         net,
@@ -63,11 +83,10 @@ def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClas
         f"checkpoint {checkpoint}",
         read.remedy("check --arch"),
     )
+    details = {**read.choice.recorded(), "timm": version("timm")}
+    if saved is not None:
+        cfg, names = saved.over(cfg), saved.class_names(int(net.num_classes))
+        details |= saved.facts() | ({} if names is None else {"class_names": names})
     return LoadedClassifier(
-        net,
-        int(net.num_classes),
-        preprocessing_of(cfg, name),
-        arch,
-        files_sha256(read.files),
-        details={**read.choice.recorded(), "timm": version("timm")},
+        net, int(net.num_classes), preprocessing_of(cfg, name), arch, files_sha256(read.files), details=details
     )
