@@ -289,7 +289,9 @@ class Images:
         if end == shape:
             return None
         grey = end[2] != shape[2] and 1 in (end[2], shape[2])
-        remedy = f"pass --channels {shape[2]}" if grey else "pass --resize and --crop, or another engine or data set"
+        side = min(shape[:2])
+        cut = f"pass --resize {side} --crop {side}, or another engine or data set"
+        remedy = f"pass --channels {shape[2]}" if grey else cut
         return InputError(f"{tuple(end)}, the engine takes {shape}: {remedy}")
 
     def _refused(self, bad: Mapping[int, InputError], images: int) -> InputError:
@@ -298,7 +300,7 @@ class Images:
         if len(bad) == images:
             return InputError(said)
         more = f"; so are {len(bad) - 1} more of {images}" if len(bad) > 1 else ""
-        return InputError(f"{said}{more}; --bad-images skip goes on without, and counts them as not certified")
+        return InputError(f"{said}{more}; --bad-images skip goes on without, and counts them against the result")
 
     def read(self, rows: range) -> Iterator[Image]:
         """The images of `rows` (ascending rows of the data set)."""
@@ -321,7 +323,7 @@ class Images:
         if not self.skips:
             if self._shape is None:
                 raise error
-            raise InputError(f"{error.message}; --bad-images skip goes on without it, and counts it as not certified")
+            raise InputError(f"{error.message}; --bad-images skip goes on without it, and counts it against the result")
         self.skipped[row] = (self._to_class(label), error.message)
 
     def _to_class(self, label: int) -> int:

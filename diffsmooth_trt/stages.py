@@ -1,4 +1,4 @@
-"""What long work says of itself while it runs: the stage it is in, and how far that is. Nobody has to listen."""
+"""What long work says of itself while it runs: the stage it is in, how far that is, what is to be known. Nobody has to listen."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class Listener(Protocol):
     def end(self) -> None:
         """The innermost stage ended, or was given up."""
 
+    def note(self, text: str) -> None:
+        """What a reader has to know before the work goes on."""
+
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -40,6 +43,13 @@ def stage(what: str, total: int | None = None) -> Iterator[Callable[[int], None]
         yield listener.advance
     finally:
         listener.end()
+
+
+def note(text: str) -> None:
+    """Say something that a reader has to know before the work goes on."""
+    listener = _listener.get()
+    if listener is not None:
+        listener.note(text)
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..engine import BACKENDS, PRECISIONS
+from ..images import BAD_IMAGES
 from ..ood.budget import BUDGETS
 from ..ood.config import KINDS, OodConfig, ood_field_names
 from ..ood.generated import KINDS as GENERATED
@@ -18,9 +17,6 @@ from ..ood.generated import PREFIX
 from ..ood.scores import KINDS as SCORES
 from .options import Commands, Parser, numbers
 from .progress import add_shown
-
-if TYPE_CHECKING:
-    from ..ood.store import OodStore
 
 
 def add(commands: Commands) -> None:
@@ -53,6 +49,9 @@ def _add_files(parser: Parser) -> None:
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
     text = "round float images to the 8-bit grid; certified: bounds are about the images as given, else scores are of the rounded"
     add("--quantise", action="store_true", help=text)
+    add("--channels", type=int, metavar="C", help="read grey images with 1 or 3 equal channels")
+    text = "images that cannot be used: refuse the run, or skip them and rank them against us (default: refuse)"
+    add("--bad-images", choices=BAD_IMAGES, default=OodConfig.bad_images, help=text)
     text = "which class a name of --in-data is: lines `name,class`, or JSON like id2label"
     add("--class-map", type=Path, metavar="FILE", help=text)
     add("--out", type=Path, required=True, metavar="RUN.jsonl", help="the file of records to make")
@@ -164,7 +163,6 @@ def _ood(arguments: argparse.Namespace) -> None:
     if config.accuracy:
         check_library()
     with shown(arguments, f"ood {config.kind}") as progress, run(config, progress) as store:
-        _warn(store)
         versions = versions_of(store, config.radii)
         print(text_report(store, versions))
         made = of_run(config, store.record.key) if config.accuracy else []
@@ -178,8 +176,3 @@ def _ood(arguments: argparse.Namespace) -> None:
             write_atomically(config.json, json.dumps(tables, indent=1, sort_keys=True) + "\n")
         if config.figure is not None:
             write_figure(config.figure, store, versions)
-
-
-def _warn(store: OodStore) -> None:
-    for note in store.record.notes:
-        print(f"diffsmooth-trt: warning: {note}", file=sys.stderr)

@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 
 from ..engine import BACKEND_NAMES, PRECISIONS
+from ..images import BAD_IMAGES, REFUSE
 from .options import Commands
 from .progress import add_shown
 from .run_options import add_host_code
 
 ENGINES = ("backend", "precision", "threads", "allow_host_code")
+OPTIONS = ("denoising_sigma", "local_sigma", "num_samples", "local_vote", "key", "batch", "device")
+CHOICE = ("skip", "max", "resize", "crop", "channels", "bad_images", "class_map")
+INPUTS = ("engine", "classifier", "data", "class_map")
 
 
 def add(commands: Commands) -> None:
@@ -37,6 +41,11 @@ def add(commands: Commands) -> None:
     add("--max", type=int, metavar="N", help="take at most N images")
     add("--resize", type=int, metavar="N", help="scale the shorter side to N (bicubic, 8-bit)")
     add("--crop", type=int, metavar="N", help="cut the central N×N pixels")
+    add("--channels", type=int, metavar="C", help="read grey images with 1 or 3 equal channels")
+    text = "which class a name of the data set is: lines `name,class`, or JSON like id2label"
+    add("--class-map", type=Path, metavar="FILE", help=text)
+    text = "images that cannot be used: refuse all, or skip them and count them as not right (default: refuse)"
+    add("--bad-images", choices=BAD_IMAGES, default=REFUSE, help=text)
     add("--batch", type=int, default=64, metavar="B", help="rows an engine call (default: 64)")
     add("--backend", choices=BACKEND_NAMES, help="as for certify")
     add("--precision", choices=PRECISIONS, help="as for certify")
@@ -50,27 +59,35 @@ def add(commands: Commands) -> None:
 
 
 def _soft_predict(arguments: argparse.Namespace) -> None:
+    from ..datasets import read_class_map
     from ..engine.choice import EngineChoice
     from ..files import check_outputs, write_atomically
-    from ..images import Images
+    from ..images import ImageChoice, Images
     from ..predictor import DiffSmoothPredictor
     from ..predictor.run import predict_images
-    from ..report.progress import Bar
+    from .progress import shown
 
     engines = {name: getattr(arguments, name) for name in ENGINES}
     EngineChoice(batch=arguments.batch, device=arguments.device, **engines)
-    options = ("denoising_sigma", "local_sigma", "num_samples", "local_vote", "key", "batch", "device")
-    inputs = {"--engine": arguments.engine, "--classifier": arguments.classifier, "--data": arguments.data}
+    inputs = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in INPUTS}
     outputs = {"--tsv": arguments.tsv, "--json": arguments.json}
     check_outputs(outputs, inputs)
-    chosen = {"skip": arguments.skip, "limit": arguments.max, "resize": arguments.resize, "crop": arguments.crop}
-    images = Images(arguments.data, **chosen)
-    given = {name: getattr(arguments, name) for name in options}
-    with DiffSmoothPredictor(arguments.classifier, arguments.engine, **given, **engines) as predictor:
-        with Bar(total=len(images), desc="soft-predict", unit=" images", disable=arguments.quiet or None) as bar:
-            predictions = predict_images(
-                predictor, images, key_drawn=arguments.key is None, progress=lambda done: bar.update(done - bar.n)
-            )
+    choice = ImageChoice(**{name: getattr(arguments, name) for name in CHOICE})
+    images = Images.chosen(arguments.data, choice)
+    class_map = None if choice.class_map is None else read_class_map(choice.class_map)
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    with (
+        shown(arguments, "soft-predict") as bar,
+        DiffSmoothPredictor(arguments.classifier, arguments.engine, **given, **engines) as predictor,
+    ):
+        bar.start(len(images), 0, len(images) * arguments.num_samples, 0)
+        predictions = predict_images(
+            predictor,
+            images,
+            key_drawn=arguments.key is None,
+            class_map=class_map,
+            progress=lambda more: bar.update(more * arguments.num_samples, more),
+        )
     print(predictions.text())
     if arguments.tsv is not None:
         write_atomically(arguments.tsv, predictions.tsv())

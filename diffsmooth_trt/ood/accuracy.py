@@ -119,9 +119,9 @@ def adversarial_accuracy(
         )
     check_library()
     channels, height, width = model.input_shape
+    data.check((height, width, channels))
+    data.expect((height, width, channels))
     images = list(data)
-    if any(image.pixels.shape != (height, width, channels) for image in images):
-        raise InputError(f"an image is not {(height, width, channels)} as the engines take: pass --resize and --crop")
     x, labels = scaled(images), np.array([image.label for image in images])
     words = np.array([image.index for image in images], np.uint64)
     clean, accuracies = _right(model, x, labels, words, key), []
@@ -134,7 +134,8 @@ def adversarial_accuracy(
                 np.float32
             )
             right[clean] = _right(model, points, labels[clean], words[clean], key)
-        accuracies.append(Accuracy(len(images), epsilon, float(clean.mean()), float(right.mean())))
+        asked = len(images) + len(data.skipped)  # images that cannot be used are not right
+        accuracies.append(Accuracy(asked, epsilon, float(clean.sum() / asked), float(right.sum() / asked)))
     return accuracies
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import check_outputs
-from ..images import ImageChoice
+from ..images import REFUSE, ImageChoice
 from ..noise import Key, check_noise_level
 from ..ranges import integer, number
 from ..report.figures import check_suffix
@@ -65,7 +65,9 @@ class OodConfig:
     resize: int | None = None
     crop: int | None = None
     quantise: bool = False
+    channels: int | None = None
     class_map: Path | None = None
+    bad_images: str = REFUSE
     batch: int = 64
     backend: str | None = None
     device: str = "cpu"
@@ -96,6 +98,7 @@ class OodConfig:
         self._check_numbers()
         self._check_sets()
         self._check_cluster()
+        dataclasses.replace(self.choice)  # checks itself
         if self.key is not None and not isinstance(self.key, Key):
             object.__setattr__(self, "key", Key.parse(str(self.key)))
         if self.figure is not None:
@@ -188,7 +191,15 @@ class OodConfig:
     @property
     def choice(self) -> ImageChoice:
         """Which images of each set, and what becomes of their pixels."""
-        return ImageChoice(skip=self.skip, max=self.max, resize=self.resize, crop=self.crop, quantise=self.quantise)
+        return ImageChoice(
+            skip=self.skip,
+            max=self.max,
+            resize=self.resize,
+            crop=self.crop,
+            quantise=self.quantise,
+            channels=self.channels,
+            bad_images=self.bad_images,
+        )
 
     @property
     def asked(self) -> OodAsked:

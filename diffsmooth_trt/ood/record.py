@@ -75,11 +75,25 @@ class OodAsked:
 
 @dataclass(frozen=True)
 class SetRecord:
-    """One set: its name, what names its content (`Images.identity`), and how many images of it were asked for."""
+    """One set: its name, what names its content (`Images.identity`), how many images of it were asked for, and why rows of
+    these cannot be used.
+    """
 
     name: str
     data: str
     images: int
+    skipped: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """What decides its records, as JSON values: of rows that cannot be used which ones, for libraries reword the reasons."""
+        values: dict[str, Any] = {"name": self.name, "data": self.data, "images": self.images}
+        return values | ({"skipped": sorted(self.skipped)} if self.skipped else {})
+
+    @classmethod
+    def of_meta(cls, recorded: Mapping[str, Any], reasons: Mapping[str, Any]) -> Self:
+        """What `described` gave, with the reasons by row."""
+        skipped = {int(row): str(reasons[str(row)]) for row in recorded.get("skipped", ())}
+        return cls(str(recorded["name"]), str(recorded["data"]), int(recorded["images"]), skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +134,7 @@ class OodRecord:
             "law": self.law,
             "total_variation": self.total_variation,
             "joint": self.joint,
-            "sets": [dataclasses.asdict(each) for each in self.sets],
+            "sets": [each.described() for each in self.sets],
         }
 
     def to_meta(self) -> dict[str, Any]:
@@ -137,6 +151,10 @@ class OodRecord:
         }
         more: dict[str, Any] = {"shape": None if self.shape is None else list(self.shape), "rows": self.rows}
         more["labels"] = self.labels
+        skipped = {str(number): each.skipped for number, each in enumerate(self.sets) if each.skipped}
+        more["skipped"] = {
+            number: {str(row): why for row, why in rows.items()} for number, rows in skipped.items()
+        } or None
         return meta | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
@@ -153,7 +171,8 @@ class OodRecord:
                 raise TypeError(name)
         if not 0 <= int(meta["key"], 16) < 2**KEY_BITS:
             raise ValueError("key")
-        sets = tuple(SetRecord(str(each["name"]), str(each["data"]), int(each["images"])) for each in meta["sets"])
+        reasons = meta.get("skipped", {})
+        sets = tuple(SetRecord.of_meta(each, reasons.get(str(n), {})) for n, each in enumerate(meta["sets"]))
         rows = meta.get("rows")
         return cls(
             asked=OodAsked.of_record(meta["config"]),

@@ -16,6 +16,7 @@ from ..dtypes import Floats64
 from ..errors import EngineError, InputError
 from ..report.tables import chosen_of, space_of
 from ..runs.audit import audit_line
+from ..runs.data import skipped_line
 from ..runs.identity import rows_note
 from .bounds import further, shifted_lower, shifted_upper
 from .certified import bound_of, certificate_of, estimate_of, passed_of
@@ -61,11 +62,13 @@ def _outside(store: OodStore) -> dict[str, list[dict[str, Any]]]:
 
 
 def _missing(store: OodStore) -> dict[str, int]:
-    """How many images of each set have no record, of the in-distribution one under ""; InputError where there are too many."""
-    missing = {each.name if number else "": store.missing(number) for number, each in enumerate(store.record.sets)}
-    if min(missing.values()) < 0:
+    """How many images of each set have no score, of the in-distribution one under "": those without a record yet, and those
+    that cannot be used. InputError where there are too many records.
+    """
+    sets = store.record.sets
+    if min(store.missing(number) for number in range(len(sets))) < 0:
         raise InputError(f"{store.path} has more records than images it was asked for: restore it from a copy")
-    return missing
+    return {each.name if number else "": store.missing(number) + len(each.skipped) for number, each in enumerate(sets)}
 
 
 def _check_complete(store: OodStore) -> None:
@@ -261,6 +264,11 @@ def text_report(store: OodStore, versions: Sequence[Version]) -> str:
             f"UNFINISHED: no record yet of {lacking} images; the figures are the worst that the finished run may show, with each "
             "of those ranked against us; go on with --resume"
         )
+    lines += [
+        f"{each.name}: {skipped_line({row: (-1, why) for row, why in each.skipped.items()}, ', ranked against us')}"
+        for each in run.sets
+        if each.skipped
+    ]
     lines += rounding(store)
     return "\n".join([*lines, *(f"warning: {note}" for note in run.notes)])
 

@@ -17,6 +17,7 @@ from ..noise import Key
 from ..noise.selftest import check_noise
 from ..runs.identity import differences
 from ..runs.record import check_noise_version
+from ..stages import note
 from .certified import Certifier, dense
 from .config import OodConfig
 from .distributed import by_workers
@@ -39,12 +40,12 @@ def describe(config: OodConfig, model: ModelFacts, sets: list[DataSet]) -> OodRe
         law=law.digest if law else "",
         total_variation=law.tv_bound(int(np.prod(model.input_shape))) if law and smoothed else 0.0,
         joint=model.joint,
-        sets=tuple(SetRecord(data.name, data.images.identity, len(data)) for data in sets),
+        sets=tuple(SetRecord(data.name, data.images.identity, len(data.images), data.skipped) for data in sets),
         key=Key.draw() if config.key is None else config.key,
         key_drawn=config.key is None,
         versions=model.versions,
         files={**named, "in_data": str(config.in_data), "out_data": list(config.out_data)},
-        notes=(*model.notes, *overlaps(sets)),
+        notes=(*model.notes, *(note for data in sets for note in data.notes), *overlaps(sets)),
         shape=model.input_shape,
         rows=model.rows,
     )
@@ -84,13 +85,13 @@ def _open_store(config: OodConfig, record: OodRecord) -> OodStore:
 
 def _check_records(store: OodStore, sets: list[DataSet]) -> None:
     """InputError unless the images that the file has records of are those of the sets, and their draws can be."""
-    digests = [dict(zip(data.images.rows, data.digests, strict=True)) for data in sets]
+    digests = [dict(zip(data.rows, data.digests, strict=True)) for data in sets]
     for (number, row), record in store.records.items():
         if number >= len(sets) or digests[number].get(row) != record["sha256"]:
             raise InputError(
                 f"{store.path} has a record of set {number}, row {row} with other pixels: the data changed"
             )
-        moved = dict(zip(sets[number].images.rows, sets[number].distances, strict=True))[row]
+        moved = dict(zip(sets[number].rows, sets[number].distances, strict=True))[row]
         if store.record.asked.choice.quantise and record.get("distance") != moved:
             raise InputError(
                 f"{store.path} has a record of set {number}, row {row} with distance {record.get('distance')}, here {moved}: the "
@@ -109,6 +110,10 @@ def run(config: OodConfig, progress: Progress | None = None) -> OodStore:
         sets = open_sets(config, model.input_shape)
         matching = label_inside(sets[0].images, config, Classes(model.classes, model.class_names))
         record = replace(describe(config, model, sets), labels=None if matching is None else matching.recorded())
+        of_data = {text for data in sets for text in data.notes}  # said when they were found
+        for text in record.notes:
+            if text not in of_data:
+                note(text)
         if model.law is not None:
             check_noise(model.law)
         with _open_store(config, record) as store:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..datasets import Classes, Matching, read_class_map
 from ..errors import InputError
 from ..images import Images, pixel_digest
+from ..runs.data import look_over, say_skipped
 from .config import OodConfig
 from .generated import PREFIX, GeneratedImages
 
@@ -20,31 +21,42 @@ AVERAGE = "average"  # a column of the tables: no set's name
 
 @dataclass(frozen=True)
 class DataSet:
-    """One set: its name, its images, and of each, in their order, the digest and the distance that rounding moved it."""
+    """One set: its name, its images, and of those that can be used, in their order, the row, the digest and the distance that
+    rounding moved it. `notes` say what is to be known of the data.
+    """
 
     name: str
     images: Images | GeneratedImages
+    rows: tuple[int, ...]
     digests: tuple[str, ...]
     distances: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.digests)
+        return len(self.rows)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Why rows that were asked for cannot be used."""
+        given = self.images.skipped if isinstance(self.images, Images) else {}
+        return {row: why for row, (_, why) in sorted(given.items())}
 
 
-def _checked(name: str, option: str, images: Images | GeneratedImages, shape: tuple[int, int, int]) -> DataSet:
-    channels, height, width = shape
-    digests, distances = [], []
-    for image in images:
-        if image.pixels.shape != (height, width, channels):
-            size = f"pass --resize {min(height, width)} --crop {min(height, width)}, or give another data set"
-            remedy = size if image.pixels.shape[2] == channels else "give a data set with that many channels"
-            raise InputError(
-                f"{option} {name}: image {image.index} is {image.pixels.shape}, the engines take {(height, width, channels)}: "
-                f"{remedy}"
-            )
-        digests.append(pixel_digest(image))
-        distances.append(image.distance)
-    return DataSet(name, images, tuple(digests), tuple(distances))
+def _checked(
+    name: str, images: Images | GeneratedImages, shape: tuple[int, int, int], option: str = "--out-data"
+) -> DataSet:
+    """The set, once its images are looked at, headers first. Raises InputError for ones that cannot be used, unless skipped."""
+    try:
+        notes = look_over(images, shape, name=name) if isinstance(images, Images) else []
+        seen = [(image.index, pixel_digest(image), image.distance) for image in images]
+    except InputError as error:
+        raise InputError(f"{option} {name}: {error.message}") from None
+    if isinstance(images, Images):
+        say_skipped(images, name)
+    if not seen:
+        raise InputError(f"{option} {name} has no image that can be used: give another data set")
+    rows, digests, distances = zip(*seen, strict=True)
+    return DataSet(name, images, rows, digests, distances, tuple(f"{name}: {note}" for note in notes))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -63,17 +75,16 @@ def open_sets(config: OodConfig, shape: tuple[int, int, int]) -> list[DataSet]:
     """
     inside = Images.chosen(config.in_data, config.choice)
     names = _distinct([config.in_data.name, *(n if n.startswith(PREFIX) else Path(n).name for n in config.out_data)])
-    sets = [_checked(names[0], "--in-data", inside, shape)]
+    sets = [_checked(names[0], inside, shape, "--in-data")]
     channels, height, width = shape
     for name, shown in zip(config.out_data, names[1:], strict=True):
         if name.startswith(PREFIX):
             made = GeneratedImages(
                 name.removeprefix(PREFIX), len(inside), (height, width, channels), config.seed, inside
             )
-            sets.append(_checked(shown, "--out-data", made, shape))
+            sets.append(_checked(shown, made, shape))
         else:
-            given = Images.chosen(name, config.choice)
-            sets.append(_checked(shown, "--out-data", given, shape))
+            sets.append(_checked(shown, Images.chosen(name, config.choice), shape))
     return sets
 
 

@@ -195,8 +195,9 @@ class OodStore:
         return [record for (which, _), record in sorted(self.records.items()) if which == number]
 
     def missing(self, number: int) -> int:
-        """How many images of a set have no record; negative where there are more than the run was asked for."""
-        return self.record.sets[number].images - len(self.of_set(number))
+        """How many images of a set lack their record still; negative where there are more than the run was asked for."""
+        asked = self.record.sets[number]
+        return asked.images - len(asked.skipped) - len(self.of_set(number))
 
     def finished(self) -> bool:
         """Whether every image has its record."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..certify.progress import NoProgress, Progress
 from ..errors import InputError
+from ..images import REFUSE, SKIP
 from ..noise.selftest import check_noise
 from ..runs.identity import versions
 from ..runs.record import check_noise_version, naming_damage
@@ -156,6 +157,7 @@ def _recorded_config(
         threads=threads,
         key=store.record.key,
         out=store.path,
+        bad_images=SKIP if any(each.skipped for each in store.record.sets) else REFUSE,
     )
 
 
@@ -245,8 +247,8 @@ def _wrong_records(
     store: OodStore, sets: Sequence[DataSet], runner: Certifier | BallRunner
 ) -> Iterator[tuple[Place, str]]:
     """What no run of this configuration and data can have written, by place."""
-    digests = [dict(zip(data.images.rows, data.digests, strict=True)) for data in sets]
-    moved = [dict(zip(data.images.rows, data.distances, strict=True)) for data in sets]
+    digests = [dict(zip(data.rows, data.digests, strict=True)) for data in sets]
+    moved = [dict(zip(data.rows, data.distances, strict=True)) for data in sets]
     for place, record in sorted(store.records.items()):
         number, row = place
         if not 0 <= number < len(sets) or row not in digests[number]:

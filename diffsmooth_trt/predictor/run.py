@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..datasets import Classes
+from ..datasets import Classes, Entry
 from ..dtypes import Floats64
 from ..errors import InputError
 from ..images import Image, Images, together
+from ..runs.data import look_over, say_skipped, skipped_line
 from ..runs.identity import versions
 from .soft_vote import DiffSmoothPredictor, published_log_probabilities
 
@@ -43,7 +44,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a predictor says of a data set, whose content is named by `data`."""
+    """What a predictor says of a data set, whose content is named by `data`; of rows that were `skipped`, their label and why
+    they cannot be used. These count as wrong.
+    """
 
     predictor: Mapping[str, Any]
     machine: Mapping[str, Any]
@@ -51,18 +54,20 @@ class Predictions:
     key_drawn: bool
     data: str
     rows: Sequence[Prediction]
+    skipped: Mapping[int, tuple[int, str]] = field(default_factory=dict)
 
     def text(self) -> str:
         """A summary in a few lines."""
         p = self.predictor
-        right = sum(row.correct for row in self.rows)
+        right, asked = sum(row.correct for row in self.rows), len(self.rows) + len(self.skipped)
         loss = -float(np.mean([row.log_mean[row.label] for row in self.rows]))
         return "\n".join(
             [
                 f"{p['method']} {p['id']}: denoising sigma {p['denoising_sigma']:g}, local sigma {p['local_sigma']:g}, "
                 f"{p['num_samples']} samples of {p['local_vote']} local noises",
                 f"{NO_CERTIFICATE}",
-                f"accuracy {right} of {len(self.rows)} images ({right / len(self.rows):.1%}), mean −log p of the label {loss:.4f}",
+                f"accuracy {right} of {asked} images ({right / asked:.1%}), mean −log p of the label {loss:.4f}",
+                *([skipped_line(self.skipped, ", counted as wrong")] if self.skipped else []),
             ]
         )
 
@@ -86,6 +91,7 @@ class Predictions:
             "key": self.key,
             "key_source": "drawn" if self.key_drawn else "given",
             "data": self.data,
+            **({"skipped": {str(row): why for row, (_, why) in self.skipped.items()}} if self.skipped else {}),
             "images": [
                 {
                     "index": row.index,
@@ -102,13 +108,18 @@ class Predictions:
 
 
 def predict_images(
-    predictor: DiffSmoothPredictor, images: Images, *, key_drawn: bool, progress: Callable[[int], None] = lambda _: None
+    predictor: DiffSmoothPredictor,
+    images: Images,
+    *,
+    key_drawn: bool,
+    class_map: Mapping[str, Entry] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Predictions:
-    """Predict each image under its own number. `progress` is told how many are done. InputError for labels beyond the classes, or
-    of which it is not known which class they are.
+    """Predict each image under its own number. `progress` is told how many more are done. InputError for labels beyond the
+    classes, or of which it is not known which class they are, and for images that cannot be used, unless they are to be skipped.
     """
     if images.matching is None:
-        images.match(Classes(predictor.classes, predictor.classifier.facts.class_names))
+        images.match(Classes(predictor.classes, predictor.classifier.facts.class_names), class_map)
     if not images.labelled:
         raise InputError(f"{images.path} has no labels, with which answers are compared: give labelled images")
     worst = max(images.labels(), default=0)
@@ -116,10 +127,14 @@ def predict_images(
         raise InputError(
             f"{images.path} has label {worst}, {predictor.classifier.name} has {predictor.classes} classes: give its data"
         )
+    look_over(images, predictor.input_shape)
+    say_skipped(images)
     rows: list[Prediction] = []
     for group in together(images, TOGETHER):
         rows += _predicted(predictor, group)
-        progress(len(rows))
+        progress(len(group))
+    if not rows:
+        raise InputError(f"{images.path} has no image that can be used: give another data set")
     return Predictions(
         predictor=predictor.identity,
         machine=versions(predictor.classifier.device),
@@ -127,18 +142,11 @@ def predict_images(
         key_drawn=key_drawn,
         data=images.identity,
         rows=rows,
+        skipped={row: images.skipped[row] for row in sorted(images.skipped)},
     )
 
 
 def _predicted(predictor: DiffSmoothPredictor, images: Sequence[Image]) -> list[Prediction]:
-    shapes = {image.pixels.shape for image in images}
-    channels, height, width = predictor.input_shape
-    if shapes != {(height, width, channels)}:
-        other = next(shape for shape in shapes if shape != (height, width, channels))
-        raise InputError(
-            f"the data set has images {other}, the engine takes {(height, width, channels)}: use --resize {min(height, width)} "
-            f"--crop {min(height, width)}"
-        )
     pixels = np.stack([image.pixels for image in images])
     log_means = predictor.predict_log_proba(pixels, np.array([image.index for image in images]))
     published = published_log_probabilities(log_means)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -82,6 +83,10 @@ class ProgressBar:
         """Take the innermost stage away."""
         self.stages.pop().close()
 
+    def note(self, text: str) -> None:
+        """A line on the error stream, above the bars; it is there without bars, too."""
+        Bar.write(f"diffsmooth-trt: note: {text}", file=sys.stderr)
+
     def _tick(self) -> None:
         """Time passes in stages that do not say how far they are."""
         while not self._ended.wait(0.5):
@@ -106,7 +111,7 @@ class JsonLines:
     """Progress as lines of JSON on `stream`, at most one a second for each stage, and what a command found as the last one.
 
     `{"event": "stage", "what", "done", "of"}`, `{"event": "progress", "images", "of", "samples", "of_samples", "seconds_left"}`:
-    `of` and what follows from it are null where nobody knows.
+    `of` and what follows from it are null where nobody knows. `{"event": "note", "text"}` is of the data, before anything is drawn.
     """
 
     def __init__(self, command: str, stream: TextIO) -> None:
@@ -157,6 +162,10 @@ class JsonLines:
     def end(self) -> None:
         """The innermost stage ended."""
         self.stages.pop()
+
+    def note(self, text: str) -> None:
+        """A line of it."""
+        self.say("note", text=text)
 
     def __enter__(self) -> Self:
         self._entered.enter_context(listening(self))

@@ -15,6 +15,7 @@ from ..certify.rules import CERTIFIED, REFUTED, UNDECIDED
 from ..errors import InputError
 from ..images import ImageChoice
 from ..runs.audit import audit_line
+from ..runs.data import skipped_line
 from ..runs.file import UNRECORDED
 from ..runs.identity import rows_note
 from ..runs.record import RunRecord
@@ -228,11 +229,7 @@ class Summary:
             )
             lines.append(f"certified, whatever the class is: {', '.join(shares)}")
         if record.skipped:
-            named = "; ".join(f"image {row}: {why}" for row, (_, why) in list(record.skipped.items())[:3])
-            more = "; …" if len(record.skipped) > 3 else ""
-            lines.append(
-                f"skipped: {len(record.skipped)} images that cannot be used, counted as not certified ({named}{more})"
-            )
+            lines.append(skipped_line(record.skipped, ", counted as not certified"))
         if record.data_before:
             lines.append(
                 "the data set changed during the run, in images that it had not drawn from: each image's hash is the same"

@@ -25,6 +25,7 @@ from ..images import ImageChoice, Images, pixel_digest
 from ..methods import Method
 from ..noise import Key, grid_law
 from .config import RunConfig
+from .data import look_over, say_skipped
 from .denoising import denoising_notes
 from .engines import device_of, sized_method
 from .identity import MethodFacts, caveats, facts_of, independence, rows_note
@@ -85,11 +86,9 @@ def prepare(images: Images, choice: ImageChoice, facts: MethodFacts, shard: Shar
     said = None if choice.class_map is None else read_class_map(choice.class_map)
     images.match(Classes(facts.classes, facts.class_names), said)
     check_labels(images, facts)
-    rows = images.rows if shard is None else shard.rows(images.rows)
-    channels, height, width = facts.input_shape
-    checked = images.of_rows(rows).check((height, width, channels))
-    images.expect((height, width, channels))
-    return [*images.source.left_out, *checked.notes()]
+    notes = look_over(images, facts.input_shape, images.rows if shard is None else shard.rows(images.rows))
+    say_skipped(images)
+    return notes
 
 
 def take_data(store: RunStore, images: Images, data: str) -> None:

@@ -306,7 +306,7 @@ def test_command_writes_what_python_says_and_that_it_certifies_nothing(
         (["--denoising-sigma", "0.7"], "--denoising-sigma must be 0"),
         (["--tsv", "no/p.tsv"], "--tsv no/p.tsv: the folder no does not exist"),
         (["--device", "tpu"], "--device 'tpu' is unknown"),
-        (["--crop", "16"], "the data set has images (16, 16, 3), the engine takes (32, 32, 3)"),
+        (["--crop", "16"], "image 0 is (16, 16, 3), the engine takes (32, 32, 3)"),
         (["--threads", "0"], "--threads must be"),
     ],
 )

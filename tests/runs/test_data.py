@@ -17,7 +17,7 @@ import diffsmooth_trt as dst
 from diffsmooth_trt.engine import METADATA_KEY, EngineFacts
 from diffsmooth_trt.engine.choice import EngineChoice
 from diffsmooth_trt.errors import InputError
-from diffsmooth_trt.report.gallery import look
+from diffsmooth_trt.report.gallery import class_names, look
 from diffsmooth_trt.report.html import page
 from diffsmooth_trt.report.tables import envelope, summarise, text_table
 from diffsmooth_trt.runs.status import status
@@ -123,6 +123,28 @@ def test_label_orders_that_differ_are_mapped_in_a_run(engine, tmp_path):
         assert store.record.labels["by"] == "name"
 
 
+def test_a_users_own_file_says_what_its_classes_are_called(linear_classifier, tmp_path):
+    """Metadata of Ultralytics: folders are matched by name, and images without labels are shown with names."""
+    c = LEVELS / 255
+    model = onnx.load(linear_classifier(np.repeat((2 * c / 48)[:, None], 48, axis=1), -(c**2), facts=False))
+    names = [f"{10 * (CLASSES - k)} degrees" for k in range(CLASSES)]
+    onnx.helper.set_model_props(model, {"names": str(dict(enumerate(names)))})
+    onnx.save(model, tmp_path / "own.onnx")
+    folder = folder_of(tmp_path / "d", {"20-degrees": 10, "100 Degrees": 2})
+    with dst.certify(engine=tmp_path / "own.onnx", data=folder, **HOW) as store:
+        all_right(store, 2)
+        assert store.record.labels == {"by": "name", "classes": {"20-degrees": 10, "100 Degrees": 2}}
+        assert class_names(store.record)[1:3] == ("110 degrees", "100 Degrees")
+    parquet(tmp_path / "d.parquet", [encoded(picture(4))])
+    given = {name: value for name, value in HOW.items() if name != "n0"}
+    with dst.predict(engine=tmp_path / "own.onnx", data=tmp_path / "d.parquet", out=tmp_path / "r.sqlite", **given):
+        pass
+    with dst.open_run(tmp_path / "r.sqlite") as store:
+        summary = summarise(store)
+        assert class_names(store.record) == tuple(names)
+        assert '"80 degrees"' in page([summary], seen=[look(store, summary, noisy=0)])
+
+
 @pytest.mark.parametrize("bad", ["cmyk", "size", "damaged"])
 def test_bad_images_are_known_before_the_run_or_skipped(engine, tmp_path, bad):
     """The kind of repro_bad_row_resume; damaged pixels (fizyr/keras-retinanet#855) are seen when they are reached alone."""
@@ -205,7 +227,7 @@ def test_images_that_are_all_unusable_are_refused(engine, tmp_path):
     data = parquet(tmp_path / "d.parquet", [encoded(picture(k, 5)) for k in range(3)], [0, 1, 2])
     for how in ("refuse", "skip"):
         with pytest.raises(
-            InputError, match=r"image 0 is \(5, 5, 3\), the engine takes \(4, 4, 3\): pass resize and crop"
+            InputError, match=r"image 0 is \(5, 5, 3\), the engine takes \(4, 4, 3\): pass resize 4 crop 4"
         ):
             dst.certify(engine=engine, data=data, bad_images=how, **HOW)
     with dst.certify(engine=engine, data=data, resize=4, **HOW) as store:
