@@ -99,7 +99,7 @@ def repeating(store: RunStore) -> dict[str, Any]:
         method, parts = METHODS[record.method], record.classifier.parts
         slots = {name: slot for name, slot in method.slots.items() if slot.part in parts}
         settings = _settings(record, method, [parts[slot.part] for slot in slots.values()], None)
-        settings |= {name: record.files.get(name) for name in (*slots, "data")}
+        settings |= {name: record.files.get(name) for name in (*slots, "data", "class_map")}
         settings |= {} if record.shard is None else {"shard": str(record.shard)}
         settings |= {"bad_images": SKIP} if record.skipped else {}
         return {name: value for name, value in settings.items() if value is not None and value is not False}

@@ -63,6 +63,7 @@ def opened_store(
     key, drawn = config.output.run_key()
     record = describe(facts, images, config.choice, config.stopping, key=key)
     named = {**config.files, "classifier": config.files.get("classifier"), "data": config.data}
+    named |= {} if config.choice.class_map is None else {"class_map": config.choice.class_map}
     files = {name: None if path is None else str(path) for name, path in named.items()}
     record = replace(record, batch_choice=batch_choice, source=config.data.name, files=files, key_drawn=drawn)
     store = open_store(config.output, replace(record, shard=config.output.shard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
+import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
@@ -61,6 +62,43 @@ def test_a_file_gives_options_what_is_typed_wins_and_a_run_repeats_itself(config
     assert read(first) == tomllib.loads(said.replace("family-wise", "family_wise"))  # the store is such a file too
     assert main(["certify", "--config", str(first), "--out", str(first), "--resume"]) == 0  # nothing to type again
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_with_a_class_map_repeats_itself(linear_classifier, tmp_path, capsys):
+    """A configuration without the map would be refused, or take other labels."""
+    np.savez(tmp_path / "d.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=[4, 7])
+    engine = linear_classifier(np.zeros((3, 48)), np.arange(3.0))
+    (tmp_path / "map.txt").write_text("4,2\n7,0\n", encoding="utf-8")
+    given = ["--class-map", str(tmp_path / "map.txt"), "--data", str(tmp_path / "d.npz"), "--engine", str(engine)]
+    given += [
+        "--method",
+        "rs",
+        "--sigma",
+        "0.25",
+        "--n0",
+        "5",
+        "--n",
+        "60",
+        "--batch",
+        "20",
+        "--backend",
+        "onnxruntime",
+    ]
+    first, second, toml = (tmp_path / name for name in ("a.sqlite", "b.sqlite", "again.toml"))
+    assert main(["certify", *given, "--out", str(first)]) == 0
+    assert main(["report", str(first), "--config", str(toml)]) == 0
+    assert tomllib.loads(toml.read_text(encoding="utf-8"))["class-map"] == str(tmp_path / "map.txt")
+    for number, config in enumerate((toml, first)):
+        out = second.with_name(f"{number}.sqlite")
+        assert main(["certify", "--config", str(config), "--out", str(out)]) == 0
+        with dst.open_run(out) as again, dst.open_run(first) as run:
+            assert again.record.labels == run.record.labels == {"by": "class map", "classes": {"4": 2, "7": 0}}
+    (tmp_path / "map.txt").unlink()
+    capsys.readouterr()
+    assert main(["certify", "--config", str(toml), "--out", str(second)]) == 2
+    said = capsys.readouterr().err
+    assert "map.txt" in said and len(said.splitlines()) == 1
+    assert main(["report", str(first)]) == 0
 
 
 @pytest.mark.parametrize(
