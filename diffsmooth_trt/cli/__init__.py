@@ -79,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks σ shows ? for it
     with _stopping() as stopped:
+        if debug:
+            from ..engine.logs import show
+
+            show()
         return _run(argv, debug, stopped)
 
 

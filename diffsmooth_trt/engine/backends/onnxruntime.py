@@ -14,6 +14,7 @@ from ...dtypes import Floats32
 from ...errors import EngineError, InputError, shortened
 from ..base import Engine, Inputs
 from ..graph import GraphFile
+from ..logs import session_options
 
 ort.disable_telemetry_events()
 
@@ -66,9 +67,8 @@ class OnnxRuntimeEngine(Engine):
                 "it in fp32 or fp16"
             )
         super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
-        options = ort.SessionOptions()
+        options = session_options(ort)
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 4  # what it logs is in its exceptions too
         effective = facts.precision
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"

@@ -18,6 +18,7 @@ from ...device import Array
 from ...errors import EngineError, InputError, OutOfMemory
 from ..base import Engine, Inputs
 from ..graph import GraphFile
+from ..logs import session_options
 
 if TYPE_CHECKING:
     from ...device.cuda import Cuda
@@ -79,9 +80,8 @@ class OnnxRuntimeCudaEngine(Engine):
         self._check_installed(device.name)
         super().__init__(file.path, file.facts, batch, device, sha256=file.sha256)
         self.gpu, self.tf32, self.nhwc, self.graph = device, precision != "fp32", nhwc, graph
-        options = ort.SessionOptions()
+        options = session_options(ort)
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
         for first in {shape[0] for shape in file.inputs.values() if shape and isinstance(shape[0], str)}:
             options.add_free_dimension_override_by_name(
                 first, batch
@@ -138,7 +138,7 @@ class OnnxRuntimeCudaEngine(Engine):
         if running[: len(self.providers)] != list(self.providers):
             raise InputError(
                 f"ONNX Runtime runs {self.path.name} on {running[0]}, not on {self.providers[0]}: its libraries (CUDA, cuDNN) "
-                f"do not load; {INSTALL}"
+                f"do not load, --debug shows why; {INSTALL}"
             )
 
     def _failure(self, error: Exception, what: str, kind: type[EngineError | InputError]) -> Exception:

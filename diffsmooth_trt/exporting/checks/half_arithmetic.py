@@ -20,6 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, shape_inference
 
+from ...engine.logs import session_options
 from ...errors import InputError, shortened
 
 LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38}
@@ -106,8 +107,7 @@ def reach(path: Path, batches: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str
     looked_at = path.with_name(f"reach-{path.name}")
     onnx.save(model, str(looked_at))
     largest = dict.fromkeys(watched, 0.0)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options(onnxruntime)
     options.enable_cpu_mem_arena = False
     try:
         session = onnxruntime.InferenceSession(str(looked_at), options, providers=["CPUExecutionProvider"])

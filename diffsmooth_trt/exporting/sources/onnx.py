@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from ...engine.logs import session_options
 from ...errors import InputError, shortened
 from ..writers.onnx import OPSET
 from ..writers.onnx_half import MULTIPLYING
@@ -24,9 +25,7 @@ class OnnxModule(nn.Module):
 
     def __init__(self, path: Path, batch: int | None, multiply_adds: int = 0) -> None:
         super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        self.path = path
+        self.path, options = path, session_options(onnxruntime)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own family of exceptions

@@ -28,6 +28,7 @@ from torch import nn
 
 from ...engine.facts import METADATA_KEY, EngineFacts
 from ...engine.graph import prove_file
+from ...engine.logs import session_options
 from ...engine.record import draft_folder
 from ...errors import EngineError, InputError, StoreError, shortened
 from ...files import file_sha256
@@ -161,8 +162,7 @@ def _compare(path: Path, check: ImageCheck, batch: int | None) -> Comparison:
     """The file against its source over random noisy batches."""
     # One after the other, and the source image by image: feature maps of large networks outweigh their parameters.
     expected = list(random_batches(check, check.rows if batch is None else batch, at_once=1))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it logs is in its exceptions too
+    options = session_options(onnxruntime)
     options.enable_cpu_mem_arena = False  # would keep every feature map
     options.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights twice
     try:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ...dtypes import Floats32
+from ...engine.logs import session_options
 from ...errors import EngineError
 from .onnx_half import external
 
@@ -43,9 +44,7 @@ def _watched(source: Path, nodes: Iterable[onnx.NodeProto], constants: Mapping[s
             model.graph.output.append(helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, []))
     path = source.with_name(f"watched-{source.name}")  # beside the weights that it may refer to
     onnx.save(model, str(path))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), session_options(onnxruntime), providers=["CPUExecutionProvider"])
     path.unlink()
     return session
 
