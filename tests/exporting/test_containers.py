@@ -119,10 +119,58 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def timm_network() -> tuple[Any, Callable[[Path, str | None], State]]:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm cannot be imported: {error}")
+    from diffsmooth_trt.exporting.sources.timm import load_timm
+
+    net = timm.create_model("test_vit", num_classes=3)
+    return net, lambda path, key: dict(load_timm("timm/test_vit", path, key).net.state_dict())
+
+
+def hugging_face_folder() -> tuple[Any, Callable[[Path, str | None], State]]:
+    transformers = pytest.importorskip("transformers", reason="reads folders through transformers")
+    from diffsmooth_trt.exporting.graph.preprocessing import Overrides
+    from diffsmooth_trt.exporting.sources.transformers import load_folder
+
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 8}
+    config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3)
+
+    def load(path: Path, key: str | None) -> State:
+        config.save_pretrained(path)
+        state = load_folder(path, Overrides(input_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)).net.state_dict()
+        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+    return transformers.ViTForImageClassification(config), load
+
+
+def diffusers_folder() -> tuple[Any, Callable[[Path, str | None], State]]:
+    diffusers = pytest.importorskip("diffusers", reason="the folders are the diffusers library's")
+    from diffsmooth_trt.exporting.sources.diffusers import read_folder
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "add_attention": False}
+    net = diffusers.UNet2DModel(8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
+
+    def load(path: Path, key: str | None) -> State:
+        net.save_config(path)
+        diffusers.DDPMScheduler().save_config(path)
+        return dict(read_folder(path, {}).load(path, key)[0].state_dict())
+
+    return net, load
+
+
+LIBRARIES = {"timm": timm_network, "hf": hugging_face_folder, "diffusers": diffusers_folder}
+STEMS = {"diffusers": "diffusion_pytorch_model"}
+
+
 @functools.cache
 def small(family: str) -> tuple[Any, Callable[[Path, str | None], State]]:
     """A network of the family with random weights, and what loads a checkpoint of it and returns its parameters."""
     torch.manual_seed(3)
+    if family in LIBRARIES:
+        return LIBRARIES[family]()
     if family == "detector":
         net = Detector((2, 3, 3, 4), 8)
 
@@ -152,7 +200,7 @@ def same(found: State, wanted: State) -> bool:
     return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-FAMILIES = ("guided-diffusion", "edm", "detector", "resnet20", "wrn-10-1")
+FAMILIES = ("timm", "guided-diffusion", "edm", "detector", "resnet20", "wrn-10-1")
 ALIKE = ("improved-diffusion", "cifar_resnet20")  # by the same code as two of those: a few containers tell
 
 
@@ -176,16 +224,16 @@ def test_every_family_loads_from_every_container(tmp_path: Path, family: str, co
         assert choice.averaged or choice.key == "state_dict"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "hf", "diffusers"])
 @pytest.mark.parametrize(
     ("kind", "given"), [("safetensors", "index"), ("bin", "index"), ("safetensors", "folder"), ("bin", "folder")]
 )
 def test_every_family_loads_from_shards(tmp_path: Path, family: str, kind: str, given: str) -> None:
-    """The index of several files, or the folder that accelerate saved, with an optimizer beside."""
+    """The index of several files, or the folder that accelerate saved, with an optimizer beside; of libraries' folders both."""
     net, load = small(family)
     state, _ = weights(net)
     save = safetensors_torch.save_file if kind == "safetensors" else torch.save
-    stem = "model" if kind == "safetensors" else "pytorch_model"
+    stem = STEMS.get(family, "model" if kind == "safetensors" else "pytorch_model")
     torch.save(optimizer(state), tmp_path / "optimizer.bin")
     path = tmp_path / f"{stem}.{kind}"
     if given == "index":
@@ -194,10 +242,11 @@ def test_every_family_loads_from_shards(tmp_path: Path, family: str, kind: str, 
         for shard, held in shards.items():
             save({name: state[name] for name in held}, tmp_path / shard)
         path = tmp_path / f"{stem}.{kind}.index.json"
-        path.write_text(json.dumps({"weight_map": {n: shard for shard, held in shards.items() for n in held}}))
+        weight_map = {name: shard for shard, held in shards.items() for name in held}
+        path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     else:
         save(state, path)
-    assert same(load(tmp_path if given == "folder" else path, None), state)
+    assert same(load(tmp_path if given == "folder" or family in ("hf", "diffusers") else path, None), state)
 
 
 @pytest.mark.parametrize("arch", ["resnet50", "resnet18_ood", "densenet100"])

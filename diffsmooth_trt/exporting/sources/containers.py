@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from ...errors import InputError
 State = dict[str, Tensor]
 # Parts of names, between dots and underscores, that say that the weights are averages over training.
 AVERAGED = frozenset({"ema", "averaged", "average", "avg", "swa", "shadow", "polyak"})
+NEGATIONS = frozenset({"non", "no", "not", "without"})
 # What scripts call the network's own weights, of which the first one found is taken.
 USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "model_state")
 COUNTERS = frozenset({"n_averaged", "num_updates", "decay", "initted", "step"})  # that averages keep beside the weights
@@ -49,8 +51,9 @@ class Choice:
 
 
 def is_averaged(key: str) -> bool:
-    """Whether a key calls what stands under it averaged."""
-    return any(part.lower() in AVERAGED for part in re.split(r"[._\-\s/]", key))
+    """Whether a key calls what stands under it averaged; `non_ema` does not."""
+    parts = ["", *re.split(r"[._\-\s/]", key.lower())]
+    return any(part in AVERAGED and before not in NEGATIONS for before, part in pairwise(parts))
 
 
 def is_state(content: object) -> bool:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...files import file_sha256
 from ...nets.values import known_values, read_object
 from ...schedule import Schedule
+from .diffusers_weights import Weights, check_same_network, choose, weights_in
 from .families import Level, ScheduledFamily, Source
+from .shards import files_sha256, weight_files
 
 try:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -29,7 +30,8 @@ except ImportError as error:
         f'--family diffusers needs the diffusers library ({error}): pip install "diffsmooth-trt[hf]"'
     ) from error
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+WEIGHTS = "diffusion_pytorch_model.safetensors, diffusion_pytorch_model.bin"
+SCHEDULER = "scheduler/scheduler_config.json"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 diffusers_logging.set_verbosity_error()
 
@@ -52,11 +54,17 @@ def read_folder(folder: Path, options: Mapping[str, object]) -> Diffusers:
             f"checkpoint {folder} is no folder: --family diffusers takes the folder that the library saved"
         )
     config = _first(folder, ("unet/config.json", "config.json"), "network configuration")
-    scheduler = _first(folder, ("scheduler/scheduler_config.json", "scheduler_config.json"), "scheduler configuration")
+    training = (
+        folder.name.startswith("checkpoint-") and (folder.parent / SCHEDULER).is_file()
+    )  # of the library's scripts
+    scheduler = _first(
+        folder.parent if training else folder, (SCHEDULER, "scheduler_config.json"), "scheduler configuration"
+    )
     values = known_values("diffusers", {"null_class": None}, options)
     null_class = None if values["null_class"] is None else values.whole("null_class", 0)
     again = "save the model again"
-    return Diffusers(config.parent, read_object(config, again), read_object(scheduler, again), null_class)
+    configs = {"network": read_object(config, again), "scheduler": read_object(scheduler, again)}
+    return Diffusers(folder, config.parent, configs, null_class)
 
 
 def _schedule(config: Mapping[str, Any]) -> Schedule:
@@ -91,9 +99,11 @@ class Diffusers(ScheduledFamily):
     labels_option = "num_class_embeds"
 
     def __init__(
-        self, folder: Path, network: dict[str, Any], scheduler: dict[str, Any], null_class: int | None
+        self, pipeline: Path, folder: Path, configs: dict[str, dict[str, Any]], null_class: int | None
     ) -> None:
-        self.folder, self.configs = folder, {"network": network, "scheduler": scheduler}
+        self.pipeline, self.folder, self.configs = pipeline, folder, configs
+        self.key: str | None = None  # which of several weights
+        network, scheduler = configs["network"], configs["scheduler"]
         kind = network.get("_class_name", "UNet2DModel")
         if kind != "UNet2DModel":
             raise InputError(f"{folder} holds a {kind}: expected a UNet2DModel, whose images are not latent")
@@ -133,34 +143,40 @@ class Diffusers(ScheduledFamily):
         return net
 
     def load(self, checkpoint: Source, key: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-        if key is not None:
-            raise InputError(
-                f"--checkpoint-key {key} is for files, --family diffusers takes a folder: give the one with those weights"
-            )
-        weights = _first(self.folder, WEIGHTS, "file of parameters")
+        self.key = key
+        weights, said = self._weights()
+        check_same_network(weights, self.configs["network"])
         try:
             net, info = UNet2DModel.from_pretrained(
-                self.folder,
+                weights.folder,
                 local_files_only=True,
                 low_cpu_mem_usage=False,
-                use_safetensors=weights.suffix == ".safetensors",
+                use_safetensors=".safetensors" in weights.file.suffixes,
+                variant=weights.variant,
                 torch_dtype=torch.float32,
                 output_loading_info=True,
             )
         except Exception as error:  # the library's, safetensors' and torch's own families of exceptions
             raise InputError(
-                f"{weights} does not fit its config.json or is damaged ({' '.join(str(error).split())[:160]}): "
+                f"{weights.file} does not fit its config.json or is damaged ({' '.join(str(error).split())[:160]}): "
                 "fetch or save it again"
             ) from None
         problems = [f"{len(names)} {kind} ({', '.join(map(str, names[:3]))})" for kind, names in info.items() if names]
         if problems:
-            raise InputError(f"{weights} does not fit its config.json: {'; '.join(problems)}: save both again")
+            raise InputError(f"{weights.file} does not fit its config.json: {'; '.join(problems)}: save both again")
         net.requires_grad_(False)
         loaded: nn.Module = net.eval()
-        return loaded, {}
+        return loaded, said
+
+    def _weights(self) -> tuple[Weights, dict[str, Any]]:
+        """Those that `key` names or that are meant, and what the facts say of the choice."""
+        found = weights_in(self.folder, self.pipeline)
+        if not found:
+            raise InputError(f"{self.folder} has no file of parameters: expected one of {WEIGHTS} in it")
+        return choose(str(self.pipeline), found, self.key)
 
     def source_sha256(self, checkpoint: Source) -> str:
-        return file_sha256(_first(self.folder, WEIGHTS, "file of parameters"))
+        return files_sha256(weight_files(self._weights()[0].file))
 
     def recorded(self) -> dict[str, Any]:
         return {**self.configs, "null_class": self.null_class}
