@@ -48,7 +48,10 @@ class OnnxModule(nn.Module):
                 f"--onnx {self.path}: ONNX Runtime fails with {self.batch or len(rows)} images ({shortened(error)}): "
                 "export it again"
             ) from error
-        return torch.from_numpy(np.concatenate(parts)[: len(x)])
+        made = np.concatenate(parts)
+        if len(made) != len(rows):
+            raise InputError(f"--onnx {self.path} returns {len(made)} rows for {len(rows)} images: export it again")
+        return torch.from_numpy(made[: len(x)])
 
 
 def _sizes(value: ir.Value | None) -> list[int]:
