@@ -113,6 +113,14 @@ def test_flags_override_the_folder(vit: Path, copy: Path) -> None:
     assert (own.mean, own.std, own.mode, own.resize_to) == ((0.1,) * 3, (0.2,) * 3, "bicubic", 32)
 
 
+def test_an_adapter_beside_the_weights_is_not_left_out(copy: Path) -> None:
+    """huggingface/transformers#36480: the base network answered, without the adapter that was trained."""
+    (copy / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds an adapter beside its weights \(adapter_config.json\)") as caught:
+        load_folder(copy, Overrides())
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("form", ["half", "pickle", "shards"])
 def test_other_forms_of_the_weights(copy: Path, form: str) -> None:
     """Half precision, torch's own format and several files give the network that one file of float32 gives."""

@@ -30,6 +30,7 @@ from .shards import weight_files
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PREPROCESSOR = "preprocessor_config.json"
+ADAPTER = "adapter_config.json"
 GIVE = "give --input-size, --mean, --std and --resize-mode"  # all that the file says
 AGAIN = "fetch the whole folder again"
 MODES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
@@ -248,6 +249,11 @@ def _preprocessing(transformers: Any, folder: Path, input_size: int | None, over
 def load_folder(folder: Path, overrides: Overrides) -> LoadedClassifier:
     """The classifier in `folder`, float32 whatever it is stored as; InputError for anything that is not a whole one."""
     transformers = _transformers(folder)
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"checkpoint {folder} holds an adapter beside its weights ({ADAPTER}), which would be left out: save what "
+            "`merge_and_unload()` of the peft library returns, and give that folder"
+        )
     weights, state = read_weights(folder)
     files = [folder / "config.json", *weights]
     model = _network(transformers, folder, state)
