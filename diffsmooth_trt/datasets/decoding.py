@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, ImageCms, ImageFile
+from PIL import ExifTags, ImageCms, ImageFile, UnidentifiedImageError
 from PIL import Image as PillowImage
 
 from ..errors import InputError
@@ -37,6 +38,7 @@ TURNS = {
     8: PillowImage.Transpose.ROTATE_90,
 }
 ON_ITS_SIDE = (5, 6, 7, 8)
+_WHOLE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,25 @@ def decode(data: bytes | Path, name: str) -> Pixels:
     names (`Header.colours`), as torchvision and `datasets` take them. Raises InputError, which begins with `name`.
     """
     with _opened(data, name) as image:
-        image.load()
+        _load(image)
         if image.has_transparency_data and np.asarray(image.convert("RGBA"))[:, :, 3].min() < 255:
             raise InputError(f"{name} has transparent pixels, expected opaque ones: put it on a background")
         turn = TURNS.get(_orientation(image))
         shown = image.convert("RGB")
         return np.asarray(shown if turn is None else shown.transpose(turn), dtype=np.uint8)
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decode the pixels. What is cut short is damaged, although others in this process may let Pillow fill it with grey."""
+    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+        image.load()
+        return
+    with _WHOLE:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            image.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
 def header(data: bytes | Path, name: str) -> Header:
@@ -129,6 +144,10 @@ def _opened(data: bytes | Path, name: str) -> Iterator[ImageFile.ImageFile]:
         raise InputError(
             f"{name} may not be read (permission denied): expected an image, give yourself read permission"
         ) from None
+    except UnidentifiedImageError:  # which says no more, but where in memory the bytes are
+        kind = PillowImage.registered_extensions().get(data.suffix.lower()) if isinstance(data, Path) else None
+        said = f"a {kind} file" if kind and kind not in ENCODINGS else "of no known format"
+        raise InputError(f"{name} is not a readable image ({said}): replace it by a {SHOWN} image") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise InputError(
             f"{name} is not a readable image ({first_line(error)}): replace it by a {SHOWN} image"
@@ -139,6 +158,8 @@ def _check_depth(image: ImageFile.ImageFile, name: str) -> None:
     """InputError unless the file's values are one picture, of 8-bit grey or RGB or of fewer bits that are exact in 8."""
     if image.mode not in MODES:
         raise InputError(f"{name} has pixel mode {image.mode}, which is off the 8-bit grid: convert it to 8-bit RGB")
+    if image.format in ("BMP", "DIB") and not _whole_bmp(image):
+        raise InputError(f"{name} has a palette of which Pillow reads wrong pixels: convert it to 8-bit RGB")
     bits = _bits(image)
     if bits > 8:
         raise InputError(f"{name} has {bits} bits a channel, expected at most 8: convert it to 8-bit RGB")
@@ -147,6 +168,22 @@ def _check_depth(image: ImageFile.ImageFile, name: str) -> None:
         raise InputError(f"{name} has values up to {arguments[1]}, expected 255: convert it to 8-bit RGB")
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo with its previews
         raise InputError(f"{name} holds several pictures (frames or pages), expected one: save the one that is meant")
+
+
+def _whole_bmp(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow takes as many bits a pixel as the file has.
+
+    Where a palette is grey it forgets it, and reads 4-bit rows as if they had 8, and 8-bit rows of two colours as if they had 1.
+    """
+    file = image.fp
+    if file is None or image.mode not in ("1", "L"):
+        return True
+    at = file.tell()
+    file.seek(14 if image.format == "BMP" else 0)
+    head = file.read(16)
+    file.seek(at)
+    bits = int.from_bytes(head[10:12] if head[:1] == b"\x0c" else head[14:16], "little")
+    return bits == (1 if image.mode == "1" else 8)
 
 
 def _bits(image: ImageFile.ImageFile) -> int:

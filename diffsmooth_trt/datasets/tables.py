@@ -20,6 +20,7 @@ from .base import EncodedSource, reading, some
 IMAGES = ("img", "image")
 LABELS = ("label", "fine_label", "labels")
 BATCH = 256
+BUFFER = 1 << 16  # bytes that are read at once: without one, all of a group of rows, which may be the whole file
 STATE, INFO = "state.json", "dataset_info.json"
 
 
@@ -41,7 +42,7 @@ class _Parquet:
     def __init__(self, path: Path) -> None:
         self.path = path
         with reading(path, self.kind):
-            self.file = pq.ParquetFile(path)
+            self.file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
             self.schema, self.rows = self.file.schema_arrow, int(self.file.metadata.num_rows)
         if self.rows < 0:
             raise InputError(f"{path} says that it has {self.rows} rows: it is damaged, write it again")

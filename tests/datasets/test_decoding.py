@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from diffsmooth_trt.datasets.decoding import Header, decode, header, suffixes
 from diffsmooth_trt.errors import InputError
@@ -90,6 +91,46 @@ def test_16_bit_rgb_which_pillow_cuts_in_silence_is_refused(tmp_path):
         decode(data, "x")
 
 
+def bmp(bits: int, palette: bytes, rows: bytes) -> bytes:
+    """A BMP of 8×2 pixels with that palette."""
+    colours = len(palette) // 4
+    start = 54 + len(palette)
+    head = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start)
+    return head + struct.pack("<IiiHHIIiiII", 40, 8, 2, 1, bits, 0, len(rows), 0, 0, colours, 0) + palette + rows
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_palettes_of_greys_are_read_right_or_refused(bits):
+    """python-pillow/Pillow#9778: a palette of black and white makes mode 1, in which 4 or 8 bits a pixel are read as one."""
+    row = {1: bytes([0b01010101]), 4: b"\x01" * 4, 8: b"\0\1" * 4}[bits]
+    data = bmp(bits, bytes([0, 0, 0, 0, 255, 255, 255, 0]), (row + bytes(-len(row) % 4)) * 2)
+    for read in (decode, header):
+        if bits == 1:
+            read(data, "x")
+            continue
+        with pytest.raises(InputError, match="x has a palette of which Pillow reads wrong pixels"):
+            read(data, "x")
+    if bits == 1:
+        np.testing.assert_array_equal(decode(data, "x")[0, :, 0], [0, 255] * 4)
+    greys = b"".join(bytes([k, k, k, 0]) for k in range(1 << bits))
+    if bits == 4:
+        with pytest.raises(InputError, match="reads wrong pixels"):
+            decode(bmp(4, greys, b"\x01\x23\x45\x67" * 2), "x")
+    if bits == 8:
+        np.testing.assert_array_equal(decode(bmp(8, greys, bytes(range(16))), "x")[1, :, 2], range(8))
+
+
+def test_images_cut_short_are_damaged_whatever_others_told_pillow(monkeypatch):
+    """wkentaro/labelme#335: libraries set LOAD_TRUNCATED_IMAGES for the whole process, and the rest of an image is grey."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for kind in ("JPEG", "PNG"):
+        data = encoded(kind, PICTURE.resize((90, 90)))
+        with pytest.raises(InputError, match="x is not a readable image"):
+            decode(data[: 2 * len(data) // 3], "x")
+        assert ImageFile.LOAD_TRUNCATED_IMAGES
+        assert decode(data, "x").shape == (90, 90, 3)
+
+
 def test_several_pictures_are_refused_and_previews_of_photos_are_not():
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
         with pytest.raises(InputError, match="several pictures"):
@@ -127,6 +168,18 @@ def test_headers_need_no_pixels(tmp_path):
             decode(cut, "x")
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("DDS", ".dds"), ("ICO", ".ico")])
+def test_other_formats_are_named(tmp_path, kind, suffix):
+    """Pillow opens them, and does not say whether 8 bits hold them: images that cannot be used, not left out in silence."""
+    assert suffix in suffixes()
+    (tmp_path / f"a{suffix}").write_bytes(encoded(kind, PICTURE.resize((16, 16))))
+    with pytest.raises(InputError, match=f"is not a readable image \\(a {kind} file\\): replace it by"):
+        header(tmp_path / f"a{suffix}", f"a{suffix}")
+    with pytest.raises(InputError, match=r"x is not a readable image \(of no known format\)"):
+        header(encoded(kind, PICTURE.resize((16, 16))), "x")
+
+
 def test_suffixes_are_those_of_pictures():
+    assert {".psd", ".dds", ".ico"} <= suffixes()
     assert {".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".gif", ".tif", ".tiff", ".webp", ".avif", ".pgm"} <= suffixes()
     assert not {".h5", ".mpg", ".txt", ".eps", ""} & suffixes()

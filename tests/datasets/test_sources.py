@@ -78,6 +78,18 @@ def test_shards_that_are_missing_or_of_several_splits_are_refused(shards):
         Images(remedy)
 
 
+def test_memory_does_not_grow_with_a_group_of_rows(tmp_path):
+    """apache/arrow#36001: a file that pandas writes has all its rows in one group, which PyArrow reads whole unless it is told."""
+    rng = np.random.default_rng(0)
+    cells = [{"bytes": rng.bytes(3000), "path": None} for _ in range(6000)]
+    pq.write_table(pa.table({"image": cells, "label": [0] * 6000}), tmp_path / "one.parquet")
+    del cells
+    source, before, most = Images(tmp_path / "one.parquet").source, pa.total_allocated_bytes(), 0
+    for _ in source.headers(range(6000)):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < 9e6 < 18e6 < (tmp_path / "one.parquet").stat().st_size
+
+
 def test_a_saved_data_set_is_read_where_it_lies(tmp_path):
     """The layout of `Dataset.save_to_disk`: Arrow streams, state.json, dataset_info.json."""
     folder = tmp_path / "saved"
@@ -153,6 +165,55 @@ def test_odd_tars_are_refused_in_one_line(tmp_path):
         with pytest.raises(InputError, match=message) as error:
             Images(path)
         assert "\n" not in str(error.value)
+
+
+def test_labels_of_a_tar_whose_files_lie_apart_are_not_lost(tmp_path):
+    """ray-project/ray#65044: consecutive files are a sample, so labels that come later would belong to nothing."""
+    images, labels = ({n: c for n, c in samples(range(7)).items() if n.endswith(end)} for end in ("png", "cls"))
+    with pytest.raises(
+        InputError, match=r"has the label of s/000 apart from its image.*make it again by `tar --sort=name`"
+    ):
+        Images(tar_of(tmp_path / "a.tar", {**images, **labels}))
+    tar_of(tmp_path / "b.tar", {**samples(range(7)), "s/gone.cls": b"1"})  # an image that its maker could not fetch
+    check(Images(tmp_path / "b.tar"))
+    assert Images(tmp_path / "b.tar").source.left_out == ("left out: 1 labels alone in it (s/gone)",)
+
+
+def test_files_that_macos_puts_beside_others_part_no_sample(tmp_path):
+    """coreruleset/coreruleset#3839: macOS's tar has ._name in front of every name."""
+    doubled = {
+        each: content
+        for name, content in samples(range(7)).items()
+        for each, content in ((name.replace("/", "/._"), b"x"), (name, content))
+    }
+    images = Images(tar_of(tmp_path / "a.tar", doubled))
+    check(images)
+    assert images.source.left_out[0].startswith("left out: 14 files in it (s/._000.png, ")
+
+
+def test_links_in_a_tar_are_counted(tmp_path):
+    """bestouff/genext2fs#21: GNU tar writes the second of two hard links without its bytes."""
+    path = tar_of(tmp_path / "a.tar", samples(range(7)))
+    with tarfile.open(path, "a") as tar:
+        entry = tarfile.TarInfo("s/again.png")
+        entry.type, entry.linkname = tarfile.LNKTYPE, "s/000.png"
+        tar.addfile(entry)
+    check(Images(path))
+    assert Images(path).source.left_out == ("left out: 1 links, which hold no bytes, in it (s/again.png)",)
+
+
+@pytest.mark.parametrize(("said", "label"), [("3", 3), ("3.0", 3), ('"3"', 3), ('"1_0"', "1_0"), ('"cat"', "cat")])
+def test_a_label_of_a_sample_is_a_number_or_a_name(tmp_path, said, label):
+    content = {"a.png": png(PIXELS[0]), "a.json": f'{{"label": {said}}}'.encode()}
+    source = Images(tar_of(tmp_path / "a.tar", content)).source
+    assert (source.names or tuple(source.numbers))[0] == label
+
+
+@pytest.mark.parametrize("said", ["3.7", "true", "[1]", "{}"])
+def test_other_labels_of_a_sample_are_refused(tmp_path, said):
+    content = {"a.png": png(PIXELS[0]), "a.json": f'{{"label": {said}}}'.encode()}
+    with pytest.raises(InputError, match="expected a class number or a name"):
+        Images(tar_of(tmp_path / "a.tar", content))
 
 
 def test_rows_without_labels_have_none(tmp_path):
