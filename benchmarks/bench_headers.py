@@ -2,8 +2,9 @@
 
     python benchmarks/bench_headers.py [--images 50000] [--folder DIR]
 
-Writes results/headers.json. CIFAR: PNG in one parquet file, the zoo's 100 images repeated. ImageNet size: a folder of 1000 classes
-of JPEG files of 500×375, 500 different ones under as many names as images (hard links), read once before: a warm disk. Each
+Writes results/headers.json. CIFAR: PNG in one parquet file, the zoo's 100 images, each time with 2,000 random bytes behind it, so
+that nothing repeats; in groups of 1,000 rows, and all rows in one group as pandas writes them. ImageNet size: a folder of 1000
+classes of JPEG files of 500×375, 500 different ones under as many names as images (hard links), read once before: a warm disk. Each
 measurement is a process of its own: opening, class of each label, headers; a tenth of the images shows how memory grows.
 """
 
@@ -37,11 +38,12 @@ ROOT = Path(__file__).resolve().parent
 CLASSES, FILES = 1000, 500
 
 
-def cifar(path: Path, images: int) -> None:
-    """A parquet file of so many CIFAR images."""
-    table = pq.read_table(zoo.IMAGES)
-    rows = pa.concat_tables([table] * -(-images // len(table))).slice(0, images)
-    pq.write_table(rows, path, row_group_size=1000)
+def cifar(path: Path, images: int, group: int) -> None:
+    """A parquet file of so many CIFAR images, `group` of them in a group of rows."""
+    rng = np.random.default_rng(0)
+    cells = [cell["bytes"] for cell in pq.read_table(zoo.IMAGES).column(0).to_pylist()]
+    longer = [{"bytes": cells[row % len(cells)] + rng.bytes(2000), "path": None} for row in range(images)]
+    pq.write_table(pa.table({"img": longer, "label": np.arange(images) % 10}), path, row_group_size=group)
 
 
 def imagenet(folder: Path, images: int) -> None:
@@ -104,9 +106,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
         for share in (10, 1):
             count = a.images // share
-            cifar(Path(folder, f"cifar-{count}.parquet"), count)
+            cifar(Path(folder, f"cifar-{count}.parquet"), count, 1000)
+            cifar(Path(folder, f"group-{count}.parquet"), count, count)
             imagenet(Path(folder, f"imagenet-{count}"), count)
-            for name, classes in ((f"cifar-{count}.parquet", 10), (f"imagenet-{count}", CLASSES)):
+            names = {f"cifar-{count}.parquet": 10, f"group-{count}.parquet": 10, f"imagenet-{count}": CLASSES}
+            for name, classes in names.items():
                 command = [
                     sys.executable,
                     __file__,

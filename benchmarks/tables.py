@@ -512,7 +512,11 @@ def rtx() -> str:
 def headers() -> str:
     """What a run does with its images before it draws."""
     content = json.loads((RESULTS / "headers.json").read_text())
-    kinds = {"cifar": "CIFAR, PNG in a parquet file", "imagenet": "500×375 JPEG in a folder"}
+    kinds = {
+        "cifar": "CIFAR, PNG in a parquet file",
+        "group": "the same, all in one group of rows",
+        "imagenet": "500×375 JPEG in a folder",
+    }
 
     def cell(found: dict[str, float], digits: int) -> str:
         return f"{found['median']:.{digits}f} ({found['min']:.{digits}f}–{found['max']:.{digits}f})"
