@@ -151,11 +151,17 @@ def _export(given_by: str, source: Path, out: Path, form: dict[str, Any]) -> tup
     if form["role"] == "classifier":
         arch = name or _arch(given_by, source)
         report = export_classifier(arch, source, out, image_size=form["image_size"])
-        return f"{arch}, {_input(report.facts.details)}", report.seconds
+        return f"{_with_weights(arch, report)}, {_input(report.facts.details)}", report.seconds
     family = name or _family(given_by, source)
     sigma, conditional = form.get("sigma"), form["role"] == "conditional"
     report = export_denoiser(family, source, None, sigma, out, conditional=conditional)
-    return family, report.seconds
+    return _with_weights(family, report), report.seconds
+
+
+def _with_weights(name: str, report: Any) -> str:
+    """What was exported, and which of several weights."""
+    weights = report.facts.details.get("weights_of")
+    return f"{name}, weights {weights['key']}" if weights else name
 
 
 def _input(details: dict[str, Any]) -> str:

@@ -77,6 +77,7 @@ def load_known(arch: str, checkpoint: Source, key: str | None = None) -> LoadedC
     state = {name: tensor for name, tensor in state.items() if not any(part in name for part in known.unused)}
     hint = read.remedy(_remedy(state, read.arch)) if mismatch(known.module.state_dict(), state) else ""
     load_into(known.module, state, f"checkpoint {checkpoint}", hint)
+    names = read.class_names(known.classes)
     return LoadedClassifier(
         known.module.eval(),
         known.classes,
@@ -85,7 +86,7 @@ def load_known(arch: str, checkpoint: Source, key: str | None = None) -> LoadedC
         files_sha256(read.files),
         image_size=32 if known.size == 32 else None,
         folds=True,
-        details=read.choice.recorded(),
+        details=read.choice.recorded() | ({} if names is None else {"class_names": names}),
     )
 
 

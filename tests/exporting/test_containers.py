@@ -261,6 +261,27 @@ def test_large_networks(tmp_path: Path, arch: str) -> None:
     assert {n: t.shape for n, t in loaded.net.state_dict().items()} == {n: t.shape for n, t in state.items()}
 
 
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"class_to_idx": {"bee": 1, "ant": 0}},
+        {"classes": ["ant", "bee"]},
+        {"meta": {"CLASSES": ("ant", "bee")}},
+        {"meta": {"dataset_meta": {"classes": ["ant", "bee"]}}},
+        {"names": torch.zeros(2), "labels": ["a", "b", "c"], "idx_to_class": {0: "ant", 1: "bee"}},
+    ],
+)
+def test_names_of_classes_that_a_script_noted(tmp_path: Path, noted: State) -> None:
+    state = {
+        n: t[:2] if n.startswith("linear") else t
+        for n, t in classifier_from_arch("resnet20").module.state_dict().items()
+    }
+    torch.save({"state_dict": state, **noted}, tmp_path / "c.pt")
+    assert load_known("resnet20", tmp_path / "c.pt").details["class_names"] == ["ant", "bee"]
+    torch.save({"state_dict": state, "classes": ["ant"]}, tmp_path / "c.pt")
+    assert "class_names" not in load_known("resnet20", tmp_path / "c.pt").details
+
+
 A, B = torch.zeros(2), torch.ones(2)
 
 

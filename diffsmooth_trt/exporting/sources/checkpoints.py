@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...engine.class_names import KEYS, names_by_number
 from ...errors import InputError
 from .containers import Choice, choose, is_state
 from .shards import weight_files
@@ -32,14 +33,24 @@ _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 class Checkpoint:
     """Parameters by name, and what the checkpoint says of them: see `load_state`.
 
-    `choice` records which of several weights they are, `arch` is the architecture's name where one is noted, and `files` are those
-    that hold them.
+    `choice` records which of several weights they are, `arch` is the architecture's name where one is noted, `noted` what there is
+    beside the weights of names of classes, and `files` are those that hold them.
     """
 
     state: dict[str, Tensor]
     choice: Choice
     arch: str | None
     files: tuple[Path, ...]
+    noted: Mapping[str, object] = field(default_factory=dict)
+
+    def class_names(self, classes: int) -> list[str] | None:
+        """The names of `classes` classes that a script noted: `class_to_idx`, `classes`, mmpretrain's `CLASSES` in `meta`, …"""
+        inner = self.noted.get("meta")
+        within = inner if isinstance(inner, Mapping) else {}
+        data = within.get("dataset_meta")
+        places = (self.noted, within, data if isinstance(data, Mapping) else {})
+        said = (value for place in places for key, value in place.items() if str(key).lower() in KEYS)
+        return next((names for value in said if (names := names_by_number(value, classes)) is not None), None)
 
     def remedy(self, otherwise: str) -> str:
         """What to do where they do not fit: `otherwise`, or take what else the file holds."""
@@ -73,8 +84,10 @@ def read_checkpoint(path: str | PathLike[str], key: str | None = None) -> Checkp
     content = contents[0] if len(contents) == 1 else _together(path, files, contents)
     choice = choose(str(path), content, key)
     state = {name: _plain(path, name, tensor) for name, tensor in _strip(_unwrapped(choice.state)).items()}
-    arch = content.get("arch") if isinstance(content, Mapping) else None
-    return Checkpoint(state, choice, arch if isinstance(arch, str) else None, files)
+    beside = content if isinstance(content, Mapping) else {}
+    noted = {str(name): value for name, value in beside.items() if str(name).lower() in (*KEYS, "meta")}
+    arch = beside.get("arch")
+    return Checkpoint(state, choice, arch if isinstance(arch, str) else None, files, noted)
 
 
 def _together(path: Path, files: tuple[Path, ...], contents: list[object]) -> dict[str, Tensor]:

@@ -83,10 +83,11 @@ def load_timm(arch: str, checkpoint: Path, key: str | None = None) -> LoadedClas
         f"checkpoint {checkpoint}",
         read.remedy("check --arch"),
     )
-    details = {**read.choice.recorded(), "timm": version("timm")}
+    details, names = {**read.choice.recorded(), "timm": version("timm")}, read.class_names(int(net.num_classes))
     if saved is not None:
-        cfg, names = saved.over(cfg), saved.class_names(int(net.num_classes))
-        details |= saved.facts() | ({} if names is None else {"class_names": names})
+        cfg, names = saved.over(cfg), saved.class_names(int(net.num_classes)) or names
+        details |= saved.facts()
+    details |= {} if names is None else {"class_names": names}
     return LoadedClassifier(
         net, int(net.num_classes), preprocessing_of(cfg, name), arch, files_sha256(read.files), details=details
     )
