@@ -67,6 +67,7 @@ class TarSource(EncodedSource):
                 tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
                 folder, _, base = member.name.rpartition("/")
                 stem, _, end = base.partition(".")
+                end = end.lower()
                 if member.isdir():
                     continue
                 if base.startswith(".") or not member.isfile():
@@ -75,7 +76,7 @@ class TarSource(EncodedSource):
                 if f"{folder}/{stem}" != sample.key:
                     yield sample
                     sample = _Sample(f"{folder}/{stem}")
-                if f".{end.lower()}" in self._images:
+                if f".{end}" in self._images:
                     if sample.image is not None:
                         raise InputError(f"{file} has two images of sample {stem}: expected one, remove the other")
                     sample.image = (member.offset_data, member.size)
