@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..engine.class_names import names_in_metadata
 from ..engine.facts import METADATA_KEY, EngineFacts
-from ..engine.graph import external_weights, proved
+from ..engine.graph import external_weights, prove_file, proved
 from ..errors import InputError
 from .checks.inputs import SIGMA, ImageCheck
 from .graph.preprocessing import ClassifierWithPreprocessing, Normalise, Overrides, Preprocessing
@@ -169,6 +170,18 @@ def _precision(model: ir.Model) -> str:
     return "fp16" if ir.DataType.FLOAT16 in kinds else "bf16" if ir.DataType.BFLOAT16 in kinds else "fp32"
 
 
+def _cannot_open(own: OnnxModule, rows: int, size: int, error: InputError) -> InputError:
+    """Why the batch size `rows` of a graph cannot be made open, and what helps: that size, if rows are kept apart at it."""
+    remedy = "export it again with an open batch axis"
+    with suppress(InputError):
+        prove_file(own.path, {own.session.get_inputs()[0].name: (rows, 3, size, size)}, str(own.path))
+        remedy += f", or pass --batch {rows}"
+    return InputError(
+        f"--onnx {own.path} holds the batch size {rows} that it was traced with, and cannot be given another ({error.message}): "
+        f"{remedy}"
+    )
+
+
 def _known(**values: object) -> dict[str, object]:
     """Those of `values` that are not None."""
     return {name: value for name, value in values.items() if value is not None}
@@ -234,7 +247,4 @@ def onnx_classifier_file(
     except InputError as error:
         if not opened:
             raise
-        raise InputError(
-            f"--onnx {path} holds the batch size {burnt} that it was traced with, and cannot be given another "
-            f"({error.message}): export it again with an open batch axis, or pass --batch {burnt}"
-        ) from None
+        raise _cannot_open(own, burnt or 1, size, error) from None
