@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import socket
@@ -117,6 +118,18 @@ def test_an_adapter_beside_the_weights_is_not_left_out(copy: Path) -> None:
     """huggingface/transformers#36480: the base network answered, without the adapter that was trained."""
     (copy / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
     with pytest.raises(InputError, match=r"holds an adapter beside its weights \(adapter_config.json\)") as caught:
+        load_folder(copy, Overrides())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_timm_leads_to_timm(copy: Path) -> None:
+    if importlib.util.find_spec("timm") is not None:
+        pytest.skip("transformers loads such folders through timm")
+    said = {"architecture": "vit_tiny_patch16_224", "num_classes": 6, "pretrained_cfg": {"mean": [0.5] * 3}}
+    (copy / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"timm saved it: give arch timm/vit_tiny_patch16_224, to certify .*_224:/"
+    ) as caught:
         load_folder(copy, Overrides())
     assert "\n" not in str(caught.value)
 

@@ -107,9 +107,12 @@ def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
     if "quantization_config" in content:
         raise InputError(f"{folder / 'config.json'} is of a quantised model: give the folder of the unquantised one")
     kind = content.get("model_type")
+    of_timm = f"timm/{content['architecture']}" if kind is None and "architecture" in content else None
     with _one_line(
         f"config.json of {folder} is of model type {kind!r}, which transformers {transformers.__version__} does not load",
-        "code in the folder is never run; use a model type that transformers has, or export it yourself and pass --onnx",
+        f"timm saved it: give --arch {of_timm}, to certify and predict {of_timm}:{folder}"
+        if of_timm
+        else "code in the folder is never run; use a model type that transformers has, or export it yourself and pass --onnx",
     ):
         config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
     auto = transformers.AutoModelForImageClassification
