@@ -154,6 +154,35 @@ def report_page() -> str:
     )
 
 
+def _load(document: dict[str, Any]) -> str:
+    """How busy the machine was."""
+    others = "" if document["load"] <= document["cores"] else ", other work beside, which the clock shows"
+    return f"load {document['load']:.1f} at the end{others}"
+
+
+def export_time() -> str:
+    """Where the time of an export goes."""
+    document = json.loads((RESULTS / "export_time.json").read_text())
+    stages = sorted(document["stages"].items(), key=lambda each: -each[1][0])
+    rows = [[name, f"{wall:.1f}", f"{cpu:.1f}"] for name, (wall, cpu) in stages]
+    rows.append(["in all", f"{document['seconds']:.1f}", f"{document['cpu_seconds']:.1f}"])
+    versions = ", ".join(f"{name} {value}" for name, value in document["versions"].items())
+    note = f"{document['cores']} cores, {document['machine']}; {_load(document)}; {versions}."
+    return markdown(["stage", "seconds", "processor s"], rows) + f"\n\n{note}"
+
+
+def first_run() -> str:
+    """The commands of README.md for one's own classifier and images, timed."""
+    document = json.loads((RESULTS / "first_run.json").read_text())
+    rows = [[f"`{each['command']}`", f"{each['seconds']:.1f}"] for each in document["commands"]]
+    rows.append(["in all", f"{sum(each['seconds'] for each in document['commands']):.1f}"])
+    note = (
+        f"{document['images']} JPEG files in {document['classes']} folders; {document['checkpoint']}. {document['cores']} cores, "
+        f"{document['machine']}, Python {document['python']}, {_load(document)}; wheels {document['wheels']}."
+    )
+    return markdown(["command", "seconds"], rows) + f"\n\n{note}"
+
+
 def bench() -> str:
     """How far runs of `bench` agree that had the machine to themselves."""
     document = json.loads((RESULTS / "bench_cpu.json").read_text())
@@ -563,6 +592,8 @@ TABLES = {
     "memory": memory,
     "demo": demo,
     "report_page": report_page,
+    "export_time": export_time,
+    "first_run": first_run,
     "bench": bench,
     "predictor": predictor,
     "transfer": transfer,
