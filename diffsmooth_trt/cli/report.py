@@ -73,14 +73,14 @@ def _report(arguments: argparse.Namespace) -> None:
     from ..ood.store import is_ood_file
     from ..transfer.file import is_transfer_file
 
-    if any(is_transfer_file(path) for path in arguments.runs):
-        _report_transfers(arguments)
-    elif any(is_attack_file(path) for path in arguments.runs):
-        _report_attacks(arguments)
-    elif any(is_ood_file(path) for path in arguments.runs):
-        _report_ood(arguments)
-    else:
-        _report_runs(arguments)
+    kinds = {"transfer": is_transfer_file, "attack": is_attack_file, "ood": is_ood_file}
+    found = {path: next((kind for kind, of in kinds.items() if of(path)), "certify") for path in arguments.runs}
+    made_by = {kind for path, kind in found.items() if path.exists()}
+    if len(made_by) > 1:
+        named = ", ".join(f"{path} of `{kind}`" for path, kind in found.items())
+        raise InputError(f"files of one command are reported together, got {named}: call it once for each command")
+    reports = {"transfer": _report_transfers, "attack": _report_attacks, "ood": _report_ood, "certify": _report_runs}
+    reports[next(iter(made_by), "certify")](arguments)
 
 
 def _report_runs(arguments: argparse.Namespace, names: tuple[str, ...] | None = None) -> None:

@@ -46,10 +46,7 @@ def _of_file(parser: Parser, command: str, typed: Sequence[str]) -> list[str]:
 
 
 def _add_engines(add: Add) -> None:
-    text = (
-        "denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc): .onnx, .pt2, or a checkpoint "
-        "or Hugging Face folder, which is exported once"
-    )
+    text = "denoiser (dds, diffsmooth), classifier (rs) or conditional denoiser (dc, epndc, apndc): .onnx, .pt2, or a checkpoint"
     add("--engine", type=Path, required=True, metavar="FILE", help=text)
     add("--classifier", type=Path, metavar="FILE", help="classifier engine, .onnx or .pt2 (dds, diffsmooth)")
     add("--method", choices=METHODS, default="dds", metavar="NAME", help="%(choices)s (default: dds)")

@@ -411,6 +411,10 @@ def test_runs_that_cannot_be_attacked_are_one_line(
     attack(config(run, max=1))
     assert main(["report", str(out), "--tsv", str(tmp_path / "x")]) == 2
     assert "--tsv is for runs of certify" in capsys.readouterr().err
+    assert main(["report", str(out), str(run)]) == 2
+    assert f"got {out} of `attack`, {run} of `certify`: call it once for each command" in capsys.readouterr().err
+    assert main(["report", str(out), str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
     out.unlink()
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(run, "attack needs gradients, which are torch's")
