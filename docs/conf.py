@@ -29,6 +29,7 @@ html_title = f"{project} {release}"
 html_extra_path = ["site"]  # an index.html that leads to docs/index.html
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False  # LICENSE says it
 
 
 def escape(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -40,14 +41,16 @@ def escape(app: Sphinx, what: str, name: str, obj: object, options: object, line
 
 
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
-    """Make the list items of index pages that begin with a link the site's contents, under the headings that they stand below."""
+    """Make the list items of index pages that begin with a link the site's contents, in the links' words, under their headings."""
     if not page.endswith("/index"):
         return
     for part in re.split(r"^## ", source[0], flags=re.MULTILINE):
-        links = re.findall(r"^- \[[^]]+\]\(([^):#]+)\.md\)", part, re.MULTILINE)
+        links = re.findall(r"^- \[([^]]+)\]\(([^):#]+)\.md\)", part, re.MULTILINE)
         caption = [] if part.startswith("# ") else [f":caption: {part.splitlines()[0]}"]
         if links:
-            source[0] += "\n".join(["\n```{toctree}", ":hidden:", *caption, "", *links, "```\n"])
+            source[0] += "\n".join(
+                ["\n```{toctree}", ":hidden:", *caption, "", *(f"{text} <{target}>" for text, target in links), "```\n"]
+            )
 
 
 def setup(app: Sphinx) -> None:
