@@ -37,6 +37,10 @@ CONTROLS = """[...document.querySelectorAll("a[href], button, select, input, sum
 ).map((each) => [...document.querySelectorAll("*")].indexOf(each))"""
 
 
+LANDMARKS = """[...document.querySelectorAll("section, nav, [role=region]")].map((each) =>
+  each.getAttribute("aria-label") || document.getElementById(each.getAttribute("aria-labelledby")).textContent)"""
+
+
 @pytest.fixture(scope="module")
 def browser(load_beside: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     support = load_beside("chromium.py")
@@ -94,6 +98,8 @@ def test_every_control_is_a_stop_in_order_and_seen(
     seen, controls = stops(browser), browser.value(CONTROLS)
     places = [stop["place"] for stop in seen]
     assert len(seen) < MOST, "the focus does not leave the page"
+    named = browser.value(LANDMARKS)
+    assert len(named) > 2 and len(set(named)) == len(named)
     assert places == sorted(places) == sorted(controls)
     assert [stop for stop in seen if not (stop["outline"] and stop["inside"] and stop["name"])] == []
     assert [stop["place"] for stop in stops(browser, shift=True)] == places[::-1]

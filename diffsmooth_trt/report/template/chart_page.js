@@ -48,7 +48,7 @@ function pageTable(spec) {
   const body = make("tbody");
   const show = (rows) => body.append(...rows.map((row) => make("tr", {}, row.map((cell, column) => (column ? make(`td${kind(column)}`, {}, cell) : make(`th${kind(column)}`, { scope: "row" }, cell))))));
   show(spec.rows.slice(0, FOLDED));
-  const holder = make("div", {}, scrolling(spec.title, make("table.wide.whole", {}, make("thead", {}, make("tr", {}, spec.head.map((name, column) => make(`th${kind(column)}`, { scope: "col" }, name)))), body)));
+  const holder = make("div", {}, scrolling(`Table: ${spec.title}`, make("table.wide.whole", {}, make("thead", {}, make("tr", {}, spec.head.map((name, column) => make(`th${kind(column)}`, { scope: "col" }, name)))), body)));
   if (spec.rows.length > FOLDED) {
     const more = make("button.more", { type: "button", onclick: () => {
       show(spec.rows.slice(FOLDED));
