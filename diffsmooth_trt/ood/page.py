@@ -32,7 +32,7 @@ def page(store: OodStore, versions: Sequence[Version]) -> str:
             set="; ".join(title if store.finished() else title[1:]),
             warnings=_warnings(store),
             figures=_figures(store, versions),
-            charts=_charts(versions),
+            charts=_charts(store, versions),
             tables=[_table(store, versions)],
             words=_words(store),
             facts=[("What was scored with what", _facts(store))],
@@ -52,16 +52,17 @@ def _lede(store: OodStore, versions: Sequence[Version]) -> str:
     first, (least, _) = versions[0], _ends(store)
     last = next((version for version in versions if version.radius), versions[-1])
     names = ", ".join(first.outside) + " on average" * (len(first.outside) > 1)
-    said = f"Against {names}: AUROC {least}{_auroc(first)} % {_version(first)}"
-    return f"{said}." if last is first else f"{said}, and {least}{_auroc(last)} % {_version(last)}."
+    said = f"Against {names}: AUROC {least}{_auroc(first)} % {_version(store, first)}"
+    return f"{said}." if last is first else f"{said}, and {least}{_auroc(last)} % {_version(store, last)}."
 
 
 def _auroc(version: Version) -> str:
     return shown(version.measured()[AVERAGE].auroc, upward=False)
 
 
-def _version(version: Version) -> str:
-    return f"{version.name} within radius {version.radius:g}" if version.radius else version.name
+def _version(store: OodStore, version: Version) -> str:
+    norm = "ℓ2" if store.record.asked.certified else "ℓ∞"
+    return f"{version.name} within {norm} radius {version.radius:g}" if version.radius else version.name
 
 
 def _warnings(store: OodStore) -> list[str]:
@@ -88,12 +89,12 @@ def _figures(store: OodStore, versions: Sequence[Version]) -> list[tuple[str, st
     return [*found, ("images", f"{sum(n for _, n in counts):,}", ", ".join(f"{name} {n}" for name, n in counts))]
 
 
-def _charts(versions: Sequence[Version]) -> list[Chart]:
+def _charts(store: OodStore, versions: Sequence[Version]) -> list[Chart]:
     charts = []
     for name in versions[0].outside:
-        charts += [_scores(versions[0], name), _roc(versions[:3], name)]
+        charts += [_scores(versions[0], name), _roc(store, versions[:3], name)]
     bounded = [version for version in versions if version.name != "estimated"]
-    if len({version.radius for version in bounded}) > 1:
+    if store.record.asked.certified and len({version.radius for version in bounded}) > 1:
         charts.append(_against_radius(bounded))
     return charts
 
@@ -131,14 +132,14 @@ def _histogram(scores: Floats64, edges: NDArray[np.float64], least: float) -> Po
     return held(list(zip(edges[:-1].tolist(), shares.tolist(), strict=True)), float(edges[-1]))
 
 
-def _roc(versions: Sequence[Version], name: str) -> Chart:
+def _roc(store: OodStore, versions: Sequence[Version], name: str) -> Chart:
     """Where there are many thresholds, some of them: a line is then below the curve between two, never above."""
     lines = []
     for number, version in enumerate(versions):
         _, reached, passed = curve(version.inside, version.outside[name])
         some = np.unique(np.linspace(0, len(passed) - 1, MOST_STEPS).astype(int))
         steps = [(0.0, 0.0), *zip((100 * passed[some]).tolist(), (100 * reached[some]).tolist(), strict=True)]
-        lines.append(Line(name=_version(version), points=held(steps, 100.0), colour=number, dash=number))
+        lines.append(Line(name=_version(store, version), points=held(steps, 100.0), colour=number, dash=number))
     return Chart(
         title=f"ROC: {name}",
         said="Of each threshold, the share of images on either side that are taken for in-distribution.",

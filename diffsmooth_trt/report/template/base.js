@@ -106,6 +106,9 @@ function scrolling(name, table) {
   return holder;
 }
 
+/** A sentence whose percentages are not torn apart at the end of a line. */
+const unbroken = (said) => said.replaceAll(" %", "\u00a0%");
+
 /** A section of the page under its title. */
 function section(id, title, said, ...inside) {
   return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), said ? make("p.quiet", {}, said) : null, ...inside);

@@ -70,7 +70,7 @@ function place(title, said, inside, within = main) {
 }
 
 const lede = document.getElementById("lede");
-lede.append(make("p.lede", {}, DATA.lede), make("p.quiet.set", {}, DATA.set), ...DATA.warnings.map((said) => make("p.warn", {}, said)));
+lede.append(make("p.lede", {}, unbroken(DATA.lede)), make("p.quiet.set", {}, DATA.set), ...DATA.warnings.map((said) => make("p.warn", {}, said)));
 main.append(make("dl.figures", {}, DATA.figures.map(([name, value, said]) => make("div", {}, make("dt", {}, name), make("dd", {}, value, said ? make("small", {}, said) : null)))));
 let columns = null; // of narrow charts
 DATA.charts.forEach((spec) => {

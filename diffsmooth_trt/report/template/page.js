@@ -6,7 +6,7 @@ function head() {
   if (DATA.lede.length > 1) lede.append(make("p.lede", {}, `${count(DATA.lede.length)} runs, side by side.`));
   const holder = make(DATA.lede.length > 1 ? "div.several" : "div");
   lede.append(holder);
-  if (DATA.lede.length <= BANDS) DATA.lede.forEach((said, number) => holder.append(make("p.lede", {}, DATA.lede.length > 1 ? make("small", {}, RUNS[number].name) : null, said)));
+  if (DATA.lede.length <= BANDS) DATA.lede.forEach((said, number) => holder.append(make("p.lede", {}, DATA.lede.length > 1 ? make("small", {}, RUNS[number].name) : null, unbroken(said))));
   if (RUNS.length === 1) lede.append(make("p.quiet.set", {}, RUNS[0].title));
   for (const run of RUNS.filter((each) => each.missing))
     lede.append(make("p.warn", {}, `${run.name} is unfinished: ${count(run.asked - run.missing)} of ${plural(run.asked, "image")}. Shares are ranges of what the finished run may show, without an interval of confidence.`));
