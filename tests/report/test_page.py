@@ -9,7 +9,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,6 @@ from diffsmooth_trt.report.tables import Summary, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "benchmarks" / "results" / "zoo"
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 
 
 def summary_of(name: str) -> Summary:
@@ -265,31 +261,19 @@ def test_a_page_of_500_images_keeps_to_3_megabytes(shared: Path) -> None:
 # ---- in a browser ---------------------------------------------------------------------------------------
 
 
-def browsed(file: Path, *options: str) -> tuple[str, list[str]]:
-    """The page's elements once it is drawn, and what its console says."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium to open the page in")
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=4000",
-    ]
-    command += [f"--user-data-dir={file.parent / 'profile'}", *options, "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    return done.stdout, re.findall(r"CONSOLE.*", done.stderr)
-
-
 def test_a_browser_draws_the_page_without_a_complaint(
-    certify: Callable[..., Path], short: Summary, tmp_path: Path
+    certify: Callable[..., Path], short: Summary, tmp_path: Path, load_beside: Any
 ) -> None:
     one, seen = read(certify("run", PIXELS), noisy=1)
     other, _ = read(certify("again", PIXELS, n=400))
     (tmp_path / "page.html").write_text(page([one, other, short], None, [seen, Seen(), Seen()]), encoding="utf-8")
-    drawn, said = browsed(tmp_path / "page.html")
-    assert said == [] and "data-drawn" in drawn
+    support = load_beside("chromium.py")
+    if support.found() is None:
+        pytest.skip("no Chromium to open the page in")
+    with support.Chromium(tmp_path) as browser:
+        browser.open(tmp_path / "page.html")
+        drawn = browser.value("document.documentElement.outerHTML")
+        assert browser.console == []
     assert drawn.count('<li class="card') == 6 and drawn.count("<img") == 8
     for section in ("curve", "radii", "confusion", "images", "pairs", "made"):
         assert f'id="{section}"' in drawn

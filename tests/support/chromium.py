@@ -24,6 +24,7 @@ KEYS = {  # name → (code, virtual key, text)
     "End": ("End", 35, ""),
 }
 SHIFT = 8
+COMPLAINTS = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
 
 def found() -> str | None:
@@ -36,6 +37,7 @@ class Chromium:
 
     def __init__(self, folder: Path, timeout: float = 60.0) -> None:
         program, self.timeout, self.number, self.waiting = found(), timeout, 0, b""
+        self.console: list[Any] = []  # what the page that is open said there
         assert program is not None
         theirs, self.to = os.pipe()
         self.of, ours = os.pipe()
@@ -53,6 +55,8 @@ class Chromium:
         target = self("Target.createTarget", url="about:blank")["targetId"]
         self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self("Emulation.setFocusEmulationEnabled", enabled=True)
+        self("Log.enable")
+        self("Runtime.enable")
 
     def __call__(self, method: str, **given: Any) -> Any:
         """The answer to a command of the DevTools protocol."""
@@ -64,6 +68,8 @@ class Chromium:
         until = time.monotonic() + self.timeout
         while True:
             answer = self._next(until)
+            if answer.get("method") in COMPLAINTS:
+                self.console.append(answer["params"])
             if answer.get("id") == self.number:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
@@ -90,6 +96,7 @@ class Chromium:
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         wanted = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
         self("Emulation.setEmulatedMedia", features=[{"name": n, "value": value} for n, value in wanted.items()])
+        self.console.clear()
         self("Page.navigate", url=page.absolute().as_uri())
         until, drawn = time.monotonic() + self.timeout, "document.documentElement?.dataset.drawn || ''"
         while not self.value(f"location.pathname.endsWith({json.dumps(page.name)}) ? {drawn} : ''"):
