@@ -70,7 +70,7 @@ def text(attack: AttackFile) -> str:
                 f"  the key of {whose} was given, not drawn: whoever gave it could have tried many and kept one"
             )
     if record.skipped:
-        lines.append(f"  {len(record.skipped)} images that the run skipped, as they cannot be used, are not among them")
+        lines.append(f"  skipped by the run: {len(record.skipped)} that cannot be used, which are not among them")
     head = ["radius", "certified", "attacked", "clean", "tried", "broken", "abstain"]
     rows = []
     for each in (shares(attack, epsilon) for epsilon in attack.radii):

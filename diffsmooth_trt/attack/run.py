@@ -167,15 +167,15 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
             kept=None if config.kept is None else str(config.kept),
             images=[target.state for target in targets],
         )
+        made.write()  # first, as it took the longest
         found = [
             (target.state, point, pixels)
             for target in targets
             for point, pixels in zip(target.state.points, target.found, strict=True)
         ]
-        keep(found, config.kept)
         against = {(image.index, point.epsilon) for image, point in made.contradicted}
         keep([each for each in found if (each[0].index, each[1].epsilon) in against], config.evidence)
-        made.write()
+        keep(found, config.kept)
     return made
 
 

@@ -82,7 +82,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     config = BenchConfig.given(**given)
     check_margin(arguments.margin)
     inputs = {f"--{slot}": path for slot, path in config.files.items()}
-    check_outputs({"--json": arguments.json}, {**inputs, "--compare": arguments.compare})
+    for name in ("compare", "checkpoint", "classifier_checkpoint", "config"):
+        inputs |= {
+            f"--{name.replace('_', '-')}": Path(path) for path in (getattr(arguments, name),) if path is not None
+        }
+    check_outputs({"--json": arguments.json}, inputs)
     old = None if arguments.compare is None else BenchResult.read(arguments.compare)
     with Bar(bar_format="bench: {desc} ({elapsed})", disable=None, leave=False) as bar:
         result = measure(config, bar.set_description_str)

@@ -53,6 +53,21 @@ def add(commands: Commands) -> None:
     add_shown(parser, json=False)
 
 
+def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Every file that is read: those given, and those that the run records."""
+    from ..runs.store import open_run
+
+    with open_run(arguments.run) as store:
+        recorded = {f"the run's --{name}": path for name, path in store.files.items() if path is not None}
+    inputs = {"RUN": arguments.run}
+    for option, path in recorded.items():
+        inputs |= {option: Path(path), f"{option} beside it": arguments.run.parent / path}
+    for option in (*OWN, *(f"from_{name}" for name in (*OWN, "data"))):
+        if (path := getattr(arguments, option)) is not None:
+            inputs["--data" if option == "from_data" else f"--{option.replace('_', '-')}"] = path
+    return inputs
+
+
 def _transfer(arguments: argparse.Namespace) -> None:
     from ..engine.choice import EngineChoice
     from ..files import check_outputs, write_atomically
@@ -62,7 +77,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
     from .progress import shown
 
     chosen = ("batch", "backend", "precision", "device", "threads", "allow_host_code")
-    check_outputs({"--out": arguments.out, "--tsv": arguments.tsv}, {"RUN": arguments.run})
+    check_outputs({"--out": arguments.out, "--tsv": arguments.tsv}, _inputs(arguments))
     own = {name: path for name in (*OWN, "data") if (path := getattr(arguments, f"from_{name}")) is not None}
     config = TransferConfig(
         run=arguments.run,

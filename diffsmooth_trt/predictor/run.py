@@ -44,8 +44,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a predictor says of a data set, whose content is named by `data`; of rows that were `skipped`, their label and why
-    they cannot be used. These count as wrong.
+    """What a predictor says of a data set, whose content is named by `data`; where it is not `labelled`, no answer is right. Of
+    rows that were `skipped`, their label and why they cannot be used; these count as wrong.
     """
 
     predictor: Mapping[str, Any]
@@ -53,21 +53,25 @@ class Predictions:
     key: str
     key_drawn: bool
     data: str
+    labelled: bool
     rows: Sequence[Prediction]
     skipped: Mapping[int, tuple[int, str]] = field(default_factory=dict)
 
     def text(self) -> str:
         """A summary in a few lines."""
         p = self.predictor
-        right, asked = sum(row.correct for row in self.rows), len(self.rows) + len(self.skipped)
-        loss = -float(np.mean([row.log_mean[row.label] for row in self.rows]))
+        said = f"{len(self.rows)} images without labels, so there is no accuracy"
+        if self.labelled:
+            right, asked = sum(row.correct for row in self.rows), len(self.rows) + len(self.skipped)
+            loss = -float(np.mean([row.log_mean[row.label] for row in self.rows]))
+            said = f"accuracy {right} of {asked} images ({right / asked:.1%}), mean −log p of the label {loss:.4f}"
         return "\n".join(
             [
                 f"{p['method']} {p['id']}: denoising sigma {p['denoising_sigma']:g}, local sigma {p['local_sigma']:g}, "
                 f"{p['num_samples']} samples of {p['local_vote']} local noises",
                 f"{NO_CERTIFICATE}",
-                f"accuracy {right} of {asked} images ({right / asked:.1%}), mean −log p of the label {loss:.4f}",
-                *([skipped_line(self.skipped, ", counted as wrong")] if self.skipped else []),
+                said,
+                *([skipped_line(self.skipped, ", counted as wrong" * self.labelled)] if self.skipped else []),
             ]
         )
 
@@ -95,9 +99,9 @@ class Predictions:
             "images": [
                 {
                     "index": row.index,
-                    "label": row.label,
+                    "label": row.label if self.labelled else None,
                     "predict": row.predict,
-                    "correct": row.correct,
+                    "correct": row.correct if self.labelled else None,
                     "log_probabilities": row.log_mean.tolist(),
                     "published_log_probabilities": row.published.tolist(),
                 }
@@ -120,8 +124,6 @@ def predict_images(
     """
     if images.matching is None:
         images.match(Classes(predictor.classes, predictor.classifier.facts.class_names), class_map)
-    if not images.labelled:
-        raise InputError(f"{images.path} has no labels, with which answers are compared: give labelled images")
     worst = max(images.labels(), default=0)
     if worst >= predictor.classes:
         raise InputError(
@@ -141,6 +143,7 @@ def predict_images(
         key=predictor.key.hex,
         key_drawn=key_drawn,
         data=images.identity,
+        labelled=images.labelled,
         rows=rows,
         skipped={row: images.skipped[row] for row in sorted(images.skipped)},
     )

@@ -49,8 +49,8 @@ class Transferred:
 
     @property
     def correct(self) -> bool:
-        """Whether the class is the label."""
-        return self.outcome.predict == self.label
+        """Whether the class is the label; where there is none, nothing is."""
+        return 0 <= self.label == self.outcome.predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,11 @@ class TransferFile:
     def rule(self) -> TransferRule:
         """What its evidence says."""
         return TransferRule(self.record, self.pairs, self.alpha)
+
+    @property
+    def counted(self) -> int:
+        """How many images shares are of: those with a result, and those that the run skipped."""
+        return len(self.images) + len(self.record.skipped)
 
     def write(self) -> None:
         """Write it. Raises StoreError where that fails."""

@@ -22,7 +22,7 @@ from ..runs.config import RunConfig
 from ..runs.engines import open_method
 from ..runs.identity import classifier_id, independence, versions
 from ..runs.record import check_noise_version
-from ..runs.reopen import TOGETHER, find, finished_images, open_as_run, own_slots, recorded_images
+from ..runs.reopen import TOGETHER, check_sha256, find, finished_images, open_as_run, own_slots, recorded_images
 from ..runs.run import check_noise
 from ..runs.store import RunStore, open_run
 from ..statistics.bounds import ABSTAIN, binomial_upper
@@ -83,7 +83,9 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         rule = TransferRule(record, pairs, alpha)
         least = binomial_upper(0, pairs, rule.of_pairs)
         if least >= 0.5:
-            raise InputError(f"--n {pairs} pairs prove nothing even where all labels agree: raise --n")
+            raise InputError(
+                f"--n {pairs} pairs at --alpha {alpha:g} prove nothing even where all labels agree: raise --n"
+            )
         both = open_both(store, config.files, config.engines, config.given or {}, stack)
         images = recorded_images(record, both.config.data)
         key = Key.draw() if config.key is None else config.key
@@ -130,9 +132,13 @@ def open_both(
     if record.method not in METHODS:
         raise InputError(f"{store.path} has method {record.method!r}: use the version that wrote it")
     slots = own_slots(store, (*files, *given))
-    foreign = [name for name in (*files, *given) if name not in (*slots, "data")]
+    named = {name: name for name in files} | {f"{FROM}{name}": name for name in given if name != "data"}
+    foreign = [option for option, name in named.items() if name not in slots]
     if foreign:
         raise InputError(f"--{foreign[0]} is not used by --method {record.method}, which the run has: leave it out")
+    for name in slots:
+        if name in given:
+            check_sha256(f"{FROM}{name}", given[name], str(record.classifier.parts[slots[name].part]["sha256"]))
     own = {name: given.get(name) or _own(store, name) for name in (*slots, "data")}
     config, f = open_as_run(store, own, engines.threads)
     stack.callback(f.close)

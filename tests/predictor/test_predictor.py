@@ -317,5 +317,19 @@ def test_command_refuses_in_one_line(more: list[str], said: str, capsys: pytest.
     assert said in error and error.count("\n") == 1
 
 
+def test_images_without_labels_have_no_accuracy(
+    linear_classifier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "images.npz", images=RNG.integers(0, 256, (3, 4, 4, 3), np.uint8))
+    command = ["soft-predict", "--classifier", str(linear_classifier(RNG.normal(size=(5, 48)), np.zeros(5)))]
+    command += ["--denoising-sigma", "0", "--data", str(tmp_path / "images.npz"), "--backend", "onnxruntime"]
+    assert main([*command, "--tsv", str(tmp_path / "p.tsv"), "--json", str(tmp_path / "p.json")]) == 0
+    assert "3 images without labels, so there is no accuracy" in capsys.readouterr().out
+    values = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
+    assert {(row["label"], row["correct"]) for row in values["images"]} == {(None, None)}
+    lines = (tmp_path / "p.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert {tuple(line.split("\t")[at] for at in (1, 3)) for line in lines} == {("-1", "0")}
+
+
 def test_the_graphs_of_this_test_are_whole(large_classifier: Path) -> None:
     onnx.checker.check_model(onnx.load(large_classifier))

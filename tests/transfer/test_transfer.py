@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 import diffsmooth_trt as dst
 from diffsmooth_trt.certify.rules import Conditions
@@ -21,6 +22,7 @@ from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, rad
 from diffsmooth_trt.statistics.sequential import anytime_lower, looks
 from diffsmooth_trt.transfer.file import TransferFile
 from diffsmooth_trt.transfer.pairs import Alone, Pairs
+from diffsmooth_trt.transfer.report import text, tsv
 from diffsmooth_trt.transfer.rule import Evidence, TransferRule
 from diffsmooth_trt.transfer.run import TransferConfig, transfer
 from diffsmooth_trt.transfer.verify import verify
@@ -349,3 +351,67 @@ def test_command_transfers_reports_and_verifies(
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert hint in error and error.count("\n") == 1
+
+
+# What else may come
+
+
+def test_a_table_never_replaces_what_is_read(
+    certified: Any, networks: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = certified()
+    before = networks["f"].read_bytes(), networks["g"].read_bytes()
+    command = ["transfer", str(run), "--engine", str(networks["g"]), "--backend", "onnxruntime", "--n", "300"]
+    for path, option in ((networks["g"], "--engine"), (networks["f"], "the run's --engine"), (run, "RUN")):
+        assert main([*command, "--out", str(run.with_name("t.json")), "--tsv", str(path)]) == 2
+        line = capsys.readouterr().err
+        assert f"is also {option}" in line and line.count("\n") == 1, line
+    assert before == (networks["f"].read_bytes(), networks["g"].read_bytes())
+    for option, said in (("--from-engine", "has SHA-256"), ("--from-classifier", "is not used by --method rs")):
+        assert main([*command, "--out", str(run.with_name("t.json")), option, str(networks["g"])]) == 2
+        assert f"diffsmooth-trt: {option} " in (line := capsys.readouterr().err) and said in line
+
+
+def test_without_labels_nothing_is_right(networks: dict[str, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", images=RNG.integers(0, 256, (12, 4, 4, 3), np.uint8))
+    run = tmp_path / "run.sqlite"
+    given: dict[str, Any] = {"engine": networks["f"], "data": tmp_path / "images.npz", "n0": 50, "n": 600, "out": run}
+    with dst.certify(**given, method="rs", sigma=SIGMA, backend="onnxruntime"):
+        pass
+    made = transfer(config(run, networks["g"], pairs=300))
+    assert any(image.outcome.predict < 0 for image in made.images)  # −1, as the labels are
+    assert not any(image.correct for image in made.images)
+    assert "no labels, so there is no accuracy; certified, whatever the class is: " in text(made)
+    assert text(made).splitlines()[-1].split()[1:6] == ["-"] * 5
+    assert all(line.split("\t")[4] == "0" for line in tsv(made).splitlines()[1:])
+
+
+def test_skipped_images_count_as_not_certified(networks: dict[str, Path], tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run.sqlite"
+    for label in range(2):
+        (data / str(label)).mkdir(parents=True)
+        for number in range(3):
+            picture = PillowImage.fromarray(RNG.integers(0, 256, (4, 4, 3), np.uint8))
+            picture.save(data / str(label) / f"{number}.png")
+    (data / "0" / "1.png").write_bytes(b"no picture")
+    given: dict[str, Any] = {
+        "engine": networks["f"],
+        "data": data,
+        "bad_images": "skip",
+        "n0": 50,
+        "n": 600,
+        "out": run,
+    }
+    with dst.certify(**given, method="rs", sigma=SIGMA, backend="onnxruntime"):
+        pass
+    made = transfer(config(run, networks["g"], pairs=300))
+    assert len(made.images) == 5 and made.counted == 6
+    assert "skipped by the run: 1 that cannot be used" in text(made) and "not finished" not in text(made)
+    rows = [line.split("\t") for line in tsv(made).splitlines()[1:]]
+    assert [row[0] for row in rows] == list("012345") and rows[1][2:5] == ["-1", "0.0", "0"]
+    right = sum(image.correct for image in made.images)
+    assert text(made).splitlines()[-1].split()[:2] == ["6", f"{int(1000 * right / 6) / 10:.1f}"]
+    missing = replace(made, images=made.images[:-1])
+    assert "5 of 6 images: the run was not finished" in text(missing)
+    with pytest.raises(InputError, match="5 of 6 images, the shares of which mean nothing"):
+        tsv(missing)
