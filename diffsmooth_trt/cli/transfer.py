@@ -26,7 +26,8 @@ def add(commands: Commands) -> None:
     for name in OWN:
         text = "the other engine in place of the run's --engine" if name == "engine" else f"… of its --{name}"
         add(f"--{name}", type=Path, metavar="FILE", help=f"{text}; the run's own where left out")
-    add("--n", type=int, metavar="N", help="paired draws an image (default: a tenth of the run's draws)")
+    text = "paired draws an image, or 2N of the other engine alone where they prove more (default: a tenth of the run's draws)"
+    add("--n", type=int, metavar="N", help=text)
     add("--alpha", type=float, help="failure probability, split between votes and pairs (default: the run's)")
     add("--batch", type=int, default=64, metavar="B", help="rows an engine call of the other engines (default: 64)")
     add("--backend", choices=BACKEND_NAMES, help="of the other engines, as for certify")
