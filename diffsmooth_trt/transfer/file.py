@@ -6,6 +6,7 @@ It is written whole or not at all. Certificates are derived from the evidence ag
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -131,9 +132,13 @@ class TransferFile:
                 f"{self.path}: the shares of alpha do not follow from pairs and draws: restore it from a copy"
             )
         numbers = [image.index for image in self.images]
-        if numbers != sorted(set(numbers)) or any(number not in self.record.asked for number in numbers):
+        if not numbers or numbers != sorted(set(numbers)) or any(number not in self.record.asked for number in numbers):
             raise StoreError(f"{self.path}: its images are not those of the run, each once: restore it from a copy")
         for image in self.images:
+            if not 0 <= image.distance < math.inf:
+                raise StoreError(
+                    f"{self.path}: image {image.index} has distance {image.distance}: restore it from a copy"
+                )
             drawn = isinstance(image.pairs, Alone), image.pairs.total
             if drawn != self.rule.draws(image.hits, image.trials) or min(vars(image.pairs).values()) < 0:
                 raise StoreError(
@@ -158,11 +163,13 @@ def _line(image: Transferred) -> dict[str, Any]:
 
 def _image(line: Mapping[str, Any]) -> Transferred:
     outcome = Outcome(line["predict"], line["radius"], line["p_lower"], line["hits"][-1], line["trials"])
-    more = {name: line[name] for name in ("index", "label", "sha256", "distance", "chosen", "trials")}
+    more = {name: line[name] for name in ("index", "label", "chosen", "trials")}
+    more |= {"sha256": str(line["sha256"]), "distance": float(line["distance"])}
     for value in (
         *line["hits"],
         *line["pairs"].values(),
         line["index"],
+        line["label"],
         line["chosen"],
         line["trials"],
         line["predict"],

@@ -84,7 +84,7 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         least = binomial_upper(0, pairs, rule.of_pairs)
         if least >= 0.5:
             raise InputError(
-                f"--n {pairs} pairs at --alpha {alpha:g} prove nothing even where all labels agree: raise --n"
+                f"--n {pairs} pairs at --alpha {alpha:g} prove nothing even where all labels agree: raise one of them"
             )
         both = open_both(store, config.files, config.engines, config.given or {}, stack)
         images = recorded_images(record, both.config.data)

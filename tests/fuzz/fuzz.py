@@ -25,7 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from diffsmooth_trt.engine import EngineFacts
 from diffsmooth_trt.engine.record import parse_record
 from diffsmooth_trt.errors import DiffsmoothError
 from diffsmooth_trt.files import parsed_json
+from diffsmooth_trt.noise import Key
 from diffsmooth_trt.ood.record import OodRecord
 from diffsmooth_trt.ood.report import text_report, versions_of
 from diffsmooth_trt.ood.store import OodStore
@@ -264,6 +265,77 @@ def made_ood(folder: Path) -> list[bytes]:
     return found
 
 
+def made_attack(folder: Path) -> bytes:
+    """A sound file of `attack`, of which no votes were drawn."""
+    from diffsmooth_trt.attack.file import AttackFile, Budget
+    from diffsmooth_trt.attack.rule import Attacked, Point
+
+    def point(epsilon: float, squared: int, selection: dict[int, int], votes: dict[int, int] | None) -> Point:
+        return Point(epsilon=epsilon, squared=squared, sha256="0" * 64, selection=selection, votes=votes)
+
+    with dst.open_run(folder / "0.sqlite") as store:
+        record = store.record
+    given: dict[str, Any] = {"sha256": "0" * 64, "distance": 0.0}
+    broken = (point(0.1, 600, {3: 15, 1: 5}, None), point(0.2, 1200, {3: 5, 1: 15}, {1: 80}))
+    silent = (point(0.1, 600, {0: 20}, None), point(0.2, 2600, {0: 10, 1: 10}, {0: 40, 1: 40}))
+    images = [
+        Attacked(index=0, label=3, predict=3, radius=0.15, clean=None, points=broken, **given),
+        Attacked(index=1, label=0, predict=-1, radius=0.0, clean={0: 40, 1: 40}, points=silent, **given),
+    ]
+    made = AttackFile(
+        path=folder / "a.json", run="0.sqlite", record=record, radii=(0.1, 0.2), n=80, alpha=0.01, key=Key.draw(), key_drawn=True,
+        budget=Budget(steps=1, draws=1, restarts=1, select=20), versions={}, seconds={}, kept=None, images=images,
+    )  # fmt: skip
+    made.write()
+    return made.path.read_bytes()
+
+
+def made_transfers(folder: Path) -> list[bytes]:
+    """Sound files of `transfer`, of which no pairs were drawn: of a fixed number of draws, and of a run that may stop early."""
+    from diffsmooth_trt.statistics.sequential import looks
+    from diffsmooth_trt.transfer.file import TransferFile, Transferred
+    from diffsmooth_trt.transfer.pairs import Alone, Drawn, Pairs
+    from diffsmooth_trt.transfer.rule import TransferRule
+    from diffsmooth_trt.transfer.run import NOTHING
+
+    found = []
+    for name in ("0", "2"):
+        with dst.open_run(folder / f"{name}.sqlite") as store:
+            record = store.record
+        rule, images = TransferRule(record, 30, 0.5), []
+        ends = looks(record.stopping.n) if record.stopping.sequential else (record.stopping.n,)
+        for index, share in enumerate((1.0, 0.6)):
+            hits = tuple(int(share * end) for end in ends)
+            alone, draws = rule.draws(hits, ends[-1])
+            drawn: Drawn = Alone(draws - 1, 1) if alone else Pairs(draws - 3, 1, 1, 1)
+            image = Transferred(
+                index=index, label=3, sha256="0" * 64, distance=0.0, chosen=3, hits=hits, trials=ends[-1], pairs=drawn,
+                outcome=NOTHING,
+            )  # fmt: skip
+            images.append(replace(image, outcome=rule.outcome(image.evidence)))
+        made = TransferFile(
+            path=folder / f"t{name}.json", run=f"{name}.sqlite", record=record, classifier=record.classifier, pairs=30, alpha=0.5,
+            key=Key.draw(), key_drawn=False, files={}, versions={}, rows={}, images=images,
+        )  # fmt: skip
+        made.write()
+        found.append(made.path.read_bytes())
+    return found
+
+
+def read_attack(path: Path) -> None:
+    from diffsmooth_trt.attack.file import AttackFile
+    from diffsmooth_trt.attack.report import text
+
+    text(AttackFile.read(path))
+
+
+def read_transfer(path: Path) -> None:
+    from diffsmooth_trt.transfer.file import TransferFile
+    from diffsmooth_trt.transfer.report import text
+
+    text(TransferFile.read(path))
+
+
 def read_store(path: Path) -> None:
     with dst.open_run(path) as store:
         text_table([summarise(store)])
@@ -358,6 +430,8 @@ def formats(folder: Path) -> dict[str, Format]:
     ood = made_ood(folder)
     found = [
         Format("store", ".sqlite", made_runs(folder), read_store, store_changed),
+        Format("attack", ".json", [made_attack(folder)], read_attack, text_changed),
+        Format("transfer", ".json", made_transfers(folder), read_transfer, text_changed),
         Format("ood", ".jsonl", ood, read_ood, lines_changed),
         Format(
             "ood-record",

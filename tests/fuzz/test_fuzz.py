@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FORMATS = ("store", "ood", "ood-record", "facts", "record", "image", "parquet", "npz", "cifar")
+FORMATS = ("store", "attack", "transfer", "ood", "ood-record", "facts", "record", "image", "parquet", "npz", "cifar")
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:

@@ -255,9 +255,9 @@ def test_engines_that_do_not_go_with_the_run_are_one_line(
     for engine, more, said in (
         (networks["three"], {}, "has classes 2, the other 3"),
         (shrinking_denoiser(0.5), {}, "is a denoiser, expected a classifier"),
-        (networks["g"], {"pairs": 5}, "--n 5 pairs prove nothing even where all labels agree"),
+        (networks["g"], {"pairs": 5}, "--n 5 pairs at --alpha 0.01 prove nothing even where all labels agree"),
         (networks["g"], {"given": {"engine": networks["g"]}}, "the run used"),
-        (networks["g"], {"given": {"classifier": networks["g"]}}, "--classifier is not used by --method rs"),
+        (networks["g"], {"given": {"classifier": networks["g"]}}, "--from-classifier is not used by --method rs"),
     ):
         with pytest.raises(InputError) as error:
             transfer(config(run, engine, **more))
@@ -297,6 +297,8 @@ def test_what_does_not_follow_from_the_evidence_is_not_read(certified: Any, netw
         lambda v: v["images"][sure]["pairs"].update(hits=v["images"][sure]["pairs"]["hits"] + 1),
         lambda v: v["images"][sure].update(pairs={"both": 1000, "f_alone": 0, "g_alone": 0, "neither": 0}),
         lambda v: v["images"].append(v["images"][0]),
+        lambda v: v["images"].clear(),
+        lambda v: v["images"][sure].update(distance=-0.1),
         lambda v: v.update(alpha_of_pairs=v["alpha_of_pairs"] * 2),
     ):
         with pytest.raises(StoreError):
@@ -305,6 +307,7 @@ def test_what_does_not_follow_from_the_evidence_is_not_read(certified: Any, netw
         lambda v: v.update(format=9),
         lambda v: v.pop("record"),
         lambda v: v["images"][0].update(hits=["x"]),
+        lambda v: v["images"][0].update(label="0"),
     ):
         with pytest.raises(InputError):
             TransferFile.read(changed(change))
