@@ -116,6 +116,7 @@ def main() -> None:
     document |= {"cpu": cpu_model(), "processors": os.cpu_count(), "sigma": SIGMA, "batch": BATCH}
 
     def save() -> None:
+        document.setdefault("load", []).append(os.getloadavg()[0])
         a.out.write_text(json.dumps(document, indent=1) + "\n")
 
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from diffsmooth_trt.ood.report import shown
 from diffsmooth_trt.report.curves import average_certified_radius, certified_accuracy
@@ -29,8 +31,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 RADII = (0.0, 0.25, 0.5, 0.75)
 OOD_RADII = (0.0, 0.1, 0.25, 0.5, 1.0)
-SMOOTHED = ("certified", "certified-few", "fixed", "distro-l2")
-OOD_KINDS = ("clean", "guaranteed", "adversarial", *SMOOTHED)
+SMOOTHED = ("certified", "certified-few", "distro-l2")
+UNSMOOTHED = ("clean", "clean-plain", "timestep-zero", "guaranteed", "guaranteed-plain", "adversarial")
+OOD_KINDS = (*UNSMOOTHED, "adversarial-plain", *SMOOTHED)
+PLAIN = "-plain"  # without the denoiser
 
 Column = NDArray[Any]
 
@@ -337,28 +341,47 @@ def radius() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def _share(share: float, count: int) -> str:
+    """A share of `count` in percent with its 95 % interval (Clopper–Pearson), rounded outward."""
+    interval = binomtest(round(share * count), count).proportion_ci(0.95, "exact")
+    return f"{100 * share:.0f} ({math.floor(100 * interval.low)}–{math.ceil(100 * interval.high)})"
+
+
 def ndc() -> str:
-    """Diffusion classifiers on the zoo."""
+    """Diffusion classifiers on the zoo; times only of a run that had the processors to itself."""
     document = json.loads((RESULTS / "ndc_cpu.json").read_text())
-    rows = []
-    order = ("apndc", "epndc", "dc")
+    quiet = "load" in document and max(document["load"]) <= document["processors"] + 0.5
+    rows, order = [], ("apndc", "epndc", "dc")
     for r in sorted(document["rows"], key=lambda r: (r["steps"], order.index(r["method"]), -r.get("sift_margin", 99))):
         sift = r["sift"] if r["sift"] == "none" else f"{r['sift']} {r['sift_margin']:g}"
         changed = "" if r["changed"] is None else f"{100 * r['changed']:.0f} %"
-        rows.append([
-            r["method"], str(r["steps"]), sift, f"{100 * r['accuracy']:.0f} %", f"{r['evaluations_per_vote']:.0f}", changed,
-            f"{100 * r['share_of_bare_rate']:.0f} %", f"{10_100 * r['seconds_per_vote'] / 3600:.2f} h",
-        ])  # fmt: skip
-    head = ["method", "steps", "sift", "accuracy", "evaluations a vote", "changed", "of the bare rate", "10,100 votes"]
-    run = document["certified"]
-    images, dds = document["rows"][0]["images"], 100 * document["dds"]["accuracy"]
-    right, further = (run["certified_at"][radius] for radius in ("0.0", "0.25"))
+        cells = [
+            r["method"],
+            str(r["steps"]),
+            sift,
+            _share(r["accuracy"], r["images"]),
+            f"{r['evaluations_per_vote']:.0f}",
+        ]
+        rate = [f"{100 * r['share_of_bare_rate']:.0f} %", f"{10_100 * r['seconds_per_vote'] / 3600:.2f} h"]
+        rows.append([*cells, changed, *(rate if quiet else [])])
+    head = ["method", "steps", "sift", "right, % (95 % interval)", "evaluations a vote", "changed"]
+    head += ["of the bare rate", "10,100 votes"] if quiet else []
+    images, dds = document["rows"][0]["images"], document["dds"]["accuracy"]
     note = (
-        f"{images} images; dds is right on {dds:.0f} % of the same draws. {document['processors']} cores of {document['cpu']}, "
-        f"{document['precision']}, batch {document['batch']}. The last columns: evaluations a second against the engine alone "
-        f"before and after; the time of a certificate with n = 10,000. `certify --method apndc` as above, {run['max']} images, "
-        f"n0 = {run['n0']}, n = {run['n']}: {run['seconds'] / 60:.1f} minutes, {right} right, {further} of them with radius 0.25."
+        f"{images} images; dds is right on {_share(dds, images)} % of the same draws. {document['processors']} cores of "
+        f"{document['cpu']}, {document['precision']}, batch {document['batch']}."
     )
+    if quiet:
+        note += " The last columns: evaluations a second against the engine alone before and after; the time of 10,100 votes."
+    else:
+        note += " No times: other work had most of both processors."
+    run = document.get("certified")
+    if run:
+        right, further = (run["certified_at"][radius] for radius in ("0.0", "0.25"))
+        note += (
+            f" `certify --method apndc` as above, {run['max']} images, n0 = {run['n0']}, n = {run['n']}: "
+            f"{run['seconds'] / 60:.1f} minutes, {right} right, {further} of them with radius 0.25."
+        )
     return markdown(head, rows) + f"\n\n{note}"
 
 
@@ -385,6 +408,67 @@ def published() -> str:
     return markdown(head, rows) + f"\n\n{note}"
 
 
+def auroc_interval(auroc: float, terms: int, alpha: float = 0.05) -> tuple[float, float]:
+    """An interval for the AUROC of all images of two kinds, from `terms` images of each: right with probability 1 − α or more.
+
+    Chernoff's bound holds for U-statistics, of as many terms as there are pairs without a common image (Hoeffding 1963, section
+    5): every A with terms · KL(auroc ‖ A) ≤ ln(2/α).
+    """
+    limit = math.log(2 / alpha) / terms
+
+    def divergence(a: float) -> float:
+        parts = ((auroc, a), (1 - auroc, 1 - a))
+        return sum(p * math.log(p / q) if q else math.inf for p, q in parts if p)
+
+    def end(inside: float, outside: float) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if divergence(middle) <= limit else (inside, middle)
+        return outside
+
+    return end(auroc, 0.0), end(auroc, 1.0)
+
+
+def _ood_label(kind: str, scores: str, family_wise: bool) -> str:
+    """What the rows of a run are called, by what their scores are."""
+    ran = kind.removesuffix("-few").removesuffix(PLAIN)
+    if kind == "distro-l2" != scores:
+        ran = "same draws"
+    if kind == "timestep-zero":
+        ran, scores = "clean", "restated, timestep 0"
+    if scores.startswith("certified") and not family_wise:
+        scores = "certified (estimate)"
+    label = ran if ran == scores else scores if scores == f"{ran} (estimate)" else f"{ran}, {scores}"
+    return f"{label}, no denoiser" if kind.endswith(PLAIN) else label
+
+
+def _ood_rows(runs: dict[str, Any], order: list[str]) -> list[list[str]]:
+    """A line a kind and radius: AUROC, AUPR and FPR of every set."""
+    rows, names = [], [name for name in order if name != "average"]
+    for kind, r in runs.items():
+        for measured in r["metrics"]:
+            other = measured["scores"] == "clean" and not kind.startswith("clean")
+            if other or (kind in SMOOTHED and measured["radius"] not in OOD_RADII):
+                continue
+            label = _ood_label(kind, measured["scores"], r.get("config", {}).get("family_wise", False))
+            whole = all(name in measured["sets"] for name in names)  # an average over fewer sets is another number
+            cells = []
+            for name in order:
+                m = measured["sets"].get(name) if whole or name != "average" else None
+                cells.append("" if m is None else _ood_cell(m, r["images"], name))
+            rows.append([label, f"{measured['radius']:g}", str(r["images"]), *cells])
+    return rows
+
+
+def _ood_cell(m: dict[str, float], images: int, name: str) -> str:
+    """AUROC / AUPR / FPR, of one set with the interval of its AUROC, rounded outward."""
+    values = [shown(m[each], each == "fpr") for each in ("auroc", "aupr", "fpr")]
+    if name != "average":  # a permuted image is made of an in-distribution one: pairs of them share images
+        low, high = auroc_interval(m["auroc"], images // 2 if name == "generated:permuted" else images)
+        values[0] += f" ({math.floor(100 * low)}–{math.ceil(100 * high)})"
+    return " / ".join(values)
+
+
 def ood() -> str:
     """Out-of-distribution detection by the zoo, every kind."""
     path = RESULTS / "ood_cpu.json"
@@ -392,26 +476,7 @@ def ood() -> str:
         return "Not measured on this version yet: `python benchmarks/bench_ood.py --data cifar10-test.parquet`."
     document = json.loads(path.read_text())
     runs = {kind: document["runs"][kind] for kind in OOD_KINDS if kind in document["runs"]}
-    rows, names = [], list(runs["clean"]["metrics"][0]["sets"])
-    order = [*sorted(set(names) - {"average"}), "average"]
-    for kind, r in runs.items():
-        for measured in r["metrics"]:
-            if kind in ("guaranteed", "adversarial") and measured["scores"] == "clean":
-                continue
-            if kind in SMOOTHED and measured["radius"] not in OOD_RADII:
-                continue
-            ran = kind.removesuffix("-few")
-            scores = measured["scores"].removesuffix(" (estimate)")
-            label = ran if ran == scores else f"{ran}, {scores}"
-            if scores == "certified" and not r["config"]["family_wise"]:
-                label += " (estimate)"
-            whole = all(name in measured["sets"] for name in names)  # an average over fewer sets is another number
-            found = [measured["sets"].get(name) if whole or name != "average" else None for name in order]
-            cells = [
-                "" if m is None else " / ".join(shown(m[name], name == "fpr") for name in ("auroc", "aupr", "fpr"))
-                for m in found
-            ]
-            rows.append([label, f"{measured['radius']:g}", str(r["images"]), *cells])
+    order = [*sorted(set(runs["clean"]["metrics"][0]["sets"]) - {"average"}), "average"]
     times = []
     for kind, r in runs.items():
         if r["seconds"]:
@@ -419,20 +484,33 @@ def ood() -> str:
             spent = ", ".join(f"{seconds / 60:.1f}" for seconds in r["seconds"])
             times.append(f"{kind} {spent}" + (f" (draws an image: {drawn})" if drawn else ""))
     note = (
-        f"AUROC / AUPR / FPR at 95 % TPR, %. {document['processors']} cores of {document['cpu']}, σ = {document['sigma']:g}; "
-        f"minutes, with other work beside, for the in-distribution set, then each other one: {'; '.join(times)}."
+        "AUROC (95 % interval) / AUPR / FPR at 95 % TPR, %; the interval is for all images of the two kinds, by Chernoff's bound "
+        f"for U-statistics. {document['processors']} cores of {document['cpu']}, σ = {document['sigma']:g}; minutes, with other "
+        f"work beside, for the in-distribution set, then each other one: {'; '.join(times)}."
     )
-    certified = runs.get("certified", {})
-    if certified.get("seconds"):
+    if "distro-l2" in runs:
+        asked = runs["distro-l2"]["config"]
         note += (
-            f" {certified['images']:,} in-distribution and {certified['images']:,} `smooth` images certified: "
-            f"{sum(certified['seconds'][:2]) / 60:.0f} minutes (target: 30)."
+            f" Rows `distro-l2`: n = {asked['n']:,}, α = {asked['alpha']:g}; the sound bounds are of the same draws."
         )
-    missing = [kind for kind in OOD_KINDS if kind not in runs]
+    if "timestep-zero" in runs:
+        moved = runs["timestep-zero"]["moved"]
+        most = max(each["most"] for each in moved.values())
+        mean = max(each["mean"] for each in moved.values())
+        note += (
+            f" Scores at timestep 0 are at most {_up(most)} from those of the images as they are, on average of a set at most "
+            f"{_up(mean)}."
+        )
+    missing = [kind for kind in OOD_KINDS if kind not in runs and kind != "certified"]
     if missing:
         note += f" Not measured yet: {', '.join(missing)}."
     heads = [name.removeprefix("generated:") for name in order]
-    return markdown(["scores", "radius", "images a set", *heads], rows) + f"\n\n{note}"
+    return markdown(["scores", "radius", "images a set", *heads], _ood_rows(runs, order)) + f"\n\n{note}"
+
+
+def _up(value: float) -> str:
+    """Two digits behind the first zero, rounded up."""
+    return f"{math.ceil(value * 10_000) / 10_000:g}"
 
 
 def zoo() -> str:
