@@ -198,7 +198,7 @@ class Audit:
         if self.meta["format"] < 4:
             return list(held)
         votes = [held.get(str(label), 0) for label in range(self.meta["classes"])]
-        known = json.dumps({str(label): count for label, count in enumerate(votes) if count})
+        known = json.dumps({str(label): count for label, count in enumerate(votes) if count}, separators=(",", ":"))
         self.check(known == text, f"votes {text} are not written as a run writes them")
         return votes
 

@@ -15,13 +15,14 @@ OBJECTS = 4  # the first format whose cells are objects
 def encoded(counts: Counts, version: int) -> str:
     """The one text that stands for the votes int64 `[classes]` in a store of format `version`.
 
-    From format 4 on it is {"class": votes} of the classes that have votes, ascending: a text that does not grow with the classes.
+    From format 4 on it is {"class":votes} of the classes that have votes, ascending: a text that does not grow with the classes.
+    It is without blanks, as a row of more than 1 KB takes SQLite a page of 4 KB.
     """
     if version < OBJECTS:
         return json.dumps(counts.tolist())
     used = np.flatnonzero(counts)
-    pairs = [f'"{label}": {votes}' for label, votes in zip(used.tolist(), counts[used].tolist(), strict=True)]
-    return "{" + ", ".join(pairs) + "}"  # what json.dumps writes, in half the time
+    pairs = [f'"{label}":{votes}' for label, votes in zip(used.tolist(), counts[used].tolist(), strict=True)]
+    return "{" + ",".join(pairs) + "}"  # by hand in half the time of json.dumps
 
 
 def decoded(text: str, classes: int, samples: int, version: int) -> Counts:

@@ -178,7 +178,7 @@ def _cell_changed(rng: random.Random, connection: sqlite3.Connection) -> None:
     try:
         held = json.loads(value)
         counts = columns[column] == "counts" and isinstance(held, dict) and rng.random() < 0.5
-        value = votes_changed(rng, held) if counts else json.dumps(json_changed(rng, held))
+        value = votes_changed(rng, held) if counts else json.dumps(json_changed(rng, held), separators=(",", ":"))
         value = rng.choice((value,) * 50 + (DEEP,))
     except (TypeError, ValueError, RecursionError):
         value = rng.choice(OF_A_CELL)
@@ -210,7 +210,7 @@ def votes_changed(rng: random.Random, votes: dict[str, int]) -> str:
         at = len(pairs) - 1
         name, count = pairs[at]
     pairs[at : at + 1] = [(name, count)]
-    return "{" + ", ".join(f"{a}: {b}" for a, b in pairs) + "}"
+    return "{" + ",".join(f"{a}:{b}" for a, b in pairs) + "}"
 
 
 class _Runs:

@@ -53,7 +53,7 @@ def test_audit(method, linear_classifier, shrinking_denoiser, images_npz, tmp_pa
         votes = [json.loads(text).get(str(label), 0) for label in range(3)]
         giver = int(np.argmax(votes))
         votes[giver], votes[giver - 1] = votes[giver] - 1, votes[giver - 1] + 1
-        text = json.dumps({str(label): count for label, count in enumerate(votes) if count})
+        text = json.dumps({str(label): count for label, count in enumerate(votes) if count}, separators=(",", ":"))
         connection.execute("UPDATE blocks SET counts = ? WHERE image = 1 AND phase = 1 AND start = 1000", (text,))
         connection.execute("UPDATE results SET radius = radius + 1e-6, predict = abs(predict) WHERE image = 2")
     connection.close()

@@ -60,11 +60,11 @@ def test_last_digits_may_differ(finished):
         ("UPDATE results SET radius = 9.5 WHERE image = 1", "image 1 does not follow from its votes"),
         ("UPDATE results SET predict = 1 - predict WHERE image = 1", "image 1 does not follow"),
         (
-            "UPDATE blocks SET counts = '{\"1\": 1000}' WHERE image = 1 AND phase = 1 AND start = 0",
+            "UPDATE blocks SET counts = '{\"1\":1000}' WHERE image = 1 AND phase = 1 AND start = 0",
             "image 1 does not follow",
         ),
         (
-            "UPDATE blocks SET counts = '{\"1\": 100000}' WHERE image = 1 AND phase = 1 AND start = 0",
+            "UPDATE blocks SET counts = '{\"1\":100000}' WHERE image = 1 AND phase = 1 AND start = 0",
             "impossible votes",
         ),
         ("UPDATE blocks SET counts = '[1000]' WHERE image = 1 AND phase = 1 AND start = 0", "impossible votes"),
@@ -83,7 +83,7 @@ def test_edits_are_noticed(finished, statement, message):
 
 @pytest.mark.parametrize(
     "row",
-    ["0, 1, 0, 500, '{\"1\": 400}'", "0, 1, 0, 5000, '{\"1\": 5000}'", '0, 1, 0, 500, \'{"0": 9, "2": 491}\''],
+    ["0, 1, 0, 500, '{\"1\":400}'", "0, 1, 0, 5000, '{\"1\":5000}'", '0, 1, 0, 500, \'{"0":9,"2":491}\''],
 )
 def test_damaged_parts_are_noticed(finished, row):
     for table in ("results", "blocks"):
@@ -95,7 +95,7 @@ def test_damaged_parts_are_noticed(finished, row):
 
 def test_no_result_from_incomplete_counts(finished):
     edit(finished["out"], "DELETE FROM results")
-    edit(finished["out"], "UPDATE blocks SET counts = '{\"1\": 100}', stop = 100 WHERE phase = 1 AND start = 0")
+    edit(finished["out"], "UPDATE blocks SET counts = '{\"1\":100}', stop = 100 WHERE phase = 1 AND start = 0")
     with pytest.raises(StoreError, match="does not have the blocks"):
         dst.certify(**finished, resume=True)
 

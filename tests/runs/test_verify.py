@@ -62,7 +62,7 @@ def listed(text: str) -> list[int]:
 
 
 def written(votes: list[int]) -> str:
-    return json.dumps({str(label): count for label, count in enumerate(votes) if count})
+    return json.dumps({str(label): count for label, count in enumerate(votes) if count}, separators=(",", ":"))
 
 
 def read(path: Path, statement: str) -> list[tuple]:
