@@ -76,6 +76,20 @@ class Machine:
 
 
 @contextlib.contextmanager
+def unheard(ray: Any) -> Iterator[None]:
+    """Keep Ray from printing pages on lost processes to standard output, which is the command's: the run notes them."""
+    name, worker = "print_to_stdstream", getattr(getattr(ray, "_private", None), "worker", None)
+    told = getattr(worker, name, None)
+    if told is not None:
+        setattr(worker, name, lambda *said, **how: None)
+    try:
+        yield
+    finally:
+        if told is not None:
+            setattr(worker, name, told)
+
+
+@contextlib.contextmanager
 def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
     """The module ray, connected to `address` or to a Ray of its own on this machine. InputError where there is none."""
     ray, machine = library(), machine or Machine()
@@ -105,7 +119,8 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
     try:
-        yield ray
+        with unheard(ray):
+            yield ray
     finally:
         ray.shutdown()
 
