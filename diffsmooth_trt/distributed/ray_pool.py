@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ NAMESPACE = "diffsmooth-trt"
 GROW_SECONDS = 10.0
 START_SECONDS = 300.0
 NO_MEMORY = "Unable to allocate"  # what NumPy and msgpack say
+ANSWER_SECONDS = 10.0
 TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
 
 
@@ -75,6 +77,25 @@ class Machine:
         return {"num_cpus": max(room, os.cpu_count() or 1)} if room else {}
 
 
+def check_answers(address: str) -> None:
+    """InputError unless something answers at the address of a cluster, HOST:PORT or ray://HOST:PORT: Ray tries for ten minutes."""
+    if address in (LOCAL, "auto"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(
+            f"--ray takes local, auto, HOST:PORT or ray://HOST:PORT, got {address!r}: give --ray local for this machine"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(
+            f"--ray {address}: nothing answers there ({why}): start a cluster by `ray start --head`, which says its address, or "
+            "use --ray local"
+        ) from None
+
+
 @contextlib.contextmanager
 def unheard(ray: Any) -> Iterator[None]:
     """Keep Ray from printing pages on lost processes to standard output, which is the command's: the run notes them."""
@@ -108,7 +129,10 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
             with only_visible(machine.devices):
                 ray.init(include_dashboard=False, **machine.resources(), **options)
         else:
+            check_answers(address)
             ray.init(address=address, **options)
+    except InputError:
+        raise
     except Exception as error:  # Ray raises many kinds: no such address, another version of Ray or Python, …
         said = " ".join(str(error).split())[:300]
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,33 @@ def test_lists_that_cannot_be(
     assert len(error.splitlines()) == 1
     assert re.search(message, error), error
     assert not (tmp_path / "r.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "127.0.0.1:9",
+            r"--ray 127.0.0.1:9: nothing answers there \(Connection refused\): start a cluster by `ray start --head`",
+        ),
+        ("ray://localhost:9", "nothing answers there"),
+        ("no.such.host.invalid:6379", "nothing answers there"),
+        ("nonsense", "--ray takes local, auto, HOST:PORT or ray://HOST:PORT, got 'nonsense'"),
+        ("127.0.0.1:99999", "--ray takes local"),
+        (":6379", "--ray takes local"),
+    ],
+)
+def test_an_address_where_no_ray_is(
+    address: str, message: str, linear_classifier: Any, images_npz: Any, tmp_path: Path, capsys: Any
+) -> None:
+    pytest.importorskip("ray")
+    asked = {"engine": linear_classifier(np.zeros((2, 48)), np.zeros(2)), "data": images_npz(count=2), "method": "rs"}
+    flags = [part for name, value in asked.items() for part in (f"--{name}", str(value))]
+    begun = time.monotonic()
+    assert main(["certify", *flags, "--sigma", "0.5", "--ray", address, "--out", str(tmp_path / "r.sqlite")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and len(error.splitlines()) == 1, error
+    assert time.monotonic() - begun < 30 and not (tmp_path / "r.sqlite").exists()
 
 
 def test_all_is_every_gpu_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
