@@ -1,6 +1,6 @@
 """How far one driver scales: blocks a second that a run store takes, and runs on up to 1,000 simulated workers.
 
-    python benchmarks/bench_scaling.py [--images 500] [--workers 10 100 1000]
+    python benchmarks/bench_scaling.py [--images 500] [--workers 10 100 1000] [--ledger]
 
 The simulation is the run's own loop, its own `RemoteSteps` and a run store on disk, for images of ImageNet's size in 1,000 classes.
 Only the workers are simulated: each does its batches one after another, `unit` seconds each. Time is what the driver really took
@@ -76,22 +76,28 @@ def store(folder: str, count: int, classes: int = CLASSES) -> RunStore:
     return RunStore.create(Path(folder) / f"run-{time.time_ns()}.sqlite", asked)
 
 
-def ledger(blocks: int) -> dict[str, float]:
-    """Blocks a second that a store takes, by classes and how many of them have votes; a commit, with fsync, each second."""
-    found = {}
+def ledger(blocks: int) -> dict[str, Any]:
+    """Blocks that a store takes a second, and a second of the processor, by classes and how many of them have votes.
+
+    It commits, with fsync, each second. `load` is what else the machine did.
+    """
+    found: dict[str, Any] = {"load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         for classes, voted in ((10, 10), (100, 10), (CLASSES, 10), (CLASSES, 100)):
             counts = np.zeros(classes, np.int64)
             counts[:: classes // voted] = BLOCK // voted
             with store(folder, 10**6, classes) as kept:
                 start = committed = time.perf_counter()
+                begun = time.process_time()
                 for number in range(blocks):
                     kept.add_block(Block(number, 2, 0, BLOCK), counts)
                     if time.perf_counter() - committed > loop.COMMIT_SECONDS:
                         kept.commit()
                         committed = time.perf_counter()
                 kept.commit()
-                found[f"{classes} classes, {voted} with votes"] = blocks / (time.perf_counter() - start)
+                each = {"a_second": blocks / (time.perf_counter() - start)}
+                each["a_processor_second"] = blocks / (time.process_time() - begun)
+                found[f"{classes} classes, {voted} with votes"] = each
     return found
 
 
@@ -199,11 +205,18 @@ def main() -> None:
         "--units", type=float, nargs="+", default=[0.5, 2.0, 8.0], help="seconds a batch of 64 takes a worker"
     )
     p.add_argument("--blocks", type=int, default=100_000)
+    p.add_argument("--ledger", action="store_true", help="measure the run store alone; the rest of the results stays")
     a = p.parse_args()
     machine = {"cpu": cpu_model(), "processors": os.cpu_count(), "ray": version("ray")}
     document: dict[str, Any] = {"machine": machine, "n": N, "batch": BATCH, "shape": SHAPE, "classes": CLASSES}
-    document["blocks_per_second"] = ledger(a.blocks)
-    print(document["blocks_per_second"], flush=True)
+    if a.ledger:
+        document = json.loads(RESULTS.read_text(encoding="utf-8"))
+    document.pop("blocks_per_second", None)
+    document["blocks"] = ledger(a.blocks)
+    print(document["blocks"], flush=True)
+    if a.ledger:
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        return
     document["ray_seconds_per_batch"] = cost = ray_cost()
     print(f"Ray: {1e3 * cost:.2f} ms a batch", flush=True)
     document["runs"] = []
