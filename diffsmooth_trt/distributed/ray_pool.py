@@ -31,6 +31,7 @@ GROW_SECONDS = 10.0
 START_SECONDS = 300.0
 NO_MEMORY = "Unable to allocate"  # what NumPy and msgpack say
 ANSWER_SECONDS = 10.0
+NO_MODULE = "No module named"
 TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
 
 
@@ -248,6 +249,10 @@ class RayPool:
                 return Lost(said or "a MemoryError")
             if isinstance(cause, exceptions.RaySystemError) and NO_MEMORY in said:
                 return Lost(NO_MEMORY)  # before it came to what it was asked for
+            if isinstance(cause, ImportError) or NO_MODULE in said:
+                raise InputError(
+                    f"a worker lacks a package ({said}): install on its machine what this one has, in the same versions"
+                ) from None
             raise (cause if isinstance(cause, DiffsmoothError) else EngineError(f"a worker failed ({said})")) from None
         except exceptions.OutOfMemoryError:
             return Lost("Ray ended it, its machine's memory was nearly full")

@@ -213,6 +213,20 @@ def test_errors_of_workers_are_those_of_the_engine(
     assert not (tmp_path / "s.sqlite").exists()
 
 
+def test_what_workers_lack(cluster: Any) -> None:
+    pool = object.__new__(ray_pool.RayPool)
+    pool.ray = cluster
+
+    @cluster.remote(num_cpus=0)
+    def opens() -> None:
+        raise ModuleNotFoundError("No module named 'openvino'")
+
+    with pytest.raises(
+        InputError, match=r"^a worker lacks a package \(No module named 'openvino'\): install on its machine"
+    ):
+        pool._got(opens.remote())
+
+
 def test_another_kind_of_machine_is_refused(
     cluster: Any, asked: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
