@@ -30,7 +30,7 @@ NAMESPACE = "diffsmooth-trt"
 GROW_SECONDS = 10.0
 START_SECONDS = 300.0
 NO_MEMORY = "Unable to allocate"  # what NumPy and msgpack say
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS, TRIES = 10.0, "RAY_gcs_server_port_wait_time_s"
 NO_MODULE = "No module named"
 TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
 
@@ -98,6 +98,18 @@ def check_answers(address: str) -> None:
 
 
 @contextlib.contextmanager
+def tried_once() -> Iterator[None]:
+    """Let Ray try an address once, unless the user says how often: it tries twenty times, of half a minute each."""
+    given = os.environ.get(TRIES)
+    os.environ[TRIES] = given or "1"
+    try:
+        yield
+    finally:
+        del os.environ[TRIES]
+        os.environ.update({} if given is None else {TRIES: given})
+
+
+@contextlib.contextmanager
 def unheard(ray: Any) -> Iterator[None]:
     """Keep Ray from printing pages on lost processes to standard output, which is the command's: the run notes them."""
     name, worker = "print_to_stdstream", getattr(getattr(ray, "_private", None), "worker", None)
@@ -131,7 +143,8 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
                 ray.init(include_dashboard=False, **machine.resources(), **options)
         else:
             check_answers(address)
-            ray.init(address=address, **options)
+            with tried_once():
+                ray.init(address=address, **options)
     except InputError:
         raise
     except Exception as error:  # Ray raises many kinds: no such address, another version of Ray or Python, …
