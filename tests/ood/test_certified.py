@@ -180,7 +180,7 @@ def test_distro_score_counts_votes_of_both_phases(known, image_set, tmp_path):
             assert 0 <= certificate_of(record, store.record).radius <= SIGMA * stats.norm.isf(1 - 0.01 ** (1 / 100))
 
 
-def test_distro_score_is_the_published_one(known, image_set, tmp_path):
+def test_distro_score_is_that_of_its_code(known, image_set, tmp_path):
     """Restated: p of the selected class at the image itself + √(2/π)·R; abstentions 0 at radius 0 and absent from the rest."""
     inside, outside = image_set("inside", 12, 110, 146), image_set("outside", 12, 118, 138)
     with run(
