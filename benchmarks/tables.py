@@ -246,7 +246,7 @@ def transfer() -> str:
             f"{row['wrong']} of {row['cases']}",
             f"{100 * row['interval'][0]:.2f} – {100 * row['interval'][1]:.2f} %",
         ]
-        for row in document["simulated"]
+        for row in (*document["simulated"], *document["stopped"])
     ]
     wrong = markdown(["run", "pairs", "P(f = c)", "P(f = c ≠ g)", "g alone", "wrong", "95 % interval"], rows)
     kept = [
