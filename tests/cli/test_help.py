@@ -84,4 +84,9 @@ def test_an_import_that_dies_of_ctrl_c_is_an_interruption(wrapped, monkeypatch, 
                 raise wrapped from None
 
     monkeypatch.setattr(doctor, "_doctor", execute)
-    assert (main(["doctor"]), capsys.readouterr().err) == (1, "diffsmooth-trt: interrupted\n")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        status = main(["doctor"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (status, capsys.readouterr().err) == (1, "diffsmooth-trt: interrupted\n")

@@ -85,7 +85,7 @@ def test_python_takes_what_the_commands_take(checkpoint, tmp_path, caplog):
             named.predict(x[:, :20])
     (made,) = cache.iterdir()
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
-    assert caplog.messages[0].startswith(f"--engine {checkpoint} was exported (resnet20, images of 32 pixels, ")
+    assert caplog.messages[0].startswith(f"--engine {checkpoint} was exported (resnet20, weights state_dict, ")
     assert caplog.messages[1] == f"f {checkpoint} was exported earlier, as {made}"
     with pytest.raises(InputError, match="^cache .* is no folder"):
         dst.certify(engine=checkpoint, method="rs", sigma=0.25, data=zoo.IMAGES, cache=tmp_path / "none")
@@ -101,7 +101,7 @@ def test_images_that_no_network_takes_are_refused_before_it_is_exported(checkpoi
         (
             "mixed",
             [(32, 32), (48, 48)],
-            "image 1 is (48, 48, 3), the engine takes (32, 32, 3): pass --resize and --crop",
+            "image 1 is (48, 48, 3), the engine takes (32, 32, 3): pass --resize 32 --crop 32",
         ),
     ):
         for number, size in enumerate(sizes):

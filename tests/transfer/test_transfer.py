@@ -376,12 +376,19 @@ def test_a_table_never_replaces_what_is_read(
 
 
 def test_without_labels_nothing_is_right(networks: dict[str, Path], tmp_path: Path) -> None:
-    np.savez(tmp_path / "images.npz", images=RNG.integers(0, 256, (12, 4, 4, 3), np.uint8))
+    np.savez(tmp_path / "images.npz", images=np.random.default_rng(7).integers(0, 256, (40, 4, 4, 3), np.uint8))
     run = tmp_path / "run.sqlite"
-    given: dict[str, Any] = {"engine": networks["f"], "data": tmp_path / "images.npz", "n0": 50, "n": 600, "out": run}
+    given: dict[str, Any] = {
+        "engine": networks["f"],
+        "data": tmp_path / "images.npz",
+        "n0": 50,
+        "n": 600,
+        "out": run,
+        "key": KEY,
+    }
     with dst.certify(**given, method="rs", sigma=SIGMA, backend="onnxruntime"):
         pass
-    made = transfer(config(run, networks["g"], pairs=300))
+    made = transfer(config(run, networks["g"], pairs=300, key=dst.smoothed.Key.parse(OTHER)))
     assert any(image.outcome.predict < 0 for image in made.images)  # −1, as the labels are
     assert not any(image.correct for image in made.images)
     assert "no labels, so there is no accuracy; certified, whatever the class is: " in text(made)
