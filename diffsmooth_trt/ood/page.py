@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import Floats64
+from ..errors import InputError
 from ..report.chart_page import Chart, ChartPage, Line, Points, Table, chart_page, held
 from ..report.plain_words import classifier_facts, key_words
 from ..runs.audit import audit_line
 from ..runs.identity import rows_note
 from .figures import title_of
 from .metrics import curve
-from .report import Version, guarantee, rounding, shown, text_report
+from .report import Version, guarantee, rounding, set_names, shown, text_report
 from .sets import AVERAGE
 from .store import OodStore
 
@@ -23,7 +24,9 @@ BINS, MOST_STEPS, LARGEST = 40, 400, 1e300
 
 
 def page(store: OodStore, versions: Sequence[Version]) -> str:
-    """The page of a run and its `versions_of`."""
+    """The page of a run and its `versions_of`. Raises InputError where there are none."""
+    if not versions:
+        raise InputError("--html has nothing to show: every score of both sides is 0")
     title = title_of(store, versions).split("\n")
     return chart_page(
         ChartPage(
@@ -91,8 +94,10 @@ def _figures(store: OodStore, versions: Sequence[Version]) -> list[tuple[str, st
 
 def _charts(store: OodStore, versions: Sequence[Version]) -> list[Chart]:
     charts = []
-    for name in versions[0].outside:
-        charts += [_scores(versions[0], name), _roc(store, versions[:3], name)]
+    for name in set_names(versions):
+        having = [version for version in versions if len(version.outside.get(name, ()))]
+        if having:  # an unfinished run lacks whole sets, distro-l2 some at some radii
+            charts += [_scores(having[0], name), _roc(store, having[:3], name)]
     bounded = [version for version in versions if version.name != "estimated"]
     if store.record.asked.certified and len({version.radius for version in bounded}) > 1:
         charts.append(_against_radius(bounded))
@@ -153,11 +158,11 @@ def _roc(store: OodStore, versions: Sequence[Version], name: str) -> Chart:
 
 def _against_radius(versions: Sequence[Version]) -> Chart:
     measured = [(version.radius, version.measured()) for version in versions]
-    names = list(measured[0][1])
-    shown_ = names if len(names) > 2 else names[:1]  # the average of one set is that set's
+    names = set_names(versions)
+    shown_ = [*names, AVERAGE] if len(names) > 1 else names  # the average of one set is that set's
     lines = []
     for number, name in enumerate(shown_):
-        points = [(radius, 100 * row[name].auroc) for radius, row in measured]
+        points = [(radius, 100 * row[name].auroc) for radius, row in measured if name in row]
         lines.append(Line(name=name, points=points, dots=points, colour=number % 3, dash=number // 3))
     return Chart(
         title="AUROC against the radius",

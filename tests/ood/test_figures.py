@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
 from diffsmooth_trt.cli import main
+from diffsmooth_trt.errors import InputError
 from diffsmooth_trt.ood.config import OodConfig
 from diffsmooth_trt.ood.figures import colours_of, figure_of, title_of
+from diffsmooth_trt.ood.page import page
 from diffsmooth_trt.ood.report import versions_of
 from diffsmooth_trt.ood.run import run
 from diffsmooth_trt.ood.store import OodStore
@@ -98,3 +102,17 @@ def test_a_run_without_records_of_a_set_is_drawn(finished):
         assert "generated:smooth 0 of 6" in title_of(store, found)
         colours = {to_hex(line.get_color()) for line in panels[1].lines}
         assert colours == {to_hex(colours_of(found)[SETS[0]]), to_hex("k")}
+        assert f"ROC: {SETS[0]}" in (drawn := page(store, found)) and "ROC: generated:smooth" not in drawn
+
+
+def test_sets_that_a_version_leaves_out_are_left_out_of_its_curves(finished):
+    """distro-l2 has no figures of a set at a radius where all scores of both sides are 0."""
+    path, _ = finished
+    with OodStore.open(path) as store:
+        *_, first = versions_of(store, (0.0,))
+        fewer = replace(first, radius=0.25, outside={SETS[0]: first.outside[SETS[0]]})
+        for versions in ([first, fewer], [fewer, first]):
+            assert f"ROC: {SETS[1]}" in page(store, versions)
+            figure_of(store, versions)
+        with pytest.raises(InputError, match="html has nothing to show"):
+            page(store, [])
