@@ -12,7 +12,7 @@ from ..report.plain_words import classifier_facts, key_words
 from ..statistics.bounds import truncate
 from .file import TransferFile, Transferred
 from .pairs import Alone
-from .report import RADII, text
+from .report import RADII, notes, text
 
 LEAST = 0.1  # of a chart's axis
 
@@ -69,7 +69,7 @@ def _mean(radii: Sequence[float], images: int) -> str:
 
 
 def _lede(transfer: TransferFile, at: Sequence[float]) -> str:
-    n, radius = len(transfer.images), next((r for r in at if r > 0), at[0])
+    n, radius = transfer.counted, next((r for r in at if r > 0), at[0])
     kept = sum(each >= radius for each in _radii(transfer))
     which = "right answer" if transfer.record.labelled else "answer"
     whose = "all of them together" if transfer.record.stopping.family_wise else "each"
@@ -88,17 +88,11 @@ def _asked(transfer: TransferFile, *, named: bool) -> str:
 
 
 def _warnings(transfer: TransferFile) -> list[str]:
-    given = [whose for whose, drawn in (("run", transfer.record.key_drawn), ("pairs", transfer.key_drawn)) if not drawn]
-    said = [f"{transfer.path.name}: the key of the {whose} was given, not drawn." for whose in given]
-    if len(transfer.images) < len(transfer.record.asked):
-        said.append(
-            f"{transfer.path.name} has {len(transfer.images)} of {len(transfer.record.asked)} images: the run was not finished."
-        )
-    return said
+    return [f"{transfer.path.name}: {note}." for note in notes(transfer)]
 
 
 def _figures(transfer: TransferFile, at: Sequence[float]) -> list[tuple[str, str, str]]:
-    n, radius = len(transfer.images), next((r for r in at if r > 0), at[0])
+    n, radius = transfer.counted, next((r for r in at if r > 0), at[0])
     mine, own = _radii(transfer), _run_radii(transfer)
     draws, agree = (sum(getattr(image.pairs, name) for image in transfer.images) for name in ("total", "agree"))
     return [
@@ -107,9 +101,13 @@ def _figures(transfer: TransferFile, at: Sequence[float]) -> list[tuple[str, str
             f"{_share(mine, radius, n)} %",
             "" if own is None else f"the run: {_share(own, radius, n)} %",
         ),
-        ("average certified radius", _mean(mine, n), "" if own is None else f"the run: {_mean(own, n)}"),
+        (
+            "average certified radius" if transfer.record.labelled else "mean radius",
+            _mean(mine, n),
+            "" if own is None else f"the run: {_mean(own, n)}",
+        ),
         ("images", f"{n:,}", ""),
-        ("abstentions", str(sum(image.outcome.predict < 0 for image in transfer.images)), ""),
+        ("abstentions", str(n - sum(image.outcome.predict >= 0 for image in transfer.images)), ""),
         ("labels that agree", f"{math.floor(1000 * agree / draws) / 10:.1f} %", f"of {draws:,} draws"),
     ]
 
@@ -119,14 +117,16 @@ def _chart(files: Sequence[TransferFile]) -> Chart:
     reach = 1.08 * max([LEAST, *(radius for mine, own in by_file for radius in [*mine, *(own or [])])])
     lines = []
     for colour, (transfer, (mine, own)) in enumerate(zip(files, by_file, strict=True)):
-        n, name = len(transfer.images), f" ({transfer.path.name})" if len(files) > 1 else ""
+        n, name = transfer.counted, f" ({transfer.path.name})" if len(files) > 1 else ""
         lines.append(Line(name=f"the other classifier{name}", points=falling(mine, n, reach), colour=colour))
         if own is not None:
             said = f"the run, by its votes at α = {transfer.rule.of_run:.3g}{name}"
             lines.append(Line(name=said, points=falling(own, n, reach), colour=colour, dash=1))
+    labelled = all(transfer.record.labelled for transfer in files)
+    which = "that are answered right" if labelled else "whose answer is certified, and right where there are labels"
     return Chart(
-        title="Certified accuracy",
-        said="The share of images that are answered right, with at least this radius.",
+        title="Certified accuracy" if labelled else "Certified answers",
+        said=f"The share of images {which}, with at least this radius.",
         x="ℓ2 radius in image units",
         y="% of images",
         lines=lines,
@@ -137,12 +137,16 @@ def _chart(files: Sequence[TransferFile]) -> Chart:
 def _table(files: Sequence[TransferFile], at: Sequence[float]) -> Table:
     rows = []
     for transfer in files:
-        n = len(transfer.images)
+        n = transfer.counted
         for name, radii in ((transfer.path.name, _radii(transfer)), (Path(transfer.run).name, _run_radii(transfer))):
             if radii is not None:
                 rows.append([name, *(_share(radii, radius, n) for radius in at), _mean(radii, n)])
-    head = ["file", *(f"at {radius:g}" for radius in at), "ACR"]
-    return Table(title="At each radius", said="Certified accuracy in percent.", head=head, rows=rows)
+    labelled = all(transfer.record.labelled for transfer in files)
+    head = ["file", *(f"at {radius:g}" for radius in at), "ACR" if labelled else "mean radius"]
+    said = (
+        "Certified accuracy in percent." if labelled else "Certified answers, right where there are labels, in percent."
+    )
+    return Table(title="At each radius", said=said, head=head, rows=rows)
 
 
 def _images(transfer: TransferFile, *, named: bool) -> Table:
@@ -164,7 +168,7 @@ def _image(transfer: TransferFile, image: Transferred) -> list[str]:
     )
     return [
         str(image.index),
-        str(image.label),
+        str(image.label) if transfer.record.labelled else "–",
         "abstains" if out.predict < 0 else str(out.predict),
         truncate(out.radius or 0.0) if out.predict >= 0 else "–",
         truncate(own) if own else "–",

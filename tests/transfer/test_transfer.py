@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ from diffsmooth_trt.errors import InputError, StoreError
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, radius_lower
 from diffsmooth_trt.statistics.sequential import anytime_lower, looks
 from diffsmooth_trt.transfer.file import TransferFile
+from diffsmooth_trt.transfer.page import page
 from diffsmooth_trt.transfer.pairs import Alone, Pairs
 from diffsmooth_trt.transfer.report import text, tsv
 from diffsmooth_trt.transfer.rule import Evidence, TransferRule
@@ -375,6 +377,11 @@ def test_a_table_never_replaces_what_is_read(
         assert f"diffsmooth-trt: {option} " in (line := capsys.readouterr().err) and said in line
 
 
+def data_of(drawn: str) -> str:
+    """What a page draws, as JSON."""
+    return re.findall(r'id="data">(.*?)</script>', drawn, re.DOTALL)[0]
+
+
 def test_without_labels_nothing_is_right(networks: dict[str, Path], tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=np.random.default_rng(7).integers(0, 256, (40, 4, 4, 3), np.uint8))
     run = tmp_path / "run.sqlite"
@@ -394,6 +401,10 @@ def test_without_labels_nothing_is_right(networks: dict[str, Path], tmp_path: Pa
     assert "no labels, so there is no accuracy; certified, whatever the class is: " in text(made)
     assert text(made).splitlines()[-1].split()[1:6] == ["-"] * 5
     assert all(line.split("\t")[4] == "0" for line in tsv(made).splitlines()[1:])
+    drawn = page([made])
+    assert "Certified answers" in drawn and not re.search(
+        "Certified accuracy|right, with|average certified|-1", data_of(drawn)
+    )
 
 
 def test_skipped_images_count_as_not_certified(networks: dict[str, Path], tmp_path: Path) -> None:
@@ -421,6 +432,9 @@ def test_skipped_images_count_as_not_certified(networks: dict[str, Path], tmp_pa
     assert [row[0] for row in rows] == list("012345") and rows[1][2:5] == ["-1", "0.0", "0"]
     right = sum(image.correct for image in made.images)
     assert text(made).splitlines()[-1].split()[:2] == ["6", f"{int(1000 * right / 6) / 10:.1f}"]
+    drawn = json.loads(data_of(page([made])))
+    assert drawn["tables"][0]["rows"][0][1] == f"{int(1000 * right / 6) / 10:.1f}"
+    assert any("skipped by the run: 1" in said for said in drawn["warnings"])
     missing = replace(made, images=made.images[:-1])
     assert "5 of 6 images: the run was not finished" in text(missing)
     with pytest.raises(InputError, match="5 of 6 images, the shares of which mean nothing"):
