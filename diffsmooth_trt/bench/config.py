@@ -12,7 +12,7 @@ from ..engine.choice import AUTO, MOST_ROWS, EngineChoice
 from ..errors import InputError
 from ..methods import METHODS, Method, MethodOptions
 from ..noise import check_noise_level
-from ..ranges import integer, number
+from ..ranges import flag, integer, number
 from ..runs.config import check_files, check_sigma, method_options, slots
 
 # Rows an engine call unless told otherwise, where engine files take any number.
@@ -49,7 +49,7 @@ class EagerChoice:
             needed |= {"checkpoint": "the denoiser's .pt", "family": "its --family as for export"}
         for name, what in needed.items():
             if getattr(self, name) is None:
-                raise InputError(f"--{name.replace('_', '-')} is needed to time eager PyTorch: give {what}")
+                raise InputError(f"{flag(name)} is needed to time eager PyTorch: give {what}")
         foreign = [name for name, value in vars(self).items() if value is not None and name not in (*needed, "config")]
         if foreign:
             raise InputError(f"--{foreign[0]} is of a denoiser, --method {method.name} has none: leave it out")

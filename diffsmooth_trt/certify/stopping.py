@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import InputError
-from ..ranges import check_types, integer
+from ..ranges import check_types, flag, integer
 from ..statistics.sequential import FIRST_LOOK, MAX_DRAWS
 from .blocks import DrawPlan
 
@@ -76,7 +76,7 @@ class Stopping:
             )
         if self.radius is not None and self.tolerance is not None:
             raise InputError("--tolerance and --radius are two rules for when to stop, got both: choose one")
-        given = [f"--{name.replace('_', '-')}" for name in OF_CERTIFY if getattr(self, name)]
+        given = [flag(name) for name in OF_CERTIFY if getattr(self, name)]
         if given and self.command != "certify":
             raise InputError(f"{given[0]} is for certify, got {self.command}: leave it out")
         most = MAX_DRAWS if self.radius is not None else MOST

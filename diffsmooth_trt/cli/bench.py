@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..engine.choice import AUTO
 from ..methods import METHODS
+from ..ranges import flag
 from ..runs.config import options, slots
 from .options import Commands
-from .run_options import add_host_code, add_option, flag
+from .run_options import add_host_code, add_option
 
 if TYPE_CHECKING:
     from ..bench.report import Comparison
@@ -83,9 +84,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     check_margin(arguments.margin)
     inputs = {f"--{slot}": path for slot, path in config.files.items()}
     for name in ("compare", "checkpoint", "classifier_checkpoint", "config"):
-        inputs |= {
-            f"--{name.replace('_', '-')}": Path(path) for path in (getattr(arguments, name),) if path is not None
-        }
+        if (path := getattr(arguments, name)) is not None:
+            inputs[flag(name)] = Path(path)
     check_outputs({"--json": arguments.json}, inputs)
     old = None if arguments.compare is None else BenchResult.read(arguments.compare)
     with Bar(bar_format="bench: {desc} ({elapsed})", disable=None, leave=False) as bar:

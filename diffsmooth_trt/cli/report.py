@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..ranges import flag
 from .options import Commands, numbers
 from .progress import add_shown
 from .run import execute_run
@@ -156,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
 def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], what: str) -> None:
     for option in options:
         if getattr(arguments, option) not in (None, False):
-            raise InputError(f"--{option.replace('_', '-')} is for runs of certify: leave it out for {what}")
+            raise InputError(f"{flag(option)} is for runs of certify: leave it out for {what}")
 
 
 def _report_transfers(arguments: argparse.Namespace) -> None:

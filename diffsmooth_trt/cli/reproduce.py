@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..ranges import flag
 from ..reproduce.tables import TABLES
 from .options import Commands
 from .progress import add_shown
@@ -63,7 +64,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
     ways = [name for name in ("models", "random_weights", "zoo") if getattr(arguments, name)]
     if len(ways) > 1:
-        first, second = (f"--{name.replace('_', '-')}" for name in ways[:2])
+        first, second = (flag(name) for name in ways[:2])
         raise InputError(f"{second} stands for {first}: give one of them")
     networks = {"random_weights": "random", "zoo": "zoo"}.get(ways[0] if ways else "", "published")
     names = ("models", "data", "out_data", "sigma", "out", "estimate")

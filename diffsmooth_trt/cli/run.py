@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..ranges import flag
 from ..runs.config import RunConfig, names, slots
 from .options import Commands
 from .progress import add_shown
@@ -112,7 +113,7 @@ def _verify_file(arguments: argparse.Namespace, kind: str, check: Callable[..., 
 
     for name in FOREIGN[kind]:
         if getattr(arguments, name):
-            raise InputError(f"--{name.replace('_', '-')} is not for files of {kind}: leave it out")
+            raise InputError(f"{flag(name)} is not for files of {kind}: leave it out")
     given = {name: getattr(arguments, name) for name in (*slots(), "data")}
     seed = secrets.randbits(32) if arguments.blocks_seed is None else arguments.blocks_seed
     how = {name: getattr(arguments, name) for name in ("fraction", "device", "threads")}
@@ -150,7 +151,7 @@ def _verify_run(arguments: argparse.Namespace) -> int:
     for name in foreign:
         if getattr(arguments, name):
             kind = "of `ood`" if foreign is of_ood else "of certify or predict"
-            raise InputError(f"--{name.replace('_', '-')} is for runs {kind}, {arguments.run} is another: leave it out")
+            raise InputError(f"{flag(name)} is for runs {kind}, {arguments.run} is another: leave it out")
     options = {name: getattr(arguments, name) for name in (*every, *own)}
     check: Callable[..., Verification] = verify
     if own is of_ood:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
+from ..ranges import flag
 
 FILES = ("config", "model_card")
 
@@ -27,7 +28,7 @@ def write_run_files(arguments: argparse.Namespace) -> None:
     from ..runs.store import open_run
     from .config_file import written
 
-    asked = {f"--{name.replace('_', '-')}": path for name in FILES if (path := getattr(arguments, name)) is not None}
+    asked = {flag(name): path for name in FILES if (path := getattr(arguments, name)) is not None}
     if not asked:
         return
     if len(arguments.runs) != 1:

@@ -14,6 +14,7 @@ from ..engine import BACKEND_NAMES, PRECISIONS
 from ..images import BAD_IMAGES, FILTERS, REFUSE
 from ..methods import METHODS, owners
 from ..methods.diffusion_classifier import integers
+from ..ranges import flag
 from ..runs.config import options
 from .config_file import given_file, words
 from .options import Parser
@@ -158,10 +159,6 @@ def add_option(add: Add, option: Field[Any]) -> None:
     if "choices" not in shown:
         shown["type"] = _several if kind is integers else kind
     add(flag(option.name), default=option.default, help=option.metadata["help"], **shown)
-
-
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _several(text: str) -> tuple[int, ...]:

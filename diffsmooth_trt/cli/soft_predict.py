@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..engine import BACKEND_NAMES, PRECISIONS
 from ..images import BAD_IMAGES, REFUSE
+from ..ranges import flag
 from .options import Commands
 from .progress import add_shown
 from .run_options import add_host_code
@@ -69,7 +70,7 @@ def _soft_predict(arguments: argparse.Namespace) -> None:
 
     engines = {name: getattr(arguments, name) for name in ENGINES}
     EngineChoice(batch=arguments.batch, device=arguments.device, **engines)
-    inputs = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in INPUTS}
+    inputs = {flag(name): getattr(arguments, name) for name in INPUTS}
     outputs = {"--tsv": arguments.tsv, "--json": arguments.json}
     check_outputs(outputs, inputs)
     choice = ImageChoice(**{name: getattr(arguments, name) for name in CHOICE})

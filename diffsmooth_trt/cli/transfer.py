@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..engine import BACKEND_NAMES, PRECISIONS
+from ..ranges import flag
 from ..runs.config import slots
 from .options import Commands
 from .progress import add_shown
@@ -65,7 +66,7 @@ def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:
         inputs |= {option: Path(path), f"{option} beside it": arguments.run.parent / path}
     for option in (*OWN, *(f"from_{name}" for name in (*OWN, "data"))):
         if (path := getattr(arguments, option)) is not None:
-            inputs["--data" if option == "from_data" else f"--{option.replace('_', '-')}"] = path
+            inputs["--data" if option == "from_data" else flag(option)] = path
     return inputs
 
 

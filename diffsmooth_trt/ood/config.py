@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import check_outputs
 from ..images import REFUSE, ImageChoice
 from ..noise import Key, check_noise_level
-from ..ranges import integer, number
+from ..ranges import flag, integer, number
 from ..report.figures import check_suffix
 from ..runs.config import Cluster
 from ..statistics.sequential import FIRST_LOOK
@@ -118,7 +118,7 @@ class OodConfig:
         for field in dataclasses.fields(self):
             kinds = [kind for kind, names in BY_KIND.items() if field.name in names]
             if kinds and self.kind not in kinds and getattr(self, field.name) != field.default:
-                option = f"--{field.name.replace('_', '-')}"
+                option = flag(field.name)
                 raise InputError(f"{option} is for --kind {', '.join(kinds)}, got {self.kind}: leave it out")
 
     def _check_score(self) -> None:

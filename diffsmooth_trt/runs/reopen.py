@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..files import file_sha256
 from ..images import REFUSE, SKIP, Image, Images, pixel_digest
 from ..methods import METHODS, Method, Slot
+from ..ranges import flag
 from .config import RunConfig
 from .engines import build_method, device_of
 from .identity import classifier_id, differences
@@ -131,7 +132,7 @@ def device_options(engines: list[dict[str, Any]], chosen: list[dict[str, Any]], 
 
 def locate(store: Run, name: str, given: Path | None) -> Path:
     """The file `given`, else the one that a run records as `name`."""
-    option = f"--{name.replace('_', '-')}"
+    option = flag(name)
     if given is not None:
         return given
     recorded = store.files.get(name)

@@ -21,6 +21,7 @@ from typing import Any
 import onnx
 
 from ...errors import EngineError, InputError
+from ...ranges import flag
 from .onnx_kept import constants_of, rejoin
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -63,7 +64,7 @@ class Request:
     def paths(self) -> dict[str, Source | None]:
         """The files and folders of the request by option."""
         names = ("calibration_data", "verify_data", "verify_classifier", "verify_denoiser")
-        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        return {flag(name): getattr(self, name) for name in names}
 
     def check(self, store_fp16: bool = False, tools: bool = True) -> None:
         """InputError for what cannot be, missing `tools` of graphs in the precision included: before the checkpoint is read."""
