@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import warnings
 from collections.abc import Mapping
+
+from ..files import parsed_json
 
 # Under which ONNX files have them: Ultralytics ("names"), QGIS Deepness ("class_names"), Hugging Face ("id2label"), and others.
 KEYS = (
@@ -65,7 +66,7 @@ def _parsed(text: str) -> object:
     """What a text holds: JSON, or a literal of Python's, of which nothing runs; else names a line, or between commas."""
     if len(text) > LONGEST:
         return None
-    for read in (json.loads, ast.literal_eval):
+    for read in (parsed_json, ast.literal_eval):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes in literals

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import zoo
 from ..errors import InputError
-from ..files import content_sha256, write_atomically
+from ..files import content_sha256, parsed_json, write_atomically
 from .tables import Network, Row, Table
 
 SEEN, MADE = "checkpoints.json", "engines.json"
@@ -123,7 +123,7 @@ def zoo_engines(table: Table, row: Row) -> dict[str, Path]:
 def _noted(record: Path) -> dict[str, str]:
     """The hashes by name that a file of this module holds; none where there is no file. InputError for a damaged one."""
     try:
-        noted: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
+        noted: dict[str, str] = parsed_json(record.read_text(encoding="utf-8"))
         sound = isinstance(noted, dict) and all(isinstance(value, str) for value in noted.values())
     except FileNotFoundError:
         return {}
