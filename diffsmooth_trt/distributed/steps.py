@@ -18,15 +18,10 @@ from .worker import Drawn
 LOOK_SECONDS = 0.5
 AHEAD = 2  # batches that wait at a worker besides the one in work
 BUFFER = 4  # batches a worker that may be done while the oldest is awaited
-LATE, PATIENCE = (
-    10.0,
-    20.0,
-)  # a batch is sent to a second worker after so many times the usual time, and at least so many seconds
-
-SHORT_AT_MOST, LOST_AT_MOST = (
-    3,
-    20,
-)  # workers that the same batch ran out of memory with, or was lost with: then it is no chance
+# A batch is sent to a second worker after so many times the usual time, and at least so many seconds.
+LATE, PATIENCE = 10.0, 20.0
+# Workers that the same batch ran out of memory with, or was lost with: then it is no chance.
+SHORT_AT_MOST, LOST_AT_MOST = 3, 20
 
 
 class Lost(Exception):
