@@ -57,6 +57,17 @@ def record_of(stopping: Stopping) -> RunRecord:
         return replace(run.record, stopping=stopping, total_variation=0.0)
 
 
+def said(run: str, pairs: int, law: tuple[float, float], cases: int, wrong: int, alone: float) -> dict[str, Any]:
+    """What was counted of a law, printed; `alone` is the share of images that took draws of g alone."""
+    p, q = law
+    interval = [binomial_lower(wrong, cases, 0.025), binomial_upper(wrong, cases, 0.025)]
+    result = {
+        "run": run, "pairs": pairs, "p": p, "q": q, "cases": cases, "wrong": wrong, "alone": alone, "interval": interval,
+    }  # fmt: skip
+    print(result, flush=True)
+    return result
+
+
 def simulated(cases: int) -> Iterator[dict[str, Any]]:
     """Wrong certificates of `cases`, by stopping, pairs and law."""
     rng = np.random.Generator(np.random.Philox(19))
@@ -77,19 +88,7 @@ def simulated(cases: int) -> Iterator[dict[str, Any]]:
                     seen = Evidence(0, tuple(row), int(ends[-1]), differs, alone=hit if single else None)
                     wrong += (rule.outcome(seen).p_lower or 0.0) > p - q
                     singles += single
-                interval = [binomial_lower(wrong, cases, 0.025), binomial_upper(wrong, cases, 0.025)]
-                result = {
-                    "run": name,
-                    "pairs": pairs,
-                    "p": p,
-                    "q": q,
-                    "cases": cases,
-                    "wrong": wrong,
-                    "alone": singles / cases,
-                    "interval": interval,
-                }
-                print(result, flush=True)
-                yield result
+                yield said(name, pairs, (p, q), cases, wrong, singles / cases)
 
 
 STOPPED: dict[str, Stopping] = {
@@ -155,18 +154,7 @@ def stopped(cases: int) -> Iterator[dict[str, Any]]:
                     false |= (outcome(seen).p_lower or 0.0) > p - q
                     singles += single
                 wrong += false
-            result = {
-                "run": name,
-                "pairs": pairs,
-                "p": p,
-                "q": q,
-                "cases": cases,
-                "wrong": wrong,
-                "alone": singles / (cases * images),
-                "interval": [binomial_lower(wrong, cases, 0.025), binomial_upper(wrong, cases, 0.025)],
-            }
-            print(result, flush=True)
-            yield result
+            yield said(name, pairs, (p, q), cases, wrong, singles / (cases * images))
 
 
 def exported(folder: Path, data: Path) -> dict[str, Path]:
