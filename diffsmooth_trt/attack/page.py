@@ -142,14 +142,13 @@ def _words(files: Sequence[AttackFile]) -> list[tuple[str, str]]:
         (
             "What an attack shows",
             "That the smoothed classifier answers wrongly at the points that it found, not that there are no others: a stronger "
-            "attack "
-            "may lower the curve. Below the certified one only chance can bring it, as likely as is said under contradictions.",
+            "attack may lower the curve. Below the certified one only chance can bring it, as likely as is said under "
+            "contradictions.",
         ),
         (
             "How points are judged",
             "Points are chosen by draws of their own; an answer at a point comes from fresh ones, more of them than the run "
-            "took. Where "
-            "they show no answer, the point counts as unbroken.",
+            "took. Where they show no answer, the point counts as unbroken.",
         ),
         ("Contradictions", ". ".join(said[:1].upper() + said[1:] for said in chance) + "."),
     ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files import write_atomically
 from ..report.figures import blank, check_suffix, picture
+from ..runs.evidence import given_keys
 from ..statistics.bounds import ABSTAIN
 from .file import AttackFile
 
@@ -64,11 +65,7 @@ def text(attack: AttackFile) -> str:
         f"{budget.draws} draws, points chosen by {budget.select}",
         f"  answers by {attack.n} draws (the run: {record.stopping.n}) at alpha={attack.alpha} an image",
     ]
-    for whose, drawn in (("the run", record.key_drawn), ("the attack", attack.key_drawn)):
-        if not drawn:
-            lines.append(
-                f"  the key of {whose} was given, not drawn: whoever gave it could have tried many and kept one"
-            )
+    lines += [f"  {said}" for said in given_keys({"the run": record.key_drawn, "the attack": attack.key_drawn})]
     if record.skipped:
         lines.append(f"  skipped by the run: {len(record.skipped)} that cannot be used, which are not among them")
     head = ["radius", "certified", "attacked", "clean", "tried", "broken", "abstain"]

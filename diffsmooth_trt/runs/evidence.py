@@ -41,6 +41,12 @@ def recorded_key(key: Key, drawn: bool) -> dict[str, str]:
     return {"key": key.hex, "key_source": "drawn" if drawn else "given"}
 
 
+def given_keys(drawn: Mapping[str, bool]) -> list[str]:
+    """What a key that was not drawn means, a line for each; `drawn` by whose it is."""
+    said = "was given, not drawn: whoever gave it could have tried many and kept one"
+    return [f"the key of {whose} {said}" for whose, was in drawn.items() if not was]
+
+
 def key_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """What `recorded_key` recorded, as the arguments `key` and `key_drawn`. Raises ValueError for no key."""
     number = int(values["key"], 16)

@@ -12,7 +12,7 @@ from ..report.plain_words import classifier_facts, key_words
 from ..statistics.bounds import truncate
 from .file import TransferFile, Transferred
 from .pairs import Alone
-from .report import RADII, notes, text
+from .report import RADII, notes, share, text
 
 LEAST = 0.1  # of a chart's axis
 
@@ -60,8 +60,8 @@ def _run_radii(transfer: TransferFile) -> list[float] | None:
 
 
 def _share(radii: Sequence[float], at: float, images: int) -> str:
-    """In percent, rounded down."""
-    return f"{math.floor(1000 * sum(radius >= at for radius in radii) / images) / 10:.1f}"
+    """Of the images, those with a radius of `at` or more."""
+    return share(sum(radius >= at for radius in radii), images)
 
 
 def _mean(radii: Sequence[float], images: int) -> str:
@@ -75,8 +75,7 @@ def _lede(transfer: TransferFile, at: Sequence[float]) -> str:
     whose = "all of them together" if transfer.record.stopping.family_wise else "each"
     return (
         f"Of {n:,} image{'s' * (n != 1)}, {kept:,} keep their {which} by the other classifier under every change of ℓ2 length "
-        "below "
-        f"{radius:g}, {whose} with probability {exactly_less(transfer.alpha)} over the noise."
+        f"below {radius:g}, {whose} with probability {exactly_less(transfer.alpha)} over the noise."
     )
 
 
@@ -108,7 +107,7 @@ def _figures(transfer: TransferFile, at: Sequence[float]) -> list[tuple[str, str
         ),
         ("images", f"{n:,}", ""),
         ("abstentions", str(n - sum(image.outcome.predict >= 0 for image in transfer.images)), ""),
-        ("labels that agree", f"{math.floor(1000 * agree / draws) / 10:.1f} %", f"of {draws:,} draws"),
+        ("labels that agree", f"{share(agree, draws)} %", f"of {draws:,} draws"),
     ]
 
 
@@ -185,16 +184,13 @@ def _words() -> list[tuple[str, str]]:
         (
             "What it follows from",
             "Where the run's classifier says a class and both agree, the other one says it too. The run's votes bound the first, "
-            "a few "
-            "draws that both see bound the second, and α is split between them. Where votes are nearly unanimous, draws of the "
-            "other "
-            "one alone prove more, and take their place.",
+            "a few draws that both see bound the second, and α is split between them. Where votes are nearly unanimous, draws of "
+            "the other one alone prove more, and take their place.",
         ),
         (
             "What it rests on",
             "What the run rests on, and the same of the other classifier's engines. `diffsmooth-trt verify` draws a share of the "
-            "pairs "
-            "again.",
+            "pairs again.",
         ),
     ]
 

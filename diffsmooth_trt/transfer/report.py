@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..errors import InputError
+from ..runs.evidence import given_keys
 from ..runs.file import UNRECORDED
 from .file import TransferFile
 from .pairs import Alone, Pairs
@@ -80,9 +81,7 @@ def notes(transfer: TransferFile) -> list[str]:
         lines.append(f"skipped by the run: {len(record.skipped)} that cannot be used, counted as not certified")
     if transfer.counted < len(record.asked):
         lines.append(f"{transfer.counted} of {len(record.asked)} images: the run was not finished")
-    for whose, drawn in (("the run", record.key_drawn), ("the pairs", transfer.key_drawn)):
-        if not drawn:
-            lines.append(f"the key of {whose} was given, not drawn: whoever gave it could have tried many and kept one")
+    lines += given_keys({"the run": record.key_drawn, "the pairs": transfer.key_drawn})
     assumed = [part for part, state in transfer.rows.items() if state != "proved"]
     if assumed:
         lines.append(f"rows of {', '.join(assumed)} are assumed independent")
