@@ -4,7 +4,8 @@
 
 The simulation is the run's own loop, its own `RemoteSteps` and a run store on disk, for images of ImageNet's size in 1,000 classes.
 Only the workers are simulated: each does its batches one after another, `unit` seconds each. Time is what the driver really took
-(its processor time, measured as it runs) plus waiting; what Ray's client takes for a batch is measured here too and added.
+(its processor time, measured as it runs) plus waiting; what `RayPool`, for batches, new pictures, batches of many pictures and
+answers under way takes of the driver's thread is measured here too, by a worker that does nothing, and added.
 Efficiency is the workers' busy time over workers × time. Writes results/scaling.json.
 """
 
@@ -16,8 +17,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from diffsmooth_trt.certify.loop import Runner
 from diffsmooth_trt.certify.progress import NoProgress
 from diffsmooth_trt.certify.stopping import Stopping
 from diffsmooth_trt.distributed import steps
-from diffsmooth_trt.distributed.ray_pool import library
+from diffsmooth_trt.distributed.files import EngineFiles
+from diffsmooth_trt.distributed.ray_pool import Pictures, RayPool, library
 from diffsmooth_trt.distributed.steps import Lost, RemoteSteps
 from diffsmooth_trt.distributed.worker import Drawn
 from diffsmooth_trt.images import Image, ImageChoice
@@ -51,7 +53,7 @@ FACTS = MethodFacts(
 )  # fmt: skip
 
 
-class Pictures:
+class Same:
     """So many images of ImageNet's size."""
 
     labelled, matching, identity = True, None, "0" * 64
@@ -72,7 +74,7 @@ class Pictures:
 
 def store(folder: str, count: int, classes: int = CLASSES) -> RunStore:
     facts = replace(FACTS, classes=classes, bins=classes)
-    asked = describe(facts, Pictures(count), ImageChoice(), Stopping(n=N), key=Key.parse("5a" * 32))  # type: ignore[arg-type]
+    asked = describe(facts, Same(count), ImageChoice(), Stopping(n=N), key=Key.parse("5a" * 32))  # type: ignore[arg-type]
     return RunStore.create(Path(folder) / f"run-{time.time_ns()}.sqlite", asked)
 
 
@@ -113,25 +115,46 @@ class Clock:
     perf_counter = monotonic
 
 
-class Simulated:
-    """Workers that take `unit` seconds a batch, whose answers are the same; `cost` seconds of the driver go into each."""
+@dataclass(frozen=True)
+class RayCosts:
+    """Seconds of the driver's thread that Ray takes: for a batch (sent, and its answer got), a picture that is put into the object
+    store, a picture that goes with a batch, being asked for answers, and that for each batch under way. `beside` is what Ray's own
+    threads take for a batch on other processors; it is not added.
+    """
 
-    def __init__(self, count: int, unit: float, cost: float, clock: Clock) -> None:
-        self.names, self.unit, self.cost, self.clock = list(range(count)), unit, cost, clock
+    batch: float = 0.0
+    put: float = 0.0
+    along: float = 0.0
+    asked: float = 0.0
+    under_way: float = 0.0
+    beside: float = 0.0
+
+
+class Simulated:
+    """Workers that take `unit` seconds a batch, whose answers are the same; what Ray takes of the driver is added."""
+
+    def __init__(self, count: int, unit: float, costs: RayCosts, clock: Clock) -> None:
+        self.names, self.unit, self.costs, self.clock = list(range(count)), unit, costs, clock
+        self.pictures = Pictures(self._put)
         self.free = [0.0] * count  # when a worker is done with what it has
         self.under_way: list[tuple[float, int, int, int, int]] = []
         self.busy, self.batches = 0.0, 0
+
+    def _put(self, picture: Any) -> None:
+        self.clock.ahead += self.costs.put
 
     def workers(self) -> Sequence[int]:
         return self.names
 
     def send(self, worker: int, ticket: int, spans: Sequence[Span]) -> None:
-        self.clock.ahead += self.cost
+        light, _ = self.pictures.apart(spans)
+        self.clock.ahead += self.costs.batch + self.costs.along * sum(span.pixels.size > 0 for span in light)
         self.free[worker] = max(self.free[worker], self.clock.monotonic()) + self.unit
         heapq.heappush(self.under_way, (self.free[worker], worker, ticket, len(spans), spans[-1].high))
         self.busy, self.batches = self.busy + self.unit, self.batches + 1
 
     def receive(self, seconds: float) -> Sequence[tuple[int, int, Drawn | Lost]]:
+        self.clock.ahead += self.costs.asked + self.costs.under_way * len(self.under_way)
         now = self.clock.monotonic()
         if self.under_way and seconds and self.under_way[0][0] > now:
             self.clock.ahead += min(seconds, self.under_way[0][0] - now)
@@ -153,15 +176,15 @@ class Counting(RemoteSteps):
         return done
 
 
-def simulate(count: int, images: int, unit: float, cost: float) -> dict[str, float]:
+def simulate(count: int, images: int, unit: float, costs: RayCosts) -> dict[str, float]:
     """A whole run of `images` images on `count` workers."""
     clock = Clock()
     clock.ahead = -time.process_time()
     loop.time = steps.time = clock  # type: ignore[assignment, attr-defined]
-    pool = Simulated(count, unit, cost, clock)
+    pool = Simulated(count, unit, costs, clock)
     try:
         with tempfile.TemporaryDirectory() as folder, store(folder, images) as kept:
-            Runner(FACTS, kept, kept.rule, Counting(pool), NoProgress()).run(Pictures(images))  # type: ignore[arg-type]
+            Runner(FACTS, kept, kept.rule, Counting(pool), NoProgress()).run(Same(images))  # type: ignore[arg-type]
             spent = clock.monotonic()
             if kept.finished() != images:
                 raise SystemExit("images are missing")
@@ -173,26 +196,88 @@ def simulate(count: int, images: int, unit: float, cost: float) -> dict[str, flo
     }  # fmt: skip
 
 
-def ray_cost(calls: int = 300) -> float:
-    """Seconds of the driver's processor for a batch: its span with an ImageNet picture sent, votes and labels got."""
+@dataclass(frozen=True)
+class Nothing:
+    """A job whose worker does nothing, in `seconds` seconds a batch."""
+
+    seconds: float = 0.0
+    files: Mapping[str, EngineFiles] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int | None = None
+
+    def on(self, device: str) -> Nothing:
+        return replace(self, device=device)
+
+    def open(self, fetch: Any) -> Nothing:
+        return self
+
+    def facts(self) -> MethodFacts:
+        return FACTS
+
+    def begin(self, key: Key) -> None: ...
+
+    def draw(self, spans: Sequence[Span]) -> Drawn:
+        time.sleep(self.seconds)
+        return Drawn(np.zeros((len(spans), CLASSES), np.int64), np.zeros(BATCH, np.int64), self.seconds)
+
+    def told(self) -> tuple[list[str], tuple[int, int]]:
+        return [], (0, 0)
+
+
+def picture() -> Any:
+    return np.zeros(int(np.prod(SHAPE)), np.uint8)
+
+
+def sent(pool: RayPool, batches: Sequence[Sequence[Span]]) -> tuple[float, float]:
+    """Seconds of this thread for each of some batches, sent together; their answers are got when all are there.
+
+    Then those of Ray's threads in this process.
+    """
+    (worker,) = pool.workers()
+    start, all_threads = time.thread_time(), time.process_time()
+    for ticket, spans in enumerate(batches):
+        pool.send(worker, ticket, spans)
+    pool.ray.wait(list(pool.pending), num_returns=len(batches))
+    pool.receive(0.0)
+    spent = time.thread_time() - start
+    return spent / len(batches), (time.process_time() - all_threads - spent) / len(batches)
+
+
+def asking(pool: RayPool, under_way: int) -> float:
+    """Seconds of this thread for being told that none of so many batches is done."""
+    (worker,) = pool.workers()
+    for ticket in range(under_way):
+        pool.send(worker, ticket, [Span(Block(0, 2, 0, BLOCK), np.zeros(1, np.uint8), 0, BATCH, 0)])
+    start = time.thread_time()
+    for _ in range(20):
+        if pool.receive(0.0):
+            raise SystemExit("an answer came too soon")
+    return (time.thread_time() - start) / 20
+
+
+def ray_costs(calls: int = 300) -> RayCosts:
+    """What Ray takes of the driver, for pictures of ImageNet's size."""
+
+    def whole(pixels: Any) -> list[Span]:
+        return [Span(Block(0, 2, 0, BLOCK), pixels, 0, BATCH, 0)]
+
+    def mixed() -> list[Span]:
+        return [Span(Block(row, 2, 0, BLOCK), picture(), row, row + 1, 0) for row in range(BATCH)]
+
     ray: Any = library()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-
-        class Idle:
-            def draw(self, spans: Sequence[Span]) -> Drawn:
-                return Drawn(np.zeros((len(spans), CLASSES), np.int64), np.zeros(BATCH, np.int64), 0.0)
-
-        actor = ray.remote(Idle).remote()
-        span = Span(Block(0, 2, 0, BLOCK), np.zeros(int(np.prod(SHAPE)), np.uint8), 0, BATCH, 0)
-        ray.get(actor.draw.remote([span]))
-        start = time.process_time()
-        waiting = [actor.draw.remote([span]) for _ in range(calls)]
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=min(len(waiting), 10), timeout=5)
-            for ref in done:
-                ray.get(ref)
-        return (time.process_time() - start) / calls
+        with RayPool(ray, Nothing(), 1) as pool:
+            same = picture()
+            sent(pool, [whole(same)] * calls)  # whatever is done once
+            batch, beside = sent(pool, [whole(same)] * calls)
+            put = sent(pool, [whole(picture()) for _ in range(calls)])[0] - batch
+            along = (sent(pool, [mixed() for _ in range(calls // 10)])[0] - batch) / BATCH
+        found = []
+        for under_way in (10, 3000):
+            with RayPool(ray, Nothing(seconds=60.0), 1) as pool:
+                found.append(asking(pool, under_way))
+        return RayCosts(batch, put, along, found[0], (found[1] - found[0]) / (3000 - 10), beside)
     finally:
         ray.shutdown()
 
@@ -217,12 +302,13 @@ def main() -> None:
     if a.ledger:
         RESULTS.write_text(json.dumps(document, indent=1) + "\n")
         return
-    document["ray_seconds_per_batch"] = cost = ray_cost()
-    print(f"Ray: {1e3 * cost:.2f} ms a batch", flush=True)
+    costs = ray_costs()
+    document["ray_seconds"] = asdict(costs)
+    print(costs, flush=True)
     document["runs"] = []
     for count in a.workers:
         for unit in a.units:
-            document["runs"].append(simulate(count, a.images, unit, cost))
+            document["runs"].append(simulate(count, a.images, unit, costs))
             print(document["runs"][-1], flush=True)
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
 

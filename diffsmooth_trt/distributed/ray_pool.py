@@ -8,11 +8,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..certify.batch import Span
 from ..device import device_number
@@ -32,6 +35,11 @@ START_SECONDS = 300.0
 NO_MEMORY = "Unable to allocate"  # what NumPy and msgpack say
 ANSWER_SECONDS, TRIES = 10.0, "RAY_gcs_server_port_wait_time_s"
 NO_MODULE = "No module named"
+LARGE = (
+    32 * 1024
+)  # bytes of a picture from which on it is sent once, not with each batch: Ray's own limit is 100 KiB a message
+PICTURES = 256  # that are kept for the next batch
+NONE = np.empty(0, np.uint8)
 TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
 
 
@@ -163,6 +171,42 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
+class Pictures:
+    """Large pictures, each put into the object store once for the many batches that draw from it: most of what they cost else.
+
+    A picture with less than half of a batch's rows goes with the batch: an audit's rows are of many, and none of them comes again.
+    """
+
+    def __init__(self, put: Callable[[Any], Any]) -> None:
+        self.put = put
+        self.kept: dict[
+            int, tuple[Any, Any]
+        ] = {}  # by id: the picture, so that the id stays its own, and its reference
+
+    def apart(self, spans: Sequence[Span]) -> tuple[list[Span], list[Any]]:
+        """Spans whose large pictures are left out, and references to those, in order; see `with_pictures`."""
+        light, pictures = [], []
+        for span in spans:
+            if span.pixels.nbytes >= LARGE and 2 * (span.high - span.low) >= spans[-1].high:
+                pictures.append(self._of(span.pixels))
+                span = replace(span, pixels=NONE)
+            light.append(span)
+        return light, pictures
+
+    def _of(self, pixels: NDArray[np.uint8]) -> Any:
+        kept = self.kept.pop(id(pixels), None) or (pixels, self.put(pixels))
+        self.kept[id(pixels)] = kept
+        if len(self.kept) > PICTURES:
+            del self.kept[next(iter(self.kept))]
+        return kept[1]
+
+
+def with_pictures(spans: Sequence[Span], pictures: Sequence[NDArray[np.uint8]]) -> list[Span]:
+    """The spans that `Pictures.apart` took apart, whole again."""
+    given = iter(pictures)
+    return [span if span.pixels.size else replace(span, pixels=next(given)) for span in spans]
+
+
 class RayPool:
     """Actors that hold what `setup` opens, `count` of them or as many as the cluster has room for; those that die are replaced.
 
@@ -178,6 +222,7 @@ class RayPool:
         self.actors: dict[int, Any] = {}
         self.opening: dict[int, tuple[Any, Any]] = {}  # actor and its facts to come
         self.pending: dict[Any, tuple[int, int]] = {}  # answers to come: worker, ticket
+        self.pictures = Pictures(ray.put)
         self.numbers, self.grown = 0, 0.0
         self.key: Key | None = None
         self.notes: list[str] = []
@@ -209,14 +254,14 @@ class RayPool:
             def begin(self, key: Key) -> None:
                 self.key = key
 
-            def draw(self, spans: Sequence[Span]) -> Drawn:
+            def draw(self, spans: Sequence[Span], *pictures: NDArray[np.uint8]) -> Drawn:
                 if self.failed is not None:
                     raise self.failed  # what waits here is not to be drawn by half a step
                 try:
                     if self.key is not None:
                         self.worker.begin(self.key)
                         self.key = None
-                    return self.worker.draw(spans)
+                    return self.worker.draw(with_pictures(spans, pictures))
                 except Exception as error:
                     self.failed = error
                     raise
@@ -326,16 +371,15 @@ class RayPool:
 
     def send(self, worker: int, ticket: int, spans: Sequence[Span]) -> None:
         """Ask a worker for a batch."""
-        self.pending[self.actors[worker].draw.remote(spans)] = (worker, ticket)
+        light, pictures = self.pictures.apart(spans)
+        self.pending[self.actors[worker].draw.remote(light, *pictures)] = (worker, ticket)
 
     def receive(self, seconds: float) -> Sequence[tuple[int, int, Drawn | Lost]]:
-        """Answers that are there within `seconds`: as soon as there is one, all that are there."""
-        if not self.pending:
-            return []
+        """All answers that are there; where there is none yet, the first within `seconds`."""
         waiting = list(self.pending)
-        done, _ = self.ray.wait(waiting, num_returns=1, timeout=seconds)
-        if done:
-            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        if waiting and not done and seconds:
+            done, _ = self.ray.wait(waiting, num_returns=1, timeout=seconds)
         answers = []
         for ref in done:
             worker, ticket = self.pending.pop(ref)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
@@ -42,7 +42,10 @@ class Pool(Protocol):
         """Ask a worker for a batch; `ticket` names the answer."""
 
     def receive(self, seconds: float) -> Sequence[tuple[int, int, Drawn | Lost]]:
-        """Answers that are there within `seconds`, as (worker, ticket, answer). Raises what a worker's engine raised."""
+        """All answers that are there, as (worker, ticket, answer); where there is none yet, what comes first within `seconds`.
+
+        Raises what a worker's engine raised.
+        """
 
 
 @dataclass
@@ -53,6 +56,39 @@ class _Batch:
     lost: int = 0  # with how many workers
     short: int = 0  # of them for want of memory
     drawn: Drawn | None = None
+
+
+class Loads:
+    """How many batches each worker has. Those that have least are found at once, as there may be a thousand."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, int] = {}
+        self.levels: list[dict[int, None]] = [{}]  # workers by how many they have, whoever was changed last at the end
+
+    def keep(self, workers: Sequence[int]) -> None:
+        """Take in those of `workers` that are new, and leave out those that are no longer of them."""
+        for worker in self.of.keys() - set(workers):
+            del self.levels[self.of.pop(worker)][worker]
+        for worker in workers:
+            if worker not in self.of:
+                self.of[worker] = 0
+                self.levels[0][worker] = None
+
+    def change(self, worker: int, by: int) -> None:
+        """A worker got a batch (1) or answered (-1); nothing where it was left out."""
+        if worker not in self.of:
+            return
+        level = self.of[worker]
+        del self.levels[level][worker]
+        level = self.of[worker] = level + by
+        if level == len(self.levels):
+            self.levels.append({})
+        self.levels[level][worker] = None
+
+    def below(self, most: int) -> Iterator[int]:
+        """Workers with less than `most` batches: who has least first, and among equals who was changed last."""
+        for level in self.levels[:most]:
+            yield from reversed(level)
 
 
 class RemoteSteps:
@@ -70,40 +106,41 @@ class RemoteSteps:
         self.seconds = {"noise": 0.0, "method": 0.0, "count": 0.0}
         self.flying: deque[int] = deque()
         self.batches: dict[int, _Batch] = {}
-        self.load: dict[int, set[int]] = {}  # tickets by worker
+        self.loads = Loads()
         self.tickets = 0
         self.took: deque[float] = deque(maxlen=101)
-        self.heard: dict[int, float] = {}  # when a worker answered last
-        self.known: Sequence[int] = ()
         self.asked = -math.inf  # when the pool was, by time.monotonic()
 
-    def _workers(self) -> Sequence[int]:
-        """Those that are ready; the pool is asked now and then, and after a loss, as there may be a thousand."""
+    def _ready(self) -> Loads:
+        """The loads of those that are ready; the pool is asked now and then, and after a loss."""
         now = time.monotonic()
-        if not self.known or now - self.asked > LOOK_SECONDS:
-            self.known, self.asked = list(self.pool.workers()), now
-            for worker in self.known:
-                self.load.setdefault(worker, set())
-        return self.known
+        if not self.loads.of or now - self.asked > LOOK_SECONDS:
+            self.loads.keep(self.pool.workers())
+            self.asked = now
+        return self.loads
 
     @property
     def full(self) -> bool:
-        """Whether no worker takes more, or too much waits to be collected."""
-        if not self._crowded():
+        """Whether to collect before more is launched: the oldest votes are there, too much waits, or no worker takes more."""
+        if self._waits() or len(self.flying) >= BUFFER * (AHEAD + 1) * max(1, len(self._ready().of)):
+            return True
+        if self._takes_more():
             return False
         self._take_in(0.0)  # only now: asking after thousands of answers takes its time
-        return self._crowded()
+        return self._waits() or not self._takes_more()
 
-    def _crowded(self) -> bool:
-        workers = self._workers()
-        return len(self.flying) >= BUFFER * (AHEAD + 1) * max(1, len(workers)) or not any(
-            len(self.load[worker]) <= AHEAD for worker in workers
-        )
+    def _waits(self) -> bool:
+        """Whether the oldest votes are there."""
+        return bool(self.flying) and self.batches[self.flying[0]].drawn is not None
+
+    def _takes_more(self) -> bool:
+        """Whether a worker has room for a batch."""
+        return next(self._ready().below(AHEAD + 1), None) is not None
 
     @property
     def idle(self) -> bool:
         """Whether a worker has nothing to do."""
-        return any(not self.load[worker] for worker in self._workers())
+        return next(self._ready().below(1), None) is not None
 
     def launch(self, spans: Sequence[Span]) -> None:
         """Begin a step: `spans` are the rows of its batch, in order, at most `batch` of them."""
@@ -113,13 +150,15 @@ class RemoteSteps:
         self.flying.append(self.tickets)
         self._send(self.tickets)
 
-    def _send(self, ticket: int, but: Sequence[int] = ()) -> None:
-        """Send a batch to the worker that has least to do, but not to those that have it."""
-        workers = [worker for worker in self._workers() if worker not in but]
-        if not workers:
+    def _send(self, ticket: int) -> None:
+        """Send a batch to the worker that has least to do."""
+        worker = next(self._ready().below(len(self.loads.levels)), None)
+        if worker is None:
             raise EngineError("no worker is left: go on with --resume where there are some")
-        worker = min(workers, key=lambda each: (len(self.load[each]), -self.heard.get(each, 0.0)))
-        self.load[worker].add(ticket)
+        self._send_to(worker, ticket)
+
+    def _send_to(self, worker: int, ticket: int) -> None:
+        self.loads.change(worker, 1)
         self.batches[ticket].sent[worker] = time.monotonic()
         self.pool.send(worker, ticket, self.batches[ticket].plain)
 
@@ -143,8 +182,7 @@ class RemoteSteps:
         if any(isinstance(answer, Lost) for _, _, answer in answers):
             self.asked = -math.inf
         for worker, ticket, answer in answers:
-            self.load.get(worker, set()).discard(ticket)
-            self.heard[worker] = time.monotonic()
+            self.loads.change(worker, -1)
             batch = self.batches.get(ticket)
             if batch is None or batch.drawn is not None:
                 continue  # another worker was first
@@ -178,7 +216,9 @@ class RemoteSteps:
         if batch.drawn is not None:
             return
         usual, since = median(self.took) if self.took else 0.0, max(batch.sent.values())
+        if time.monotonic() - since <= max(PATIENCE, LATE * usual):
+            return
         # Who works gets room while all wait; who stands still, too, has none.
-        others = any(worker not in batch.sent and len(self.load[worker]) <= AHEAD for worker in self._workers())
-        if others and time.monotonic() - since > max(PATIENCE, LATE * usual):
-            self._send(ticket, but=list(batch.sent))
+        other = next((each for each in self._ready().below(AHEAD + 1) if each not in batch.sent), None)
+        if other is not None:
+            self._send_to(other, ticket)

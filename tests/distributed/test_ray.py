@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 
 import diffsmooth_trt as dst
+from diffsmooth_trt.certify.batch import Span
+from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.cli import main
 from diffsmooth_trt.distributed import ray_pool, steps
 from diffsmooth_trt.distributed.files import EngineFiles, cache
@@ -87,6 +90,56 @@ def test_methods_of_two_engines_and_fresh_noise(
     connection.close()
     dst.predict(**asked, out=tmp_path / "part.sqlite", resume=True, ray="local", workers=2).close()
     assert contents(tmp_path / "part.sqlite") == contents(tmp_path / "one.sqlite")
+
+
+def test_large_pictures_are_sent_once(
+    cluster: Any, asked: Any, linear_classifier: Any, images_npz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the store is that of one process: rows of a batch, of a batch between two images, and of audits of many images."""
+    shape = (3, 112, 112)
+    weights = np.random.default_rng(4).normal(size=(2, int(np.prod(shape))))
+    asked |= {"engine": linear_classifier(weights, np.zeros(2), shape=shape), "data": images_npz(count=4, shape=shape)}
+    dst.certify(**asked, out=tmp_path / "one.sqlite").close()
+    put: list[int] = []
+    real = ray_pool.Pictures._of
+
+    def of(self: Any, pixels: Any) -> Any:
+        put.extend([] if id(pixels) in self.kept else [id(pixels)])
+        return real(self, pixels)
+
+    monkeypatch.setattr(ray_pool.Pictures, "_of", of)
+    dst.certify(**asked, out=tmp_path / "many.sqlite", ray="local", workers=2).close()
+    assert len(put) == 4
+    assert contents(tmp_path / "many.sqlite") == contents(tmp_path / "one.sqlite")
+
+
+def test_pictures_apart_and_whole_again() -> None:
+    """Two of three batches share a large picture; small ones, and those of few rows, go along. Few are kept."""
+    large, small = np.arange(ray_pool.LARGE, dtype=np.uint8), np.arange(48, dtype=np.uint8)
+    block, put = Block(0, 2, 0, 1000), list[Any]()
+    pictures = ray_pool.Pictures(lambda pixels: put.append(pixels) or pixels)  # type: ignore[func-returns-value]
+    other = large[::-1].copy()
+    for rows in (
+        [(large, 64)],
+        [(large, 32), (other, 32)],
+        [(large, 60), (other, 4)],
+        [(small, 64)],
+        [(other, 1)] * 64,
+    ):
+        at, spans = 0, []
+        for pixels, count in rows:
+            spans.append(Span(block, pixels, at, at + count, 7))
+            at += count
+        light, given = pictures.apart(spans)
+        assert [bool(span.pixels.size) for span in light] == [
+            pixels is small or 2 * count < at for pixels, count in rows
+        ]
+        for span, again in zip(spans, ray_pool.with_pictures(light, given), strict=True):
+            assert np.array_equal(span.pixels, again.pixels) and replace(again, pixels=span.pixels) == span
+    assert [each is large for each in put] == [True, False]
+    for _ in range(2 * ray_pool.PICTURES):
+        pictures.apart([Span(block, large.copy(), 0, 64, 0)])
+    assert len(pictures.kept) == ray_pool.PICTURES
 
 
 def processes() -> list[int]:

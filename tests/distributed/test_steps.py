@@ -12,7 +12,7 @@ import pytest
 from diffsmooth_trt.certify.batch import Span
 from diffsmooth_trt.certify.blocks import Block
 from diffsmooth_trt.distributed import steps as module
-from diffsmooth_trt.distributed.steps import Lost, RemoteSteps
+from diffsmooth_trt.distributed.steps import Loads, Lost, RemoteSteps
 from diffsmooth_trt.distributed.worker import Drawn
 from diffsmooth_trt.errors import EngineError
 
@@ -108,6 +108,41 @@ def test_batches_go_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     while not steps.full:
         steps.launch(span(99))
     assert len(steps.flying) <= 4 * (module.AHEAD + 1)
+
+
+def test_loads_are_found_by_how_many_each_has() -> None:
+    """As a plain count has them, for 20 workers that come and go: 2,000 changes by a seeded generator."""
+    rng, loads, expected, named = random.Random(0), Loads(), dict[int, int](), 20
+    loads.keep(range(20))
+    expected |= dict.fromkeys(range(20), 0)
+    for _ in range(2000):
+        worker, by = rng.choice([*expected, -1]), rng.choice((1, 1, -1))
+        if rng.random() < 0.02:
+            gone, named = rng.choice(list(expected)), named + 1
+            del expected[gone]
+            expected[named] = 0
+            loads.keep(list(expected))
+            loads.change(gone, -1)  # an answer that comes late
+        elif worker in expected and expected[worker] + by >= 0:
+            expected[worker] += by
+            loads.change(worker, by)
+            assert next(each for each in loads.below(99) if expected[each] == expected[worker]) == worker
+        for most in (1, 3, 99):
+            found = list(loads.below(most))
+            assert sorted(found) == sorted(each for each, count in expected.items() if count < most)
+            assert [expected[each] for each in found] == sorted(expected[each] for each in found)
+
+
+def test_votes_that_are_there_are_collected_before_more_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where workers have room: a kill loses what nobody collected."""
+    pool = Anywhere(2)
+    monkeypatch.setattr(pool, "receive", lambda seconds: [pool.waiting.pop(0)] if pool.waiting else [])
+    steps = RemoteSteps(pool)
+    for number in range(2 * (module.AHEAD + 1)):
+        assert not steps.full
+        steps.launch(span(number))
+    assert steps.full and len(pool.waiting) == 2 * (module.AHEAD + 1) - 1
+    assert steps.collect().counts[0, 0] == 0 and not steps.full
 
 
 @pytest.mark.parametrize(
