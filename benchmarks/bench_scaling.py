@@ -265,7 +265,7 @@ def ray_costs(calls: int = 300) -> RayCosts:
         return [Span(Block(row, 2, 0, BLOCK), picture(), row, row + 1, 0) for row in range(BATCH)]
 
     ray: Any = library()
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         with RayPool(ray, Nothing(), 1) as pool:
             same = picture()

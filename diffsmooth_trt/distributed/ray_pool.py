@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -33,6 +34,8 @@ NAMESPACE = "diffsmooth-trt"
 GROW_SECONDS = 10.0
 START_SECONDS = 300.0
 NO_MEMORY = "Unable to allocate"  # what NumPy and msgpack say
+NEVER = "never ran"  # what Ray says of a worker that it could not start
+MODE = "RAY_AUTH_MODE"
 ANSWER_SECONDS, TRIES = 10.0, "RAY_gcs_server_port_wait_time_s"
 NO_MODULE = "No module named"
 LARGE = (
@@ -148,18 +151,19 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
     try:
         if address == LOCAL:
             with only_visible(machine.devices):
-                ray.init(include_dashboard=False, **machine.resources(), **options)
+                # Without an address Ray would take a cluster that runs here, whoever started it.
+                ray.init(address="local", include_dashboard=False, **machine.resources(), **options)
         else:
             check_answers(address)
-            with tried_once():
+            with tried_once(), warnings.catch_warnings(action="ignore"):
                 ray.init(address=address, **options)
     except InputError:
         raise
     except Exception as error:  # Ray raises many kinds: no such address, another version of Ray or Python, …
-        said = " ".join(str(error).split())[:300]
+        said = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
-            f"--ray {address}: cannot connect ({said}): start one by `ray start --head` with Ray {version('ray')}, or use "
-            "--ray local"
+            f"--ray {address}: cannot connect ({said}): start one by `ray start --head` with Ray {version('ray')}, "
+            f"{_token_remedy(said)}or use --ray local"
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -169,6 +173,15 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def _token_remedy(said: str) -> str:
+    """What helps where a cluster asks for a token: Ray does not say that this is why it cannot connect."""
+    if "mismatch" in said.lower():
+        return ""
+    if os.environ.get(MODE, "").lower() == "token":
+        return "give its token as RAY_AUTH_TOKEN if it has another, "
+    return f"set {MODE}=token if it asks for a token, "
 
 
 class Pictures:
@@ -289,12 +302,17 @@ class RayPool:
         actor, ref = self.opening.pop(number)
         answer = self._got(ref)
         if isinstance(answer, Lost):
-            why = f"ran out of memory ({answer.short})" if answer.short else "died"
-            raise EngineError(
-                f"the first worker {why} while it opened its engines: see Ray's logs; give fewer --workers, or a smaller --batch"
-            )
+            raise EngineError(self._no_first(answer))
         self.actors[number] = actor
         return answer
+
+    @staticmethod
+    def _no_first(lost: Lost) -> str:
+        """What is said of a first worker that is lost."""
+        if NEVER in lost.why and os.environ.get(MODE, "").lower() == "token":
+            return f"no worker could be started ({lost.why}): set {MODE}=disabled if the cluster asks for no token"
+        why = f"ran out of memory ({lost.short})" if lost.short else f"died ({lost.why})"
+        return f"the first worker {why} while it opened its engines: see Ray's logs; give fewer --workers, or a smaller --batch"
 
     def _got(self, ref: Any) -> Any:
         """The value of a reference that is done; Lost where its actor is gone or out of memory. Raises what else it raised."""
@@ -318,8 +336,8 @@ class RayPool:
             raise EngineError(
                 "Ray's own process on this machine is gone: start Ray again, and go on with --resume"
             ) from None
-        except exceptions.RayError:  # its process or its machine is gone, or cannot be reached
-            return Lost()
+        except exceptions.RayError as error:  # its process or its machine is gone, or cannot be reached
+            return Lost(why=str(error).strip().rpartition("\n")[2][:300])
 
     def begin(self, key: Key) -> None:
         """Draw under `key` from now on."""

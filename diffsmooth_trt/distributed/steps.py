@@ -25,11 +25,14 @@ SHORT_AT_MOST, LOST_AT_MOST = 3, 20
 
 
 class Lost(Exception):
-    """A worker is gone, and what was sent to it. `short`: what it said as it ran out of memory, "" where it is not known why."""
+    """A worker is gone, and what was sent to it. `short`: what it said as it ran out of memory, "" if it did not.
 
-    def __init__(self, short: str = "") -> None:
-        super().__init__(short)
-        self.short = short
+    `why`: what else is known.
+    """
+
+    def __init__(self, short: str = "", why: str = "") -> None:
+        super().__init__(short or why)
+        self.short, self.why = short, why
 
 
 class Pool(Protocol):

@@ -40,7 +40,7 @@ def cluster() -> Iterator[Any]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # so that memory is given back, and a limit of it is met
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield ray
         ray.shutdown()
 

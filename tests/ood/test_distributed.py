@@ -44,7 +44,7 @@ def given(linear_classifier, small_detector, image_set, tmp_path):
 def test_the_records_of_one_process(given) -> None:
     """Two workers, or one on each device of a list, for a plain model and one whose gate settles a part of the rows."""
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         for form, how in (("fixed", {"ray": "local", "workers": 2}), ("gate", {"device": "cpu,cpu"})):
             one, many = run(given(form, f"{form}-one.jsonl")), run(given(form, f"{form}-many.jsonl", **how))
