@@ -18,6 +18,7 @@ from .base import Source, reading, some
 
 PLACEHOLDER = re.compile(r"LABEL_\d+|")
 WORDNET = re.compile(r"n\d{8}")  # ImageNet numbers its 1000 classes in the order of their WordNet ids
+NUMBER = re.compile(r"[0-9]{1,18}")
 IMAGENET = 1000
 MAP_REMEDY = "give --class-map FILE, with a line `name,class number` for each"
 
@@ -83,7 +84,7 @@ class Matching:
         """What speaks against sub-folders of numbers being the classes of those numbers: whoever trains on such folders by
         torchvision's ImageFolder has the classes in the order of text. "" where both are the same.
         """
-        numbered = self.by == "number" and all(name.isdigit() for name in self.classes)
+        numbered = self.by == "number" and all(map(is_number, self.classes))
         if not numbered or sorted(self.classes) == sorted(self.classes, key=int):
             return ""
         text = some(sorted(self.classes), 4)
@@ -117,9 +118,15 @@ def plain(name: str) -> str:
     return " ".join(re.split(r"[\s_\-]+", name.casefold())).strip()
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number in the digits 0 to 9, as files write classes; "²" and "٣" are digits, too, and names."""
+    return NUMBER.fullmatch(text) is not None
+
+
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """What people, and timm, sort names by: numbers in them as numbers."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name.lower())]
+    parts = re.split(r"([0-9]{1,18})", name.lower())
+    return [(is_number(part), int(part) if is_number(part) else 0, part) for part in parts]
 
 
 def match(path: Path, source: Source, classes: Classes, class_map: Mapping[str, Entry] | None = None) -> Matching:
@@ -198,7 +205,7 @@ def _ranked(path: Path, source: Source, classes: Classes) -> Matching:
                 f"{path} has the class {lacking[0]}, which the classifier does not know by that name: {MAP_REMEDY}"
             )
         return Matching("name", numbers)
-    if all(name.isascii() and name.isdigit() for name in names):
+    if all(map(is_number, names)):
         return Matching("number", _digits(path, names, classes))
     if source.empty:
         raise InputError(f"{path} has sub-folders without images ({some(source.empty)}): remove them or fill them")
@@ -251,7 +258,7 @@ def read_class_map(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for key, value in values.items() if isinstance(values, dict) else ():
         named = value if isinstance(value, list) else [value]
-        if key.isdigit() and named and all(isinstance(name, str) for name in named):
+        if is_number(key) and named and all(isinstance(name, str) for name in named):
             entries |= {name: int(key) for name in named}
         elif isinstance(value, int | str) and not isinstance(value, bool):
             entries[key] = value
@@ -263,9 +270,9 @@ def read_class_map(path: Path) -> dict[str, Entry]:
 def _of_lines(path: Path, lines: Sequence[str]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     pairs = [re.split(r"\s*[\t,]\s*(?=[^\t,]*$)", line) for line in lines]
-    if len(pairs) > 1 and not pairs[0][-1].isdigit() and all(pair[-1].isdigit() for pair in pairs[1:]):
+    if len(pairs) > 1 and not is_number(pairs[0][-1]) and all(is_number(pair[-1]) for pair in pairs[1:]):
         pairs = pairs[1:]  # the names of columns
-    if all(len(pair) == 2 and pair[1].isdigit() for pair in pairs):
+    if all(len(pair) == 2 and is_number(pair[1]) for pair in pairs):
         return _checked(path, {name: int(number) for name, number in pairs})
     if all(len(pair) == 2 and "," not in pair[0] for pair in pairs) and all(" " not in line for line in lines):
         entries |= dict(pairs)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..files import parsed_json
 from .base import EncodedSource, reading, some
 
@@ -74,7 +74,9 @@ class _Arrow:
             first = 0
             for batch in stream:
                 if _within(rows, first, first + len(batch)):
-                    yield first, batch.select([column.split(".")[0] for column in columns])
+                    chosen = batch.select([column.split(".")[0] for column in columns])
+                    chosen.validate(full=True)  # offsets of a damaged file would end the process
+                    yield first, chosen
                 first += len(batch)
 
 
@@ -212,7 +214,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     """What `datasets` wrote of the columns; nothing where it wrote nothing that can be read."""
     try:
         features = parsed_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except MALFORMED:
         return {}
     return features if isinstance(features, dict) else {}
 
