@@ -7,7 +7,18 @@ import re
 # An option as messages name it, outside of `commands`; and those that take no value.
 OPTION = re.compile(r"(`[^`]*`)|(?<![\w/.-])--([a-z][a-z0-9-]*)")
 LONGEST = 1500
+# What using values raises that are of another kind, or larger, than their reader takes them for.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+NO_NUMBER = (TypeError, ValueError, OverflowError)  # what float() raises
 SWITCHES = ("resume", "family-wise", "quantise", "unfinished", "allow-host-code", "envelope")
+
+
+def shown(value: object) -> str:
+    """`repr` of a value that came; Python writes no integer of more than 4,300 digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def in_python(message: str) -> str:

@@ -21,6 +21,8 @@ PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {
     "None": ("None", (type(None),)),
 }
 
+LARGEST = 1000  # bits of an integer, which a float holds
+
 
 def check_types(options: Any) -> None:
     """Make NumPy's numbers among the fields of the dataclass `options` Python's, and its paths `Path`s.
@@ -33,6 +35,10 @@ def check_types(options: Any) -> None:
         if not PLAIN.keys() >= set(kinds):
             continue
         value = plain(getattr(options, field.name))
+        if isinstance(value, int) and value.bit_length() > LARGEST:
+            raise InputError(
+                f"{field.name} has more than 300 digits, expected a smaller number: {field.default!r} is the default"
+            )
         fits = any(isinstance(value, PLAIN[kind][1]) for kind in kinds)
         if not fits or (isinstance(value, bool) and "bool" not in kinds):
             expected = " or ".join(PLAIN[kind][0] for kind in kinds)
@@ -66,7 +72,9 @@ def number(name: str, value: float, low: float, high: float, remedy: str) -> Non
 
 def is_finite(value: object) -> bool:
     """Whether `value` is a finite number, and neither True nor False."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    )
 
 
 def flag(name: str) -> str:

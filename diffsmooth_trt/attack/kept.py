@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..files import write_atomically
 from ..grid import Pixels
 from .rule import Attacked, Point
@@ -49,7 +49,7 @@ def kept_points(path: Path) -> Mapping[tuple[int, float], Pixels]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             images, index, epsilon = (file[name] for name in ("images", "index", "epsilon"))
-    except (OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, *MALFORMED) as error:
         raise InputError(
             f"--images {path} holds no points of an attack ({error}): give what attack --images wrote"
         ) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..ranges import number
 from ..runs.identity import differences
+from ..runs.record import naming_damage
 from .result import EAGER, BenchResult, Row
 
 
@@ -78,8 +79,14 @@ def check_margin(margin: float) -> None:
 def compare(old: BenchResult, new: BenchResult, margin: float, name: str) -> Comparison:
     """Rates of `new` against those of `old`, which `name` names: slower where the new median is below 1 − `margin` of the old.
 
-    Raises InputError where the two have no subject and batch size in common. Rows of eager PyTorch are shown and never judged.
+    Raises InputError where the two have no subject and batch size in common, and for values that are no measurements. Rows of eager
+    PyTorch are shown and never judged.
     """
+    with naming_damage(f"--compare {name} holds values"):
+        return _compared(old, new, margin, name)
+
+
+def _compared(old: BenchResult, new: BenchResult, margin: float, name: str) -> Comparison:
     before = {(row.subject, row.batch): row for row in old.rows}
     both = [(before[key], row) for row in new.rows if (key := (row.subject, row.batch)) in before]
     if not both:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..files import parsed_json
 
 FORMAT = 1
@@ -103,7 +103,7 @@ class BenchResult:
             result = cls(**{**values, "rows": rows, "matmul": matmul})
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..errors import InputError
+from ..errors import NO_NUMBER, InputError, shown
 from ..ranges import check_types, flag, integer
 from ..statistics.sequential import FIRST_LOOK, MAX_DRAWS
 from .blocks import DrawPlan
@@ -57,8 +57,10 @@ class Stopping:
             return
         try:
             radii = tuple(float(r) for r in (self.radius if isinstance(self.radius, Iterable) else (self.radius,)))
-        except (TypeError, ValueError):
-            raise InputError(f"--radius takes numbers, got {self.radius!r}: give ℓ2 radii in image units") from None
+        except NO_NUMBER:
+            raise InputError(
+                f"--radius takes numbers, got {shown(self.radius)}: give ℓ2 radii in image units"
+            ) from None
         wrong = [r for r in radii if not (math.isfinite(r) and r > 0)]
         if wrong or not radii:
             raise InputError(

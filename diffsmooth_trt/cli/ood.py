@@ -96,7 +96,7 @@ def _add_kinds(parser: Parser) -> None:
 def _shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(Fraction(part)) for part in text.split(","))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(f"expected numbers like 2/255 separated by commas, got {text!r}") from None
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..files import parsed_json
 
 METADATA_KEY = "diffsmooth_trt"
@@ -107,7 +107,7 @@ class EngineFacts:
                 values["output_shape"] = tuple(int(size) for size in values["output_shape"])
             values["value_range"] = tuple(float(end) for end in values["value_range"])
             return cls(**values)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{name} carries unreadable facts ({error}): export it again") from None

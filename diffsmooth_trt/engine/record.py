@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, StoreError
+from ..errors import MALFORMED, InputError, StoreError
 from ..files import file_sha256, parsed_json
 from .facts import EngineFacts
 from .graph import agreed
@@ -90,7 +90,7 @@ def parse_record(path: Path, kind: str) -> Record:
         if type(record.batch) is not int or record.batch < 1:
             raise TypeError(f"batch {record.batch!r}")
         _check_rows(path, record)
-    except (ValueError, TypeError, KeyError) as error:
+    except MALFORMED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{record_path(path)} is not a record of an export ({error}): export again") from None

@@ -12,7 +12,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import NO_NUMBER, InputError, shown
 from ..ranges import is_finite
 from .counters import NOISE_VERSION, check_integer
 from .weights import TOTAL_WEIGHT, grid_weights
@@ -83,8 +83,8 @@ def grid_law(sigma: SupportsFloat) -> GridLaw:
     """
     try:
         value = float(sigma)
-    except (TypeError, ValueError):
-        raise InputError(f"sigma is {sigma!r}, expected a number such as 0.25, in image units") from None
+    except NO_NUMBER:
+        raise InputError(f"sigma is {shown(sigma)}, expected a number such as 0.25, in image units") from None
     if not SIGMA_MIN <= value <= SIGMA_MAX:  # NaN fails this too
         raise InputError(f"sigma is {value}, expected {SIGMA_MIN} to {SIGMA_MAX}: give it in image units, [0,1]")
     return _grid_law(value)

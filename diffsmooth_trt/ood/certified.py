@@ -33,7 +33,7 @@ from ..certify.progress import Progress
 from ..certify.self_audit import SelfAudit
 from ..certify.step import Steps
 from ..dtypes import Floats64, Labels
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..images import Image
 from ..noise import Key
 from ..statistics.bounds import Certificate, certificate
@@ -58,7 +58,7 @@ def dense(record: Record) -> NDArray[np.int64]:
         bins, drawn, n = np.array(record["bins"]), np.array(record["counts"]), record["n"]
         whole = bins.dtype.kind == drawn.dtype.kind == "i" and bins.shape == drawn.shape == (len(np.unique(bins)),)
         sound = whole and bins.min() >= 0 and bins.max() < BINS and drawn.min() >= 0 and drawn.sum() == n > 0
-    except (KeyError, TypeError, ValueError):
+    except MALFORMED:
         sound = False
     if not sound:
         where = f"set {record.get('set')}, row {record.get('row')}"
@@ -192,7 +192,7 @@ class Certifier:
             task = Task.of_state(image, state)
             stop = self._next(task) if task.selected else self.config.n0
             sound = (state["sha256"], task.stop, self._votes_fit(task)) == (task.digest, stop, True)
-        except (ValueError, KeyError, TypeError, IndexError):
+        except MALFORMED:
             sound = False
         if not sound:
             raise InputError(

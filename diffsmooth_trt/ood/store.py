@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from ..errors import InputError, StoreError
+from ..errors import MALFORMED, InputError, StoreError
 from ..files import create_atomically, parsed_json
 from ..locks import Lock
 from ..noise.counters import KEY_BITS
@@ -104,7 +104,7 @@ class OodStore:
             once = len(records) == len(lines) - 1
             if not (known and once and types == {int} and all("sha256" in line for line in lines[1:])):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, IndexError):
+        except MALFORMED:
             raise InputError(
                 f"{path} is not a run of `diffsmooth-trt ood`, or damaged: give another, or start anew"
             ) from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..certify.blocks import Block
 from ..dtypes import Counts
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..files import parsed_json, write_atomically
 from ..images import Image, flat_pixels, pixel_digest
 from .bounds import BINS
@@ -131,7 +131,7 @@ class DrawsFile:
             whole = whole and all(isinstance(sum(state["counts"]), int) for state in states.values())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *MALFORMED):
             whole = False
         if not whole:
             raise InputError(

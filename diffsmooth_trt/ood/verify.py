@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..certify.progress import NoProgress, Progress
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..images import REFUSE, SKIP
 from ..noise.selftest import check_noise
 from ..runs.identity import versions
@@ -280,7 +280,7 @@ def _wrong_draws(record: Record, runner: Certifier) -> str | None:
         fits = whole and len(selection) == len(estimation) == runner.model.classes
         fits = fits and (sum(selection), sum(estimation)) == (config.n0, n)
         fits = fits and 0 <= record["passed"] <= 1
-    except (KeyError, TypeError, ValueError):
+    except MALFORMED:
         fits = False
     return None if fits else "votes that its draws cannot have given"
 

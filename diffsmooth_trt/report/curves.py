@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError
+from ..errors import NO_NUMBER, InputError
 from ..statistics.bounds import ABSTAIN, binomial_lower, binomial_upper
 from ..statistics.exact import context, down, one_minus, tail_at_most
 
@@ -136,7 +136,7 @@ def _classes(name: str, values: ArrayLike) -> NDArray[np.integer[Any]]:
 def _lengths(name: str, values: ArrayLike) -> NDArray[np.float64]:
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except NO_NUMBER:
         raise InputError(f"{name} hold a value that is no number, expected floats: give lengths ≥ 0") from None
     wrong = array[~((array >= 0) & np.isfinite(array))]
     if wrong.size:

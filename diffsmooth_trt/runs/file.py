@@ -24,7 +24,7 @@ from ..certify.audit_rows import Row
 from ..certify.blocks import Block
 from ..certify.rules import Margin, Outcome
 from ..dtypes import Counts
-from ..errors import InputError, StoreError
+from ..errors import MALFORMED, InputError, StoreError
 from ..files import NO_LINKS, parsed_json, publish_new
 from ..locks import NO_LOCKS, Lock, held
 from .audit import refuse_void
@@ -80,7 +80,7 @@ def guarded(path: Path) -> Iterator[None]:
     """Turn what damaged values and SQLite raise into a StoreError that names the run."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         if isinstance(error, InputError):
             raise
         raise StoreError(f"run store {path} holds damaged values ({error}): restore it from a copy") from None

@@ -16,7 +16,7 @@ from typing import Any, Self
 from ..certify.rules import Conditions, Rule, rule_of
 from ..certify.stopping import Stopping
 from ..datasets import Matching
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..images import ImageChoice
 from ..noise import Key
 from ..noise.counters import DRAWN_BY, KEY_BITS, NOISE_VERSION
@@ -47,7 +47,7 @@ def naming_damage(values: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"{values} that this version cannot use ({error}): use the version that wrote it, or restore it from a copy"
         ) from error

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import MALFORMED, InputError
 from ..files import parsed_json
 from ..locks import held
 from .store import open_run
@@ -108,7 +108,7 @@ def _failure(path: Path) -> str | None:
         finally:
             connection.close()
         said = parsed_json(text).get("void")
-    except (sqlite3.Error, TypeError, ValueError, AttributeError):
+    except (sqlite3.Error, *MALFORMED):
         return None
     return str(said) if said else None
 

@@ -27,7 +27,7 @@ from ..certify.progress import NoProgress, Progress
 from ..certify.step import Step
 from ..dtypes import Counts
 from ..engine import Engine
-from ..errors import InputError, StoreError
+from ..errors import MALFORMED, InputError, StoreError
 from ..images import Image, Images, flat_pixels, pixel_digest
 from ..methods import Method
 from ..noise import ESTIMATION, NOISE_VERSION, PREDICTION, SELECTION, grid_law
@@ -360,7 +360,7 @@ def _possible(block: Block, text: str, limits: Mapping[int, int], record: RunRec
         return False
     try:
         _votes(block, text, record)
-    except (TypeError, ValueError):
+    except MALFORMED:
         return False
     return True
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...device.nvidia import RTX
+from ...errors import MALFORMED
 from ...files import parsed_json, write_atomically
 from .tensorrt_plan import PlanFile
 
@@ -30,7 +31,7 @@ def read_checks(path: Path) -> list[dict[str, Any]]:
         content = parsed_json(checks_path(path).read_text(encoding="utf-8"))
         noted = content["checks"] if content["format"] == FORMAT else []
         return [each for each in noted if isinstance(each, dict)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import NO_NUMBER, InputError, shown
 from ...nets.arch import Triple
 from ...scaling import centre
 from .resize import Resize, SourceResize, check_mode, resize_facts
@@ -110,9 +110,14 @@ def triple(name: str, values: Sequence[float] | None, *, positive: bool) -> Trip
     """Three finite numbers, or None for None; InputError for anything else."""
     if values is None:
         return None
-    numbers = [float(value) for value in values]
+    try:
+        numbers = [float(value) for value in values]
+    except NO_NUMBER:
+        numbers = []
     if len(numbers) != 3 or not all(math.isfinite(n) and (n > 0 or not positive) for n in numbers):
-        raise InputError(f"{name} must be three {'positive ' if positive else ''}numbers in [0, 1] units, got {values}")
+        raise InputError(
+            f"{name} must be three {'positive ' if positive else ''}numbers in [0, 1] units, got {shown(values)}"
+        )
     return (numbers[0], numbers[1], numbers[2])
 
 
