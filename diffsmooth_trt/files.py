@@ -18,6 +18,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file at `path`, whose name another file says: it may be longer than any file's."""
+    return os.path.isfile(path)  # Path.is_file raises OSError for such a name
+
+
 def content_sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and hashes of all files of a folder that are not hidden."""
     if path.is_file():

@@ -18,6 +18,7 @@ from ..certify.draws import labels
 from ..certify.progress import NoProgress, Progress
 from ..certify.rules import CLOSE, TINY
 from ..errors import InputError
+from ..files import is_there
 from ..grid import Pixels
 from ..images import Image, pixel_digest
 from ..methods import Method
@@ -167,7 +168,7 @@ def _points(path: Path, attack: AttackFile, given: Path | None, done: Verificati
         files += [Path(attack.kept), path.parent / attack.kept]
     kept: dict[Place, Pixels] = {}
     for file in files:
-        kept |= kept_points(file) if file.is_file() or file == given else {}
+        kept |= kept_points(file) if is_there(file) or file == given else {}
     if foreign := sorted({*kept} - known):
         done.mismatches.append(f"{_name(foreign[0])}: it was kept, but the file has no such point")
     return {place: pixels for place, pixels in kept.items() if place in known}

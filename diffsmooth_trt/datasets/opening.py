@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 def files_at(path: Path) -> list[Path]:
     """What lies at `path`: itself, or the files that a pattern with * ? [ ] or {000..011} means; nothing where nothing does."""
-    if path.exists():
+    if os.path.exists(path):  # also of a name too long to be one, which Path.exists raises for
         return [path]
     text = str(path)
     match = RANGE.search(text)

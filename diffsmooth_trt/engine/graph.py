@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ..errors import InputError
-from ..files import file_sha256, stamp
+from ..files import file_sha256, is_there, stamp
 from .class_names import names_in_metadata
 from .facts import METADATA_KEY, EngineFacts
 from .rows import Proof, Unproved, prove
@@ -141,7 +141,7 @@ def weights_files(path: Path, model: onnx.ModelProto) -> set[str]:
         file = path.parent / name
         if not file.resolve().is_relative_to(path.parent.resolve()):
             raise InputError(f"{path} keeps weights outside its folder ({name}): export it again")
-        if not file.is_file():
+        if not is_there(file):
             raise InputError(f"{path} needs its weights file {name} beside it: copy both, or export it again")
     return names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, StoreError
-from ..files import parsed_json
+from ..files import is_there, parsed_json
 from ..noise import Key
 from ..noise.counters import KEY_BITS
 
@@ -58,6 +58,6 @@ def key_of(values: Mapping[str, Any]) -> dict[str, Any]:
 def run_of(path: Path, recorded: str) -> Path:
     """The run that the file at `path` was made from: where it was, or beside the file. InputError where it is not there."""
     for place in (Path(recorded), path.parent / recorded, path.parent / Path(recorded).name):
-        if place.is_file():
+        if is_there(place):
             return place
     raise InputError(f"{recorded}, the run that {path} was made from, is not here: put it beside {path}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...device.nvidia import NAMES, RTX, TENSORRT, version_numbers
 from ...errors import InputError
-from ...files import file_sha256
+from ...files import file_sha256, is_there
 from ..facts import EngineFacts
 from ..record import Record, agreed_record, read_checked
 
@@ -58,15 +58,15 @@ class PlanFile:
 
     def source(self) -> Path:
         """The ONNX file that the plan was built from, beside it, with the recorded content; InputError otherwise."""
-        path = self.path.with_name(str(self.record.source["name"]))
-        files = {path.name: self.record.source["sha256"], **self.record.source.get("weights", {})}
+        named, weights = str(self.record.source.get("name")), self.record.source.get("weights")
+        files = {named: self.record.source.get("sha256"), **(weights if isinstance(weights, dict) else {})}
         for name, sha256 in files.items():
-            file = path.parent / name
-            if not file.is_file() or file_sha256(file) != sha256:
+            file = self.path.parent / name
+            if Path(name).name != name or not is_there(file) or file_sha256(file) != sha256:
                 raise InputError(
                     f"{self.path.name} has its weights in {name}, which is not beside it as it was at export: copy it there"
                 )
-        return path
+        return self.path.parent / named
 
 
 def read_plan(path: str | Path, *, role: str | None, sigma: float | None, batch: int | None = None) -> PlanFile:

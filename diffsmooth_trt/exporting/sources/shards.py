@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import file_sha256
+from ...files import file_sha256, is_there
 from ...nets.values import read_object
 
 # As transformers, accelerate and diffusers name them, in the order in which they are looked for.
@@ -72,6 +72,6 @@ def _of_index(index: Path) -> tuple[Path, ...]:
     for name in names:
         if Path(name).name != name:
             raise InputError(f"{index} keeps weights outside its folder ({name}): put all files into one folder")
-        if not (index.parent / name).is_file():
+        if not is_there(index.parent / name):
             raise InputError(f"checkpoint {index.parent} lacks {name}, which {index.name} names: {AGAIN}")
     return tuple(index.parent / name for name in names)
