@@ -31,7 +31,7 @@ _DEPTHS = "|".join(map(str, DEPTHS))
 KNOWN: tuple[Entry, ...] = (
     Entry(rf"resnet({_DEPTHS})", tuple(f"resnet{depth}" for depth in DEPTHS), cifar_resnet),
     Entry(rf"cifar_resnet({_DEPTHS})", tuple(f"cifar_resnet{depth}" for depth in DEPTHS), cifar_resnet),
-    Entry(r"wrn-\d+-\d+", ("wrn-28-10", "wrn-34-10", "wrn-40-2"), wide_resnet),
+    Entry(r"wrn-[0-9]{1,3}-[0-9]{1,2}", ("wrn-28-10", "wrn-34-10", "wrn-40-2"), wide_resnet),
     Entry("|".join(OOD_ARCHS), tuple(OOD_ARCHS), ood_classifier),
     Entry("|".join(NAMES), NAMES, imagenet_resnet, 1000),
     Entry(r"beit_(base|large)_patch16_(224|384|512)", ("beit_large_patch16_224", "beit_large_patch16_512"), beit, 1000),

@@ -148,7 +148,7 @@ def parse_options(options: Mapping[str, object]) -> EdmOptions:
         model_channels=values.whole("model_channels", 4),
         channel_mult=values.wholes("channel_mult"),
         channel_mult_emb=values.whole("channel_mult_emb", 1),
-        num_blocks=values.whole("num_blocks", 1),
+        num_blocks=values.depth("num_blocks"),
         attn_resolutions=values.wholes("attn_resolutions"),
         dropout=values.number("dropout"),
         embedding_type=values.choice("embedding_type", ("positional", "fourier")),

@@ -236,7 +236,7 @@ def parse_options(family: str, options: Mapping[str, object]) -> DenoiserOptions
         family=family,
         image_size=image_size,
         num_channels=values.whole("num_channels", 1),
-        num_res_blocks=values.whole("num_res_blocks", 1),
+        num_res_blocks=values.depth("num_res_blocks"),
         channel_mult=_multipliers(family, image_size, values),
         attention_at=tuple(image_size // r for r in values.wholes("attention_resolutions")),
         num_heads=values.whole("num_heads", 1),

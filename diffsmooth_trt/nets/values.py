@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..files import parsed_json
+
+DEPTH = re.compile("layers|depth|blocks", re.IGNORECASE)  # names of numbers of layers in libraries' configurations
+DEEPEST = 1000  # layers or blocks in a row that a configuration may ask for; building more takes minutes
 
 
 class Values(dict[str, Any]):
@@ -31,7 +35,7 @@ class Values(dict[str, Any]):
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError
             result = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise self._wrong(name, "a number") from None
         if not 0 <= result < 1e9 and result != -1:
             raise self._wrong(name, "a non-negative number")
@@ -42,6 +46,13 @@ class Values(dict[str, Any]):
         if number != int(number) or number < low:
             raise self._wrong(name, f"a whole number of at least {low}")
         return int(number)
+
+    def depth(self, name: str) -> int:
+        """A number of blocks in a row."""
+        number = self.whole(name, 1)
+        if number > DEEPEST:
+            raise self._wrong(name, f"at most {DEEPEST}")
+        return number
 
     def _list(self, name: str) -> list[object]:
         value = self[name]
@@ -70,6 +81,20 @@ def known_values(family: str, defaults: Mapping[str, object], options: Mapping[s
             f"option {unknown[0]!r} is unknown to {family}: the known ones are {', '.join(sorted(defaults))}"
         )
     return Values({**defaults, **options})
+
+
+def check_depth(path: Path, config: object, name: str = "") -> None:
+    """InputError where a library's configuration in the file at `path` asks for more than DEEPEST layers in a row."""
+    if isinstance(config, dict):
+        for inner, value in config.items():
+            check_depth(path, value, str(inner))
+    elif isinstance(config, list):
+        for value in config:
+            check_depth(path, value, name)
+    elif isinstance(config, int) and config > DEEPEST and DEPTH.search(name):
+        raise InputError(
+            f"{name} in {path} is {shown(config)[:40]}, expected at most {DEEPEST}: fetch the folder again"
+        )
 
 
 def read_object(path: Path, remedy: str, name: str = "") -> dict[str, Any]:

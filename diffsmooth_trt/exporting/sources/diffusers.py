@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ...nets.values import known_values, read_object
-from ...schedule import Schedule
+from ...errors import MALFORMED, InputError, shown
+from ...nets.values import check_depth, known_values, read_object
+from ...schedule import MOST_STEPS, Schedule
 from .diffusers_weights import Weights, check_same_network, choose, weights_in
 from .families import Level, ScheduledFamily, Source
 from .shards import files_sha256, weight_files
@@ -64,6 +64,7 @@ def read_folder(folder: Path, options: Mapping[str, object]) -> Diffusers:
     null_class = None if values["null_class"] is None else values.whole("null_class", 0)
     again = "save the model again"
     configs = {"network": read_object(config, again), "scheduler": read_object(scheduler, again)}
+    check_depth(config, configs["network"])
     return Diffusers(folder, config.parent, configs, null_class)
 
 
@@ -82,11 +83,16 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
         "trained_betas",
         "rescale_betas_zero_snr",
     )
+    steps = config.get("num_train_timesteps", 1000)
+    if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise InputError(
+            f"num_train_timesteps of {name} is {shown(steps)[:40]}, expected 1 to {MOST_STEPS}: save the scheduler again"
+        )
     try:
         made = DDPMScheduler.from_config({key: config[key] for key in wanted if key in config})
-    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+    except (RuntimeError, *MALFORMED) as error:
         raise InputError(f"the configuration of {name} is not usable ({error}): save the scheduler again") from None
-    bar = made.alphas_cumprod.double()
+    bar = made.alphas_cumprod.double().reshape(-1)  # one β may be given as a number
     if config.get("rescale_betas_zero_snr"):
         bar = bar[:-1]  # a last step without signal has no noise level
     return Schedule(f"diffusers {config['beta_schedule']}", len(bar), given=tuple(bar.tolist()))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import MALFORMED, InputError
 from ...schedule import Schedule
 from .checkpoints import load_into, read_checkpoint
 from .shards import files_sha256, weight_files
@@ -102,7 +102,7 @@ class Family(ABC):
         try:
             with torch.device("meta"):
                 net = self.network()
-        except (ValueError, TypeError, RuntimeError) as error:  # what torch's layers refuse
+        except (RuntimeError, *MALFORMED) as error:  # what torch's layers refuse
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"the network of this configuration cannot be built ({reason}): check the configuration"

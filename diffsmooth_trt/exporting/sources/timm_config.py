@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from ...engine.class_names import names_by_number
-from ...errors import InputError
+from ...errors import MALFORMED, InputError
 from ...files import file_sha256
-from ...nets.values import read_object
+from ...nets.values import check_depth, read_object
 from ..graph.preprocessing import triple
 from .shards import config_beside
 
@@ -72,7 +72,7 @@ class SavedConfig:
                 raise ValueError(f"crop_pct {saved['crop_pct']}")
             for key in {"mean", "std"} & saved.keys():
                 saved[key] = triple(key, saved[key], positive=key == "std")
-        except (TypeError, ValueError) as error:
+        except MALFORMED as error:
             reason = error.message if isinstance(error, InputError) else str(error)
             raise InputError(f"{self.path} does not say how images are fed ({reason}): {AGAIN}") from None
         return {**cfg, **saved}
@@ -86,6 +86,7 @@ class SavedConfig:
             raise InputError(
                 f"{self.path} has model_args {str(given)[:80]}, expected plain values of the architecture: {AGAIN}"
             )
+        check_depth(self.path, given)
         return dict(given)
 
     def class_names(self, classes: int) -> list[str] | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...files import file_sha256
-from ...nets.values import read_object
+from ...nets.values import check_depth, read_object
 from ...scaling import centre
 from ..graph.preprocessing import ClassifierWithPreprocessing, Overrides, Preprocessing, triple
 from .checkpoints import read_pickle, read_safetensors, shown
@@ -34,6 +34,7 @@ ADAPTER = "adapter_config.json"
 GIVE = "give --input-size, --mean, --std and --resize-mode"  # all that the file says
 AGAIN = "fetch the whole folder again"
 MODES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+SPARE = 10**6  # numbers of a network that may be missing among its weights, and are named then
 ROUNDING = 2 / 255  # what resizing 8-bit images may differ by from resizing floats, in [0, 1] units
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -106,6 +107,7 @@ def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
     content = read_object(folder / "config.json", AGAIN)
     if "quantization_config" in content:
         raise InputError(f"{folder / 'config.json'} is of a quantised model: give the folder of the unquantised one")
+    check_depth(folder / "config.json", content)
     kind = content.get("model_type")
     of_timm = f"timm/{content['architecture']}" if kind is None and "architecture" in content else None
     with _one_line(
@@ -124,7 +126,16 @@ def _network(transformers: Any, folder: Path, state: dict[str, Tensor]) -> Any:
         f"transformers cannot load {folder}", "fetch the folder again, or check that its files belong together"
     ):
         with torch.device("meta"):
-            architecture = type(auto.from_config(config, trust_remote_code=False))
+            empty = auto.from_config(config, trust_remote_code=False)
+        asked, there = (
+            sum(each.numel() for each in tensors if isinstance(each, Tensor))
+            for tensors in (empty.parameters(), state.values())
+        )
+        if asked > 2 * there + SPARE:
+            raise InputError(
+                f"config.json of {folder} is of a network of {asked} numbers, its weights have {there}: {AGAIN}"
+            )
+        architecture = type(empty)
         model, info = architecture.from_pretrained(
             None,  # given the folder, the library would read the weights once more
             config=config,
