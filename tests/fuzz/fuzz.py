@@ -4,17 +4,16 @@
 
 Inputs are made from sound files: bytes are changed, cut and spliced, and where a format has a structure, values of it are replaced
 by odd ones (JSON, tables of SQLite, pickles that would run code). An input fails that raises anything but the package's own errors,
-takes longer than 10 seconds, needs more memory than the limit, or runs code; it is kept in the folder --out. Exit status 1 where
-one did.
+takes longer than 10 seconds, takes more memory than four times what it holds and ROOM, or runs code; it is kept in --out.
+Exit status 1 where one did. A picture holds what its header says, which Pillow limits to 179 million pixels.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
-import os
-import pickle
 import random
 import resource
 import shutil
@@ -24,109 +23,44 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from io import BytesIO
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image as PillowImage
+from foreign import RAN
+from inputs import DEEP, OF_A_CELL, Format, bytes_changed, json_changed, text_changed
 
 import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
+from diffsmooth_trt.bench.report import compare
+from diffsmooth_trt.bench.result import BenchResult, Products, Row, Spread
 from diffsmooth_trt.engine import EngineFacts
+from diffsmooth_trt.engine.backends.tensorrt_check import read_checks
 from diffsmooth_trt.engine.record import parse_record
 from diffsmooth_trt.errors import DiffsmoothError
 from diffsmooth_trt.files import parsed_json
+from diffsmooth_trt.images import Image
 from diffsmooth_trt.noise import Key
 from diffsmooth_trt.ood.record import OodRecord
 from diffsmooth_trt.ood.report import text_report, versions_of
 from diffsmooth_trt.ood.store import OodStore
+from diffsmooth_trt.ood.tasks import KIND as DRAWS
+from diffsmooth_trt.ood.tasks import DrawsFile, Task
 from diffsmooth_trt.report.tables import summarise, text_table
 from diffsmooth_trt.runs.record import naming_damage
+from diffsmooth_trt.runs.shard import shared_key
 
+CHECKS = b'{"format": 1, "checks": [{"plan": "0", "gpu": "x", "driver": "1", "tensorrt": "10", "largest": 0.1}]}'
 SECONDS = 10
 MEMORY = 6 * 2**30  # of the whole process, libraries included
-ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2**31, -(2**31), 2**63, 2**64, 10**30, 0.0, -0.0, 1e308, -1e308, 5e-324,
-    float("nan"), float("inf"), "", "x", "0", "é", "0" * 64, "../../x", [], [[]], [0], {}, {"a": 1}, "A" * 5000, list(range(2000)),
-]  # fmt: skip
-OF_A_CELL = [each for each in ODD if isinstance(each, int | float | str | None) and each not in (2**64, 2**63, 10**30)]
+TIMES, ROOM = (
+    4,
+    64 * 2**20,
+)  # what reading may take: so many times what the input holds, and what libraries keep for themselves
 OLD = Path(__file__).resolve().parents[1] / "data" / "run-format-3.sql"  # a store of release 0.4
-DEEP = "[" * 100_000  # more than a reader of JSON goes into
-INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
-
-
-@dataclass
-class Format:
-    """Sound contents of a format's files, how they are changed besides byte by byte, and how the package reads one."""
-
-    name: str
-    suffix: str
-    seeds: list[bytes]
-    read: Callable[[Path], object]
-    change: Callable[[random.Random, bytes], bytes] | None = None
-
-
-def bytes_changed(rng: random.Random, data: bytes) -> bytes:
-    """A content with some of its bytes changed, cut out, doubled or overwritten by odd integers."""
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
-        if not out:
-            return bytes(rng.randbytes(rng.randrange(64)))
-        kind, at = rng.randrange(6), rng.randrange(len(out))
-        if kind == 0:
-            out[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            out[at] = rng.randrange(256)
-        elif kind == 2:
-            del out[at : at + rng.choice((1, 2, 4, 64, 4096, len(out)))]
-        elif kind == 3:
-            length = rng.choice((1, 8, 64, 1024))
-            out[at:at] = out[at : at + length]
-        elif kind == 4:
-            width = rng.choice((1, 2, 4, 8))
-            value = rng.choice(INTEGERS) & (1 << (8 * width)) - 1
-            out[at : at + width] = value.to_bytes(width, rng.choice(("little", "big")))
-        else:
-            other = rng.randrange(len(out))
-            length = rng.choice((4, 32, 256))
-            out[at : at + length] = out[other : other + length]
-    return bytes(out)
-
-
-def json_changed(rng: random.Random, value: Any) -> Any:
-    """A JSON value with something in it replaced, left out, added or exchanged."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        name = rng.choice(list(value))
-        kind = rng.randrange(8)
-        if kind == 0:
-            return {key: each for key, each in value.items() if key != name}
-        if kind == 1:
-            return {**value, rng.choice(("x", "", "format", "n")): rng.choice(ODD)}
-        if kind == 2:
-            return {**value, name: rng.choice(list(value.values()))}
-        return {**value, name: json_changed(rng, value[name])}
-    if isinstance(value, list) and value and rng.random() < 0.8:
-        at, kind = rng.randrange(len(value)), rng.randrange(4)
-        if kind == 0:
-            return value[:at] + value[at + 1 :]
-        if kind == 1:
-            return [*value, value[at]]
-        return [*value[:at], json_changed(rng, value[at]), *value[at + 1 :]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
-        return rng.choice((value + 1, value - 1, -value, value * 2, value / 3 if value else 0.5))
-    return rng.choice(ODD)
-
-
-def text_changed(rng: random.Random, data: bytes) -> bytes:
-    """JSON with its values changed, or nested deeply."""
-    if rng.random() < 0.01:
-        return DEEP.encode()
-    return json.dumps(json_changed(rng, json.loads(data))).encode()
 
 
 def lines_changed(rng: random.Random, data: bytes) -> bytes:
@@ -211,16 +145,6 @@ def votes_changed(rng: random.Random, votes: dict[str, int]) -> str:
         name, count = pairs[at]
     pairs[at : at + 1] = [(name, count)]
     return "{" + ",".join(f"{a}:{b}" for a, b in pairs) + "}"
-
-
-class _Runs:
-    """What a hostile pickle holds: reading it with code allowed would make a file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (open, (self.path, "w"))
 
 
 def made_runs(folder: Path) -> list[bytes]:
@@ -336,6 +260,43 @@ def read_transfer(path: Path) -> None:
     text(TransferFile.read(path))
 
 
+def made_bench() -> BenchResult:
+    spread = Spread(100.0, 90.0, 110.0, 3)
+    products = {"classifier": Products(precision="fp32", seconds=0.1, gflops=5.0, share=0.5)}
+    row = Row(subject="steps", batch=64, auto=False, rate=spread, latency=spread, latency_p95=0.2, engines=products)
+    versions = {"classifier": {"sha256": "0" * 64}}, {"cpu": "x", "threads": 2}
+    return BenchResult(
+        classifier=versions[0], machine=versions[1], rounds=3, rows=[row], matmul={"fp32": spread}, notes=["x"], seconds=1.0,
+        others=0.1,
+    )  # fmt: skip
+
+
+def read_bench(path: Path) -> None:
+    new = made_bench()
+    compare(BenchResult.read(path), new, 0.05, path.name)
+
+
+def draws() -> bytes:
+    """The counts of an unfinished image, as a certified run of `ood` keeps them."""
+    state = {
+        "set": 0, "row": 0, "sha256": "0" * 64, "selected": True, "drawn": 100, "stop": 200, "left": [[150, 200]],
+        "bins": [0, 7], "counts": [100, 50], "votes": [[100, 0], [150, 0]],
+    }  # fmt: skip
+    return json.dumps({"file": DRAWS, "run": hashlib.sha256(b"").hexdigest(), "images": [state]}).encode()
+
+
+def read_draws(path: Path) -> None:
+    image = Image(0, 0, np.zeros((8, 8, 3), np.uint8))
+    for state in DrawsFile(path.with_suffix(""), b"").read().values():
+        with naming_damage("the file holds values"):
+            Task.of_state(image, state)
+
+
+def read_checks_of(path: Path) -> None:
+    found = read_checks(path.with_name(path.name.removesuffix(".checks.json")))
+    json.dumps(found)
+
+
 def read_store(path: Path) -> None:
     with dst.open_run(path) as store:
         text_table([summarise(store)])
@@ -347,45 +308,6 @@ def read_ood(path: Path) -> None:
         text_report(store, versions_of(store, (0.0, 0.25)))
 
 
-def read_images(path: Path) -> None:
-    for _ in dst.Images(path):
-        pass
-
-
-def encoded() -> list[bytes]:
-    """Sound images in every encoding that is read."""
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    found = []
-    for kind in ("PNG", "JPEG", "BMP", "WEBP", "PPM"):
-        buffer = BytesIO()
-        PillowImage.fromarray(pixels).save(buffer, kind)
-        found.append(buffer.getvalue())
-    buffer = BytesIO()
-    PillowImage.fromarray(pixels).convert("P").save(buffer, "PNG")
-    return [*found, buffer.getvalue()]
-
-
-def read_folder(path: Path) -> None:
-    """The file as the only image of a class."""
-    folder = path.parent / "classes" / "one"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, folder / "a.png")
-    read_images(folder.parent)
-
-
-def parquet() -> bytes:
-    rows = pa.table({"img": [{"bytes": data, "path": "x"} for data in encoded()[:3]], "label": [0, 1, 2]})
-    buffer = BytesIO()
-    pq.write_table(rows, buffer)
-    return buffer.getvalue()
-
-
-def npz() -> bytes:
-    buffer = BytesIO()
-    np.savez_compressed(buffer, images=np.zeros((3, 5, 5, 3), np.uint8), labels=np.arange(3))
-    return buffer.getvalue()
-
-
 def facts() -> bytes:
     made = EngineFacts(
         role="denoiser", input_shape=(3, 8, 8), sigma=0.25, details={"external_data": {"name": "x", "sha256": "0"}}
@@ -395,34 +317,6 @@ def facts() -> bytes:
 
 def ood_line(data: bytes) -> bytes:
     return data.splitlines()[0]
-
-
-def checkpoints() -> list[Format]:
-    """Checkpoints that torch and safetensors read; none where torch is not installed."""
-    try:
-        import torch
-        from safetensors.torch import save
-
-        from diffsmooth_trt.exporting.sources.checkpoints import load_state
-    except ImportError:
-        return []
-    buffer = BytesIO()
-    torch.save({"state_dict": {"a.weight": torch.zeros(3, 4), "b": torch.ones(2)}}, buffer)
-
-    def hostile(rng: random.Random, data: bytes) -> bytes:
-        out = BytesIO()
-        torch.save({"state_dict": {"a": torch.zeros(2)}, "x": _Runs(str(RAN))}, out)
-        plain = pickle.dumps({"a": _Runs(str(RAN))})
-        return rng.choice((bytes_changed(rng, out.getvalue()), bytes_changed(rng, plain), out.getvalue(), plain))
-
-    weights = save({"a.weight": torch.zeros(3, 4), "b": torch.ones(2)})
-    return [
-        Format("checkpoint", ".pt", [buffer.getvalue()], load_state, hostile),
-        Format("safetensors", ".safetensors", [weights], load_state),
-    ]
-
-
-RAN = Path(tempfile.gettempdir()) / f"fuzz-ran-{os.getpid()}"
 
 
 def formats(folder: Path) -> dict[str, Format]:
@@ -442,12 +336,11 @@ def formats(folder: Path) -> dict[str, Format]:
         ),
         Format("facts", ".json", [facts()], lambda path: EngineFacts.from_json(_text(path)), text_changed),
         Format("record", ".plan.json", [_plan_record()], _read_record, text_changed),
-        Format("image", ".png", encoded(), read_folder),
-        Format("parquet", ".parquet", [parquet()], read_images),
-        Format("npz", ".npz", [npz()], read_images),
-        Format("cifar", ".bin", [bytes(3073 * 2)], read_images),
-        Format("onnx", ".onnx", [zoo.CLASSIFIER_DDS.read_bytes()], lambda path: _open(path)),
-        *checkpoints(),
+        Format("bench", ".json", [made_bench().to_json().encode()], read_bench, text_changed),
+        Format("draws", ".draws", [draws()], read_draws, text_changed),
+        Format("checks", ".checks.json", [CHECKS], read_checks_of, text_changed),
+        Format("key", ".txt", [b"5a" * 32, b"5a" * 32 + b"\n"], shared_key),
+        *foreign.formats(folder),
     ]
     return {each.name: each for each in found}
 
@@ -481,10 +374,6 @@ def _read_record(path: Path) -> None:
     parse_record(target, "plan")
 
 
-def _open(path: Path) -> None:
-    dst.open_engine(path, batch=2, role="classifier", backend="onnxruntime").close()
-
-
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
     """At most SECONDS for what is done within."""
@@ -499,6 +388,23 @@ def limited() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def memory(name: str) -> int:
+    """Bytes of this process: VmRSS, what it has, or VmHWM, what it had at most since `watched`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def watched(form: Format, path: Path) -> tuple[str | None, int]:
+    """As `failure`, or that reading took too much memory; and the bytes that it took."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
+    before = memory("VmRSS")
+    said = failure(form, path)
+    taken = memory("VmHWM") - before
+    if said is None and taken > ROOM and taken > ROOM + TIMES * form.holds(path.read_bytes()):
+        said = f"{taken >> 20} MiB taken"
+    return said, taken
 
 
 def failure(form: Format, path: Path) -> str | None:
@@ -521,10 +427,13 @@ def failure(form: Format, path: Path) -> str | None:
 
 def fuzz(form: Format, inputs: int, seed: int, kept: Path) -> int:
     """How many of `inputs` inputs fail; the first ten of a kind are kept in `kept`."""
-    rng, failed, kinds = random.Random(f"{form.name} {seed}"), 0, {}
+    rng, failed, kinds, most = random.Random(f"{form.name} {seed}"), 0, {}, 0
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"input{form.suffix}"
+        for data in form.seeds:  # sound ones are read; what is imported on the way is
+            path.write_bytes(data)
+            form.read(path)
         for number in range(inputs):
             data = rng.choice(form.seeds)
             changed = (
@@ -532,7 +441,8 @@ def fuzz(form: Format, inputs: int, seed: int, kept: Path) -> int:
             )
             path.write_bytes(changed)
             (kept / f"{form.name}-last{form.suffix}").write_bytes(changed)  # what was read, should the process die
-            said = failure(form, path)
+            said, taken = watched(form, path)
+            most = max(most, taken)
             for log in Path(folder).glob("*-wal"):
                 log.unlink()
             if said is None:
@@ -545,7 +455,8 @@ def fuzz(form: Format, inputs: int, seed: int, kept: Path) -> int:
                 target.write_bytes(changed)
                 print(f"{form.name}, input {number}: {said} ({target.name})", flush=True)
     (kept / f"{form.name}-last{form.suffix}").unlink(missing_ok=True)
-    print(f"{form.name}: {inputs} inputs in {time.perf_counter() - start:.0f} s, {failed} failed", flush=True)
+    took = f"{time.perf_counter() - start:.0f} s, at most {most / 2**20:.0f} MiB"
+    print(f"{form.name}: {inputs} inputs in {took}, {failed} failed", flush=True)
     return failed
 
 
