@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import shutil
 import tarfile
 import tempfile
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -289,19 +291,21 @@ def saved_sets(folder: Path) -> list[Format]:
     ]
 
 
-def of_networks(folder: Path) -> list[Format]:
+def of_networks(folder: Path, wanted: Sequence[str]) -> list[Format]:
+    """Those that are wanted, all where nothing is named; none where torch or a library of theirs is not installed."""
     try:
-        import diffusers  # noqa: F401
-        import transformers  # noqa: F401
+        from networks import formats as makers
     except ImportError:
         return []
-    from networks import formats as found
+    found = []
+    for name, make in makers(folder).items():
+        with contextlib.suppress(ImportError):
+            found += make() if not wanted or any(each.startswith(name) for each in wanted) else []
+    return found
 
-    return found(folder)
 
-
-def formats(folder: Path) -> list[Format]:
-    """All of them; those of networks where torch, transformers and diffusers are installed."""
+def formats(folder: Path, wanted: Sequence[str] = ()) -> list[Format]:
+    """All of them, of networks those that are `wanted`."""
     return [
         Format("image", ".png", encoded(), read_folder, holds=declared),
         Format("parquet", ".parquet", [parquet()], read_images, holds=rows_declared),
@@ -312,5 +316,5 @@ def formats(folder: Path) -> list[Format]:
         tars(),
         *saved_sets(folder),
         *checkpoints(),
-        *of_networks(folder),
+        *of_networks(folder, wanted),
     ]

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -319,8 +319,8 @@ def ood_line(data: bytes) -> bytes:
     return data.splitlines()[0]
 
 
-def formats(folder: Path) -> dict[str, Format]:
-    """All formats by name."""
+def formats(folder: Path, wanted: Sequence[str] = ()) -> dict[str, Format]:
+    """All formats by name; see `foreign.formats`."""
     ood = made_ood(folder)
     found = [
         Format("store", ".sqlite", made_runs(folder), read_store, store_changed),
@@ -340,7 +340,7 @@ def formats(folder: Path) -> dict[str, Format]:
         Format("draws", ".draws", [draws()], read_draws, text_changed),
         Format("checks", ".checks.json", [CHECKS], read_checks_of, text_changed),
         Format("key", ".txt", [b"5a" * 32, b"5a" * 32 + b"\n"], shared_key),
-        *foreign.formats(folder),
+        *foreign.formats(folder, wanted),
     ]
     return {each.name: each for each in found}
 
@@ -470,7 +470,7 @@ def main() -> int:
     a.out.mkdir(parents=True, exist_ok=True)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory() as folder:
-        known = formats(Path(folder))
+        known = formats(Path(folder), a.formats)
         unknown = [name for name in a.formats if name not in known]
         if unknown:
             print(f"format {unknown[0]} is unknown: use {', '.join(known)}", file=sys.stderr)

@@ -136,12 +136,12 @@ def shard_index(folder: Path) -> Format:
     return folder_format("shards", folder, files, weights, lambda here: weight_files(here / index))
 
 
-def formats(folder: Path) -> list[Format]:
-    """All of them."""
-    return [
-        *families(folder),
-        diffusers_folder(folder),
-        transformers_folder(folder),
-        timm_config(folder),
-        shard_index(folder),
-    ]
+def formats(folder: Path) -> dict[str, Callable[[], list[Format]]]:
+    """What makes them, by the beginning of their names: torch and the libraries take seconds to import."""
+    return {
+        "config": lambda: families(folder),
+        "diffusers": lambda: [diffusers_folder(folder)],
+        "transformers": lambda: [transformers_folder(folder)],
+        "timm": lambda: [timm_config(folder)],
+        "shards": lambda: [shard_index(folder)],
+    }
