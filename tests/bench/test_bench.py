@@ -204,6 +204,16 @@ def test_what_is_slower_by_more_than_the_margin_is_named(measured: BenchResult) 
     assert compare(changed(eager, 10), eager, 0.1, "old.json").slower == []
 
 
+def test_values_that_are_no_measurements_are_refused(measured: BenchResult) -> None:
+    for changes in (
+        {"machine": ["x"]},
+        {"rows": [dataclasses.replace(measured.rows[0], rate=Spread(0.0, 0.0, 0.0, 1))]},
+    ):
+        old = dataclasses.replace(measured, **changes)
+        with pytest.raises(InputError, match="^compare old.json holds values that this version cannot use"):
+            compare(old, measured, 0.1, "old.json")
+
+
 def test_another_machine_or_classifier_is_said(measured: BenchResult) -> None:
     other = changed(measured, 1, machine={**measured.machine, "processors": 99})
     assert any("another processors (before: 99" in line for line in compare(other, measured, 0.1, "old.json").lines)

@@ -144,6 +144,9 @@ def test_a_class_map_is_read_in_every_usual_form(tmp_path):
             read(name, text)
     with pytest.raises(InputError, match="is not a readable class map"):
         read_class_map(tmp_path / "none.txt")
+    long = "9" * 5000  # more than Python makes a number of
+    assert read("digits.json", json.dumps({"²": "cat", "٣": 3, long: "dog"})) == {"²": "cat", "٣": 3, long: "dog"}
+    assert read("digits.txt", f"cat,²\ndog,{long}\n") == {"cat": "²", "dog": long}
 
 
 def test_a_class_map_decides():

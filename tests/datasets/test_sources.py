@@ -119,6 +119,20 @@ def test_a_saved_data_set_is_read_where_it_lies(tmp_path):
             Images(folder)
 
 
+def test_rows_of_a_damaged_arrow_file_are_refused(tmp_path):
+    """Its offsets are not those of texts and bytes: reading them would end the process."""
+    made = table(range(4))
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, made.schema) as stream:
+        stream.write_table(made)
+    whole = (tmp_path / "data.arrow").read_bytes()
+    offsets = made["image"].combine_chunks().field("bytes").buffers()[1].to_pybytes()[:20]
+    assert whole.count(offsets) == 1
+    (tmp_path / "data.arrow").write_bytes(whole.replace(offsets, offsets[:4] + b"\xff" * 4 + offsets[8:]))
+    with pytest.raises(InputError, match="data.arrow is not a readable Arrow stream"):
+        list(Images(tmp_path))
+
+
 def tar_of(path: Path, members: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():

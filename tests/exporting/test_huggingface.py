@@ -220,6 +220,14 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"does not fit its config.json: parameters \d+ mismatched \(classifier.weight, ",
     ),
     "more layers": (lambda f: edit(f / "config.json", num_hidden_layers=3), r"missing \(vit\S*, vit\S*, vit\S*, …\)"),
+    "endless layers": (
+        lambda f: edit(f / "config.json", num_hidden_layers=10**8),
+        "num_hidden_layers in .* is 100000000, expected at most 1000: fetch the folder again",
+    ),
+    "larger than its weights": (
+        lambda f: edit(f / "config.json", patch_size=2000),
+        r"is of a network of \d+ numbers, its weights have \d+: fetch the whole folder again",
+    ),
     "no preprocessor": (
         lambda f: (f / "preprocessor_config.json").unlink(),
         "has no preprocessor_config.json: give input_size, mean and std",

@@ -52,6 +52,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "does not fit the network: parameters 1 missing \\(label_emb.weight\\)",
         ),
         ({"config": {**OPTIONS, "num_channels": 64}}, r"of another shape \(time_embed.0.weight \[128, 32\] instead of"),
+        ({"config": {**OPTIONS, "num_res_blocks": 10**6}}, "option num_res_blocks must be at most 1000, got 1000000"),
+        ({"config": {**OPTIONS, "num_channels": 10**400}}, "option num_channels must be a number, got 1000"),
         ({"config": {**OPTIONS, "dropout": 2}}, "of this configuration cannot be built .*dropout probability"),
         ({"config": {**OPTIONS, "dropout": -1}}, "of this configuration cannot be built .*dropout probability"),
         ({"config": {**OPTIONS, "diffusion_steps": 5}}, "falling inside .0, 1.; use more diffusion_steps"),

@@ -92,7 +92,9 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
         made = DDPMScheduler.from_config({key: config[key] for key in wanted if key in config})
     except (RuntimeError, *MALFORMED) as error:
         raise InputError(f"the configuration of {name} is not usable ({error}): save the scheduler again") from None
-    bar = made.alphas_cumprod.double().reshape(-1)  # one β may be given as a number
+    bar = made.alphas_cumprod.double()
+    if bar.ndim != 1:
+        raise InputError(f"trained_betas of {name} are no list of numbers: save the scheduler again")
     if config.get("rescale_betas_zero_snr"):
         bar = bar[:-1]  # a last step without signal has no noise level
     return Schedule(f"diffusers {config['beta_schedule']}", len(bar), given=tuple(bar.tolist()))
