@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from ..errors import InputError
 from ..files import file_sha256, is_there, stamp
@@ -40,6 +40,18 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in weights]
 
 
+def _texts_are_texts(message: Message) -> bool:
+    """Whether all of its texts are UTF-8: protobuf hands over bytes for others."""
+    for field, value in message.ListFields():
+        single = isinstance(value, str | bytes | Message)
+        if field.type == field.TYPE_STRING:
+            if any(isinstance(each, bytes) for each in ((value,) if single else value)):
+                return False
+        elif field.type == field.TYPE_MESSAGE and not all(map(_texts_are_texts, (value,) if single else value)):
+            return False
+    return True
+
+
 def _load(path: Path) -> tuple[onnx.ModelProto, str]:
     """The model at `path` without external weights, and SHA-256 of the very bytes that it was read from."""
     try:
@@ -51,6 +63,8 @@ def _load(path: Path) -> tuple[onnx.ModelProto, str]:
         raise InputError(f"{path} is not a readable ONNX file ({type(error).__name__}): export it again") from None
     if not model.graph.node or not model.graph.output:
         raise InputError(f"{path} is not a readable ONNX file (empty graph): export it again")
+    if not _texts_are_texts(model):
+        raise InputError(f"{path} is not a readable ONNX file (a name in it is no text): export it again")
     return model, hashlib.sha256(content).hexdigest()
 
 

@@ -133,7 +133,10 @@ def test_bad_files(tmp_path, linear_classifier, shrinking_denoiser):
     plan.touch()
     identity = one_node(tmp_path / "i.onnx", helper.make_node("Identity", ["x"], ["y"]))
     double = one_node(tmp_path / "d.onnx", helper.make_node("Identity", ["x"], ["y"]), TensorProto.DOUBLE)
+    garbled = tmp_path / "g.onnx"
+    garbled.write_bytes(identity.read_bytes().replace(b"Identity", b"Identit\xff"))
     cases = [
+        (garbled, {"role": "denoiser"}, "not a readable ONNX file .a name in it is no text"),
         (tmp_path / "none.onnx", {}, "does not exist"),
         (cut, {"role": "denoiser"}, "not a readable ONNX"),
         (text, {"role": "denoiser"}, "not a readable ONNX"),
