@@ -42,12 +42,12 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 def _texts_are_texts(message: Message) -> bool:
     """Whether all of its texts are UTF-8: protobuf hands over bytes for others."""
-    for field, value in message.ListFields():
+    for described, value in message.ListFields():
         single = isinstance(value, str | bytes | Message)
-        if field.type == field.TYPE_STRING:
+        if described.type == described.TYPE_STRING:
             if any(isinstance(each, bytes) for each in ((value,) if single else value)):
                 return False
-        elif field.type == field.TYPE_MESSAGE and not all(map(_texts_are_texts, (value,) if single else value)):
+        elif described.type == described.TYPE_MESSAGE and not all(map(_texts_are_texts, (value,) if single else value)):
             return False
     return True
 
