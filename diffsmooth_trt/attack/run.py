@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from ..noise import PREDICTION, Key
 from ..noise.counters import ATTACK_SELECTION
 from ..ranges import integer, number
 from ..runs.identity import versions
+from ..runs.part import check_begun, part_of
 from ..runs.record import check_noise_version
 from ..runs.reopen import TOGETHER, finished_images, open_as_run, recorded_images
 from ..runs.run import check_noise
@@ -32,9 +32,10 @@ from ..runs.store import Result, open_run
 from ..statistics.bounds import ABSTAIN, prediction
 from .file import AttackFile, Budget
 from .gradients import MOST_DRAWS, SmoothedLoss, check_differentiable
-from .kept import keep, of_contradictions
+from .kept import of_contradictions
 from .pgd import ascend, on_grid_within
 from .rule import Attacked, AttackRule, Point, squared
+from .unfinished import Unfinished, points_beside
 
 RADII = (0.25, 0.5)
 SURE = 0.001  # the level at which selection draws that speak for another class end the restarts
@@ -47,7 +48,8 @@ class AttackConfig:
 
     `radii`: ℓ2, image units. `max` attacks the first so many images. Each radius takes `restarts` × `steps` gradients over `draws`
     draws, `select` draws judge a point, `n` (default: twice the run's) draws answer where those speak for another class, at level
-    `alpha` an image (default: the run's). `given` are the run's files, and `data`, where they are elsewhere now.
+    `alpha` an image (default: the run's). `given` are the run's files, and `data`, where they are elsewhere now. `resume` goes on
+    with what an attack that ended early keeps beside `out`.
     """
 
     run: Path
@@ -64,6 +66,7 @@ class AttackConfig:
     key: Key | None = None
     threads: int | None = None
     given: Mapping[str, Path] = field(default_factory=dict)
+    resume: bool = False
 
     def __post_init__(self) -> None:
         for radius in self.radii:
@@ -78,11 +81,13 @@ class AttackConfig:
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), 1, most)
         outputs = {"--out": self.out, "--images": self.kept, "the evidence": self.evidence}
-        check_outputs(outputs, {"RUN": self.run})
+        beside = {"what is kept meanwhile": part_of(self.out), "its points": points_beside(self.out)}
+        check_outputs({**outputs, **beside}, {"RUN": self.run})
         if self.kept is not None and self.kept.suffix != ".npz":
             raise InputError(f"--images {self.kept} has suffix {self.kept.suffix!r}: give a name that ends in .npz")
+        check_begun(self.out, self.resume)
         for option, path in outputs.items():
-            if path is not None and path.exists():
+            if path is not None and path.exists() and not self.resume:
                 raise InputError(f"{option} {path} exists: give another name")
 
     @property
@@ -118,14 +123,13 @@ class Target:
 
 
 def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile:
-    """Attack the run's images and write what was found to `config.out`.
+    """Attack the run's images and write what was found to `config.out`; meanwhile it is kept beside, after every `TOGETHER` images.
 
     Raises InputError for runs whose certificates are not of votes, methods and engines without gradients, and where this machine
     makes another classifier of the run's files.
     """
-    began, spent = time.perf_counter(), time.process_time()
     with open_run(config.run) as store, ExitStack() as stack:
-        record, key = store.record, Key.draw() if config.key is None else config.key
+        record = store.record
         check_noise_version(store.path, record.classifier)
         radii = tuple(sorted(set(config.radii)))
         n = 2 * record.stopping.n if config.n is None else config.n
@@ -138,21 +142,8 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
             )
         if not results:
             raise InputError(f"{store.path} has no results yet: finish the run first")
-        opened, method = open_as_run(store, dict(config.given), config.threads)
-        stack.callback(method.close)
-        check_noise(method, record.stopping)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        work = Attack(method, key, rule, radii, config.budget)
         wanted = min(len(results), config.max or len(results))
-        shown = progress or NoProgress()
-        shown.start(wanted, 0, None, 0)
-        targets: list[Target] = []
-        images = islice(finished_images(recorded_images(record, opened.data), store), wanted)
-        for group in together(images, TOGETHER):
-            targets += work.attacked(group, results)
-            shown.update(0, len(group))
-        made = AttackFile(
+        asked = AttackFile(
             path=config.out,
             run=str(store.path),
             record=record,
@@ -160,23 +151,35 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
             budget=config.budget,
             n=n,
             alpha=rule.of_image,
-            key=key,
+            key=config.key or Key.draw(),
             key_drawn=config.key is None,
-            versions={**versions(method.device), "torch": torch.__version__},
-            seconds={"wall": time.perf_counter() - began, "cpu": time.process_time() - spent},
+            versions={},
+            seconds={},
             kept=None if config.kept is None else str(config.kept),
-            images=[target.state for target in targets],
+            images=[],
         )
-        made.write()  # first, as it took the longest
-        found = [
-            (target.state, point, pixels)
-            for target in targets
-            for point, pixels in zip(target.state.points, target.found, strict=True)
-        ]
-        against = {(image.index, point.epsilon) for image, point in made.contradicted}
-        keep([each for each in found if (each[0].index, each[1].epsilon) in against], config.evidence)
-        keep(found, config.kept)
-    return made
+        kept = Unfinished(asked, wanted, config.key, resume=config.resume)
+        if kept.finished is not None:
+            return kept.finished
+        opened, method = open_as_run(store, dict(config.given), config.threads)
+        stack.callback(method.close)
+        check_noise(method, record.stopping)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        if not kept.images:
+            kept.file = replace(kept.file, versions={**versions(method.device), "torch": torch.__version__})
+        work = Attack(method, kept.key, rule, radii, config.budget)
+        images = islice(finished_images(recorded_images(record, opened.data), store), wanted)
+        kept.skip(images)
+        shown = progress or NoProgress()
+        shown.start(wanted, len(kept.images), None, 0)
+        for group in together(images, TOGETHER):
+            for target in work.attacked(group, results):
+                kept.add(target.state, target.found)
+            if len(kept.images) < wanted:
+                kept.keep()
+            shown.update(0, len(group))
+        return kept.finish(config.kept)
 
 
 class Attack:

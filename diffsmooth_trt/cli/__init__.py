@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..engine import ENGINE_SUFFIXES
 from ..errors import DiffsmoothError, Stopped
+from ..runs.part import part_of
 from . import attack, bench, completion, doctor, export, ood, report, reproduce, run, shards, soft_predict, transfer
 from .options import Commands, Parser
 
@@ -111,10 +112,11 @@ def _run(argv: Sequence[str] | None, debug: bool, stopped: Sequence[float]) -> i
             traceback.print_exc()
         return _fail(error.message, error.exit_code)
     except KeyboardInterrupt:
-        kept = out is not None and out.suffix not in ENGINE_SUFFIXES and out.exists()
-        if not kept:
+        files = () if out is None or out.suffix in ENGINE_SUFFIXES else (part_of(out), out)
+        kept = next((file for file in files if file.exists()), None)
+        if kept is None:
             return _fail("interrupted", 1)
-        return _fail(f"interrupted; {out} keeps what was done, go on with --resume", Stopped.exit_code)
+        return _fail(f"interrupted; {kept} keeps what was done, go on with --resume", Stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it exits
         return 1

@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
         help="256-bit key of the attack, 64 digits; drawn from the operating system where left out",
     )
     add("--out", type=Path, required=True, metavar="FILE.json", help="the file to make; report reads it")
+    add("--resume", action="store_true", help="go on with what an attack that ended early keeps in FILE.json.part")
     add("--images", type=Path, metavar="FILE.npz", help="also keep the points found, as a data set that --data takes")
     add_shown(parser, json=False)
 
@@ -56,6 +57,7 @@ def _attack(arguments: argparse.Namespace) -> int:
         run=arguments.run,
         out=arguments.out,
         kept=arguments.images,
+        resume=arguments.resume,
         radii=tuple(arguments.radius),
         key=None if arguments.key is None else Key.parse(arguments.key),
         given={name: path for name in OWN if (path := getattr(arguments, name)) is not None},

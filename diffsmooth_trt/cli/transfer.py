@@ -51,6 +51,7 @@ def add(commands: Commands) -> None:
         help="256-bit key of the pairs, 64 digits; drawn from the operating system where left out",
     )
     add("--out", type=Path, required=True, metavar="FILE.json", help="the file to make; report and verify read it")
+    add("--resume", action="store_true", help="go on with what a transfer that ended early keeps in FILE.json.part")
     add("--tsv", type=Path, metavar="FILE", help="also write `idx label predict radius correct time`")
     add_shown(parser, json=False)
 
@@ -90,6 +91,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
         alpha=arguments.alpha,
         key=None if arguments.key is None else Key.parse(arguments.key),
         given=own,
+        resume=arguments.resume,
     )
     with shown(arguments, "transfer") as progress:
         made = transfer(config, progress)

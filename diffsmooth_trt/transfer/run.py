@@ -21,6 +21,7 @@ from ..noise.counters import TRANSFER
 from ..runs.config import RunConfig
 from ..runs.engines import open_method
 from ..runs.identity import classifier_id, independence, versions
+from ..runs.part import begun, check_begun, check_images, check_key, check_same, part_of
 from ..runs.record import check_noise_version
 from ..runs.reopen import TOGETHER, check_sha256, find, finished_images, open_as_run, own_slots, recorded_images
 from ..runs.run import check_noise
@@ -40,7 +41,8 @@ FROM = "from-"  # the options that name the run's own files, where they are else
 class TransferConfig:
     """`run` is a finished run of certify; `files` are the other classifier's by option, the run's own where they are left out;
     `engines` says how they are run. `pairs` (n on the command line) defaults to a tenth of the run's draws, `alpha` to the run's.
-    `given` are the run's own files, and `data`, where they are elsewhere now.
+    `given` are the run's own files, and `data`, where they are elsewhere now. `resume` goes on with what a transfer that ended
+    early keeps beside `out`.
     """
 
     run: Path
@@ -51,12 +53,12 @@ class TransferConfig:
     alpha: float | None = None
     key: Key | None = None
     given: Mapping[str, Path] | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         inputs = {"RUN": self.run, **{f"--{name}": path for name, path in self.files.items()}}
-        check_outputs({"--out": self.out}, inputs)
-        if self.out.exists():
-            raise InputError(f"--out {self.out} exists: give another name")
+        check_outputs({"--out": self.out, "what is kept meanwhile": part_of(self.out)}, inputs)
+        check_begun(self.out, self.resume)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Classifiers:
 
 
 def transfer(config: TransferConfig, progress: Progress | None = None) -> TransferFile:
-    """Certify `config.files` from the run, and write that to `config.out`.
+    """Certify `config.files` from the run, and write that to `config.out`; meanwhile it is kept beside, every `TOGETHER` images.
 
     Raises InputError where the two classifiers are not of one method, noise level, shape and number of classes, where f is not
     exactly the run's classifier, and where their labels agree too rarely for any certificate: it says how often.
@@ -87,37 +89,62 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
                 f"--n {pairs} pairs at --alpha {alpha:g} prove nothing even where all labels agree: raise one of them"
             )
         both = open_both(store, config.files, config.engines, config.given or {}, stack)
-        images = recorded_images(record, both.config.data)
-        key = Key.draw() if config.key is None else config.key
-        transferred: list[Transferred] = []
-        shown = progress or NoProgress()
-        shown.start(len(store.images_with_results()), 0, 2 * pairs * len(store.images_with_results()), 0)
-        certified = 0
-        for group in together(finished_images(images, store), TOGETHER):
-            transferred += evaluated(store, both, rule, key, group)
-            certified += sum(store.result(image.index).predict >= 0 for image in group)
-            shown.update(2 * pairs * len(group), len(group))
-            if certified >= EARLY:
-                check_agreement(transferred, certified)
-        if not transferred:
-            raise InputError(f"{store.path} has no results yet: finish the run first")
-        check_agreement(transferred, certified)
-        made = TransferFile(
+        asked = TransferFile(
             path=config.out,
             run=str(store.path),
             record=record,
             classifier=classifier_id(both.g),
             pairs=pairs,
             alpha=alpha,
-            key=key,
+            key=config.key or Key.draw(),
             key_drawn=config.key is None,
             files={**{name: str(path) for name, path in both.files.items()}, "data": str(both.config.data)},
             versions=versions(both.g.device),
             rows=independence(both.g.engines),
-            images=transferred,
+            images=[],
         )
+        wanted = len(store.images_with_results())
+        made = _begun(asked, config, wanted)
+        if len(made.images) == wanted and made.path.exists():
+            return made
+        images = finished_images(recorded_images(record, both.config.data), store)
+        check_images(part_of(config.out), made.images, images)
+        shown = progress or NoProgress()
+        shown.start(wanted, len(made.images), 2 * pairs * wanted, 2 * pairs * len(made.images))
+        certified = sum(store.result(image.index).predict >= 0 for image in made.images)
+        for group in together(images, TOGETHER):
+            made = replace(made, images=[*made.images, *evaluated(store, both, rule, made.key, group)])
+            certified += sum(store.result(image.index).predict >= 0 for image in group)
+            if certified >= EARLY:
+                check_agreement(made.images, certified)
+            if len(made.images) < wanted:
+                replace(made, path=part_of(config.out)).write()
+            shown.update(2 * pairs * len(group), len(group))
+        if not made.images:
+            raise InputError(f"{store.path} has no results yet: finish the run first")
+        check_agreement(made.images, certified)
         made.write()
+        part_of(config.out).unlink(missing_ok=True)
     return made
+
+
+def _begun(asked: TransferFile, config: TransferConfig, wanted: int) -> TransferFile:
+    """The transfer `asked` for with the images that are done. InputError where another one was begun."""
+    path = begun(config.out, config.resume)
+    if path is None:
+        return asked
+    before = TransferFile.read(path)
+    check_same(path, _decides(before), _decides(asked))
+    check_key(path, before.key, config.key)
+    if path == config.out and len(before.images) != wanted:
+        raise InputError(f"--out {path} is finished with {len(before.images)} images: give another --out for {wanted}")
+    return replace(before, path=asked.path, run=asked.run, files=asked.files)
+
+
+def _decides(file: TransferFile) -> dict[str, object]:
+    """What decides a transfer, by what it is called."""
+    engines = dict(file.classifier.parts)
+    return {"run": file.record.to_meta(), "classifier": engines, "--n": file.pairs, "--alpha": file.alpha}
 
 
 def open_both(

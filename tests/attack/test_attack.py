@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from diffsmooth_trt.noise.sampler import grid_noise
 
 torch = pytest.importorskip("torch", reason="gradients are torch's")
 
+from diffsmooth_trt.attack import run as attack_run  # noqa: E402
 from diffsmooth_trt.attack.file import AttackFile  # noqa: E402
 from diffsmooth_trt.attack.gradients import SmoothedLoss  # noqa: E402
 from diffsmooth_trt.attack.pgd import on_grid_within, project, squared  # noqa: E402
@@ -146,8 +148,15 @@ def certified(engine: Path, images_npz: Any, tmp_path: Path) -> Any:
 
 
 def config(run: Path, **more: Any) -> AttackConfig:
-    given: dict[str, Any] = {"n": 4000, "radii": RADII, "steps": 3, "key": Key.parse("cd" * 32), **more}
-    return AttackConfig(run=run, out=run.with_name("a.json"), **given)
+    given: dict[str, Any] = {
+        "n": 4000,
+        "radii": RADII,
+        "steps": 3,
+        "key": Key.parse("cd" * 32),
+        "out": run.with_name("a.json"),
+        **more,
+    }
+    return AttackConfig(run=run, **given)
 
 
 def truth(run: Path) -> dict[int, float]:
@@ -296,6 +305,47 @@ def image(**more: Any) -> Attacked:
 
 def point(epsilon: float, square: int, votes: dict[int, int] | None) -> Point:
     return Point(epsilon=epsilon, squared=square, sha256="", selection={}, votes=votes)
+
+
+def test_an_attack_that_ended_early_goes_on(certified: Any, load_beside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again, and makes the file and the points of one that was left alone; what was begun otherwise is refused."""
+    monkeypatch.setattr(attack_run, "TOGETHER", 4)
+    interrupting = load_beside("interrupting.py").Interrupting
+    run = certified()
+    whole = attack(config(run, kept=run.with_name("a.npz"), key=Key.parse(KEY)))
+    files = [run.with_name(name) for name in ("b.json", "b.json.part", "b.json.part.npz", "b.npz")]
+    again = config(run, out=files[0], kept=files[3], key=Key.parse(KEY))
+    with pytest.raises(KeyboardInterrupt):
+        attack(again, interrupting(1))
+    assert [file.exists() for file in files] == [False, True, True, False]
+    assert len(AttackFile.read(files[1]).images) == 4
+    with pytest.raises(
+        InputError, match=r"b.json.part keeps what was done of out .*b.json: pass resume=True to go on with it"
+    ):
+        replace(again)
+    for changes, name in (
+        ({"radii": (0.1,)}, "radius"), ({"steps": 11}, "steps"), ({"n": 2001}, "n"), ({"alpha": 0.01}, "alpha"),
+        ({"key": Key.parse("cd" * 32)}, "key"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"b.json.part was begun with another {name}: "):
+            attack(replace(again, resume=True, **changes))
+    stopping = interrupting(1)
+    with pytest.raises(KeyboardInterrupt):
+        attack(replace(again, resume=True, key=None), stopping)
+    assert stopping.began == 4 and len(AttackFile.read(files[1]).images) == 8
+    points = files[2].read_bytes()
+    files[2].unlink()
+    with pytest.raises(InputError, match=r"b.json.part.npz does not hold the points of .*: remove both to start anew"):
+        attack(replace(again, resume=True))
+    files[2].write_bytes(points)
+    made = attack(replace(again, resume=True, key=None))
+    assert [file.exists() for file in files] == [True, False, False, True]
+    assert made.images == whole.images and made.key == whole.key and not made.key_drawn
+    with np.load(files[3]) as found, np.load(run.with_name("a.npz")) as wanted:
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert attack(replace(again, resume=True)).images == whole.images  # it is finished
+    with pytest.raises(InputError, match=r"is finished with 16 images: give another out for 5"):
+        attack(replace(again, resume=True, max=5))
 
 
 def test_only_another_class_inside_the_radius_contradicts() -> None:

@@ -21,6 +21,7 @@ from diffsmooth_trt.engine.choice import EngineChoice
 from diffsmooth_trt.errors import InputError, StoreError
 from diffsmooth_trt.statistics.bounds import binomial_lower, binomial_upper, radius_lower
 from diffsmooth_trt.statistics.sequential import anytime_lower, looks
+from diffsmooth_trt.transfer import run as transfer_run
 from diffsmooth_trt.transfer.file import TransferFile
 from diffsmooth_trt.transfer.page import page
 from diffsmooth_trt.transfer.pairs import Alone, Pairs
@@ -169,7 +170,7 @@ def certified(networks: dict[str, Path], images_npz: Any, tmp_path: Path) -> Any
 
 def config(run: Path, engine: Path, **more: Any) -> TransferConfig:
     given: dict[str, Any] = {"pairs": 1000, "engines": EngineChoice(backend="onnxruntime", batch=16), **more}
-    return TransferConfig(run=run, out=run.with_name("t.json"), files={"engine": engine}, **given)
+    return TransferConfig(**{"run": run, "out": run.with_name("t.json"), "files": {"engine": engine}, **given})
 
 
 def truth(run: Path, weights: Any) -> dict[int, tuple[int, float]]:
@@ -239,6 +240,37 @@ def test_votes_of_pairs_do_not_depend_on_the_batch(certified: Any, networks: dic
     second = transfer(config(run, networks["g"], key=key, engines=EngineChoice(backend="onnxruntime", batch=7)))
     assert [image.pairs for image in first.images] == [image.pairs for image in second.images]
     assert first.classifier.id != second.classifier.id
+
+
+def test_a_transfer_that_ended_early_goes_on(
+    certified: Any, networks: dict[str, Path], load_beside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And makes the file of one that was left alone; what was begun otherwise is refused."""
+    monkeypatch.setattr(transfer_run, "TOGETHER", 4)
+    run, key = certified(), dst.smoothed.Key.parse(OTHER)
+    whole = transfer(config(run, networks["g"], key=key))
+    out, part = run.with_name("b.json"), run.with_name("b.json.part")
+    again = config(run, networks["g"], out=out, key=key)
+    stopping = load_beside("interrupting.py").Interrupting(2)
+    with pytest.raises(KeyboardInterrupt):
+        transfer(again, stopping)
+    assert not out.exists() and len(TransferFile.read(part).images) == 8
+    with pytest.raises(
+        InputError, match=r"b.json.part keeps what was done of out .*b.json: pass resume=True to go on with it"
+    ):
+        replace(again)
+    for changes, name in (
+        ({"pairs": 77}, "n"),
+        ({"alpha": 0.05}, "alpha"),
+        ({"key": dst.smoothed.Key.parse("ef" * 32)}, "key"),
+    ):
+        with pytest.raises(InputError, match=f"b.json.part was begun with another {name}: "):
+            transfer(replace(again, resume=True, **changes))
+    with pytest.raises(InputError, match="b.json.part was begun with another classifier: "):
+        transfer(replace(again, resume=True, engines=EngineChoice(batch=2, backend="onnxruntime", threads=1)))
+    made = transfer(replace(again, resume=True, key=None))
+    assert made.images == whole.images and made.key == key and not made.key_drawn and not part.exists()
+    assert transfer(replace(again, resume=True)).images == whole.images  # it is finished
 
 
 def test_another_network_is_refused_with_the_share_that_agrees(certified: Any, networks: dict[str, Path]) -> None:
