@@ -46,6 +46,8 @@ from diffsmooth_trt.report import progress as bars
 from diffsmooth_trt.report import tables
 from diffsmooth_trt.runs import merge as merging
 from diffsmooth_trt.runs import run as running
+from diffsmooth_trt.runs.part import part_of
+from diffsmooth_trt.transfer import run as transferring
 
 IMPORTED = (backend, ood_run, running, merging, tables)  # before the fork: what a command would import on its way
 codecs.lookup("ascii")  # likewise; another user may not be allowed to read Python's folder
@@ -79,11 +81,12 @@ class Ended:
     drawn: list[tuple[float, int]] = field(default_factory=list)
 
 
-def linear(path: Path, seed: int, *, facts: bool = True, role: str = "classifier") -> Path:
+def linear(path: Path, seed: int, *, facts: bool = True, role: str = "classifier", change: float = 0.0) -> Path:
     """A linear classifier of five classes, or a detector whose last weights are not positive, for images of SHAPE."""
     rng, size = np.random.default_rng(seed), int(np.prod(SHAPE))
     classes = 5 if role == "classifier" else 1
     weights = rng.normal(0, 0.5, (classes, size)) if role == "classifier" else -rng.random((1, size)) / size
+    weights += change * rng.normal(0, 0.5, weights.shape)
     values = {"w": weights.astype(np.float32), "b": np.zeros(classes, np.float32)}
     nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1)]
     graph = helper.make_graph(
@@ -123,6 +126,16 @@ def commands(folder: Path, n: int) -> dict[str, Command]:
         Command(
             "export", ("export", "classifier", "--onnx", str(plain(folder)), "--verify-samples", "64"), ".onnx", False
         ),
+    ]
+    of = folder / "attacked.sqlite"
+    run(Command("certify", ("certify", *asked, "--n", "500", "--n0", "50")).argv(of))
+    more = ("--threads", "1", "--key", KEY)
+    effort = ("--radius", "0.2", "0.4", "--steps", "20", "--draws", "50", "--select", "500")
+    near = str(linear(folder / "near.onnx", 0, change=1e-3))
+    g = ("--engine", near, "--backend", "onnxruntime", "--batch", "256")
+    found += [
+        Command("attack", ("attack", str(of), *effort, "--n", "2000", *more), ".json"),
+        Command("transfer", ("transfer", str(of), *g, "--n", str(n), *more), ".json"),
     ]
     for number in (1, 2, 3):
         run(Command("shard", (*shard, f"{number}/3")).argv(folder / f"shard-{number}.sqlite"))
@@ -202,6 +215,9 @@ def rows(out: Path) -> Any:
     """What a finished file holds, but for what two runs of one configuration differ in: times, notes, the audit's choice."""
     if out.suffix == ".onnx":
         return out.read_bytes()
+    if out.suffix == ".json":
+        values = json.loads(out.read_bytes())
+        return {name: value for name, value in values.items() if name not in ("versions", "files", "seconds")}
     if out.suffix == ".jsonl":
         lines = [json.loads(line) for line in out.read_bytes().splitlines()]
         first = {name: value for name, value in lines[0].items() if name not in ("versions", "files", "notes")}
@@ -213,6 +229,11 @@ def rows(out: Path) -> Any:
         **found,
         **{name: value for name, value in meta.items() if name not in ("audit", "notes", "evaluations", "files")},
     }
+
+
+def begun(out: Path) -> bool:
+    """Whether there is something to go on with."""
+    return out.exists() or part_of(out).exists()
 
 
 def held(out: Path) -> int:
@@ -300,7 +321,7 @@ class Harness:
         """Go on to the end, as the command line says; a file that is whole already stays."""
         if out.exists() and not command.goes_on:
             return
-        self.check(command, run(command.argv(out, resume=out.exists())))
+        self.check(command, run(command.argv(out, resume=begun(out))))
 
     def often(self) -> Callable[[], None] | None:
         """In every second round, far more commits than a run makes by itself."""
@@ -321,16 +342,17 @@ class Harness:
             for _ in range(min(faults, 4)):
                 if out.exists() and not command.goes_on:
                     break
-                before = held(out) if out.exists() and command.goes_on else 0
+                counted = out.exists() and command.goes_on and command.suffix != ".json"
+                before = held(out) if counted else 0
                 ended = run(
-                    command.argv(out, resume=out.exists()), often, self.random.uniform(0, self.seconds[command.name])
+                    command.argv(out, resume=begun(out)), often, self.random.uniform(0, self.seconds[command.name])
                 )
                 if ended.status == 0:
                     break
                 done += 1
                 if ended.status != -signal.SIGKILL:
                     self.wrong(command, f"exit status {ended.status}: {' | '.join(ended.errors)[-400:]}")
-                elif often is None and ended.drawn:
+                elif often is None and ended.drawn and command.suffix != ".json":  # those lose what is in work
                     kept = held(out) - before if out.exists() else 0
                     safe = [at for at, total in ended.drawn if total <= kept]
                     self.tally.lost = max(self.tally.lost, ended.seconds - (safe[-1] if safe else ended.drawn[0][0]))
@@ -411,7 +433,7 @@ class Harness:
         with self.round(command) as out:
             run(command.argv(out), jump, self.random.uniform(0, 1) * self.seconds[command.name])
             if not (out.exists() and not command.goes_on):
-                self.check(command, run(command.argv(out, resume=out.exists()), jump))
+                self.check(command, run(command.argv(out, resume=begun(out)), jump))
         return 1
 
     def writers(self, command: Command) -> int:
@@ -502,13 +524,14 @@ def may_mount() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
+WHOLE = ("attack", "transfer")  # whose files are written at the end
 STORES, RUNS = ("certify", "radius", "predict"), ("certify", "radius", "predict", "ood")
 FAULTS: dict[str, tuple[str, ...]] = {
-    "kill": (*RUNS, "merge", "export"),
-    "size": (*RUNS, "merge"),
-    "full": (*RUNS, "merge"),
+    "kill": (*RUNS, *WHOLE, "merge", "export"),
+    "size": (*RUNS, *WHOLE, "merge"),
+    "full": (*RUNS, *WHOLE, "merge"),
     "read_only": RUNS,
-    "clock": (*RUNS, "merge"),
+    "clock": (*RUNS, *WHOLE, "merge"),
     "writers": RUNS,
     "memory": RUNS,
     "torn": RUNS,
@@ -532,6 +555,11 @@ def main() -> int:
     wrong = 0
     if "export" in names:
         import diffsmooth_trt.exporting.onnx_classifier  # noqa: F401  (torch, before the fork)
+    if "attack" in names:
+        import diffsmooth_trt.attack.run as attacking
+
+        attacking.TOGETHER = 2  # of the images that are kept as they are done
+    transferring.TOGETHER = 2
     with tempfile.TemporaryDirectory() as folder:
         harness = Harness(Path(folder), list(names), a.n, a.seed)
         known = {each.name: each for each in harness.commands}

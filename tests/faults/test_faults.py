@@ -24,6 +24,7 @@ def test_no_fault_changes_a_row(tmp_path: Path) -> None:
             "--without",
             "export",
             "radius",
+            "attack",
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         capture_output=True,
