@@ -7,7 +7,6 @@ builds without one.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import signal
 import subprocess
@@ -54,11 +53,12 @@ def _first(error: BaseException) -> str:
 
 def _cpu() -> Finding:
     from .engine import instruction_set
+    from .engine.choice import available_cores
     from .noise import grid_law, sampler
     from .noise.selftest import check_noise
 
     check_noise(grid_law(0.25))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     details = {"features": instruction_set(), "cores": cores, "noise": sampler.variants()}
     text = f"{details['features']}, {cores} cores; noise passes its self-test ({', '.join(sampler.variants())})"
     return Finding("CPU", True, text, details=details)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..certify.batch_size import Clock, search
 from ..device import Device, open_device
 from ..engine import fixed_batch, instruction_set
-from ..engine.choice import AUTO
+from ..engine.choice import AUTO, available_cores
 from ..errors import InputError, OutOfMemory
 from ..methods import Method
 from ..runs.engines import open_method
@@ -241,7 +241,7 @@ def measure(config: BenchConfig, report: Report = lambda _: None) -> BenchResult
         report("stages")
         return BenchResult(
             classifier=_classifier(opening.subjects[0].method),
-            machine={**versions(device), "instruction_set": instruction_set(), "processors": _processors()},
+            machine={**versions(device), "instruction_set": instruction_set(), "processors": available_cores()},
             rounds=config.rounds,
             rows=[subject.row() for subject in subjects],
             matmul={kind: Spread.of([rate / 1e9 for rate in rates]) for kind, (_, rates) in chains.items()},
@@ -249,11 +249,6 @@ def measure(config: BenchConfig, report: Report = lambda _: None) -> BenchResult
             others=others,
             seconds=time.perf_counter() - begun,
         )
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chains(

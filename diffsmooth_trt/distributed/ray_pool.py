@@ -38,10 +38,8 @@ NEVER = "never ran"  # what Ray says of a worker that it could not start
 MODE = "RAY_AUTH_MODE"
 ANSWER_SECONDS, TRIES = 10.0, "RAY_gcs_server_port_wait_time_s"
 NO_MODULE = "No module named"
-LARGE = (
-    32 * 1024
-)  # bytes of a picture from which on it is sent once, not with each batch: Ray's own limit is 100 KiB a message
-PICTURES = 256  # that are kept for the next batch
+# Bytes of a picture from which on it is sent once, and not with each batch: Ray takes 100 KiB with a message. So many are kept.
+LARGE, PICTURES = 32 * 1024, 64
 NONE = np.empty(0, np.uint8)
 TOLD_SECONDS = 2.0  # a worker that stands still is not waited for
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ..device import device_number
@@ -9,6 +10,11 @@ from ..ranges import check_types, integer
 
 MOST_ROWS, MOST_THREADS = 2**16, 4096  # sizes beyond any machine
 AUTO = "auto"
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

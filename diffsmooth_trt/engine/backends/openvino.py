@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,12 @@ from ...device import CPU, Device
 from ...dtypes import Floats32
 from ...errors import EngineError, InputError, shortened
 from ..base import Engine, Inputs
+from ..choice import available_cores
 from ..graph import GraphFile
 
 CHUNK = 16
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 MULTIPLYING = {"Convolution", "MatMul", "FullyConnected", "Deconvolution"}
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def effective_precision(compiled: Any) -> str:
