@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from inputs import DEEP, OF_A_CELL, Format, bytes_changed, json_changed, text_ch
 
 import diffsmooth_trt as dst
 from diffsmooth_trt import zoo
+from diffsmooth_trt.attack.kept import kept_points
 from diffsmooth_trt.bench.report import compare
 from diffsmooth_trt.bench.result import BenchResult, Products, Row, Spread
 from diffsmooth_trt.engine import EngineFacts
@@ -292,6 +294,14 @@ def read_draws(path: Path) -> None:
             Task.of_state(image, state)
 
 
+def points() -> bytes:
+    """What an attack keeps of its points."""
+    buffer = BytesIO()
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    np.savez_compressed(buffer, images=images, labels=np.arange(2), index=np.arange(2), epsilon=np.array([0.1, 0.2]))
+    return buffer.getvalue()
+
+
 def read_checks_of(path: Path) -> None:
     found = read_checks(path.with_name(path.name.removesuffix(".checks.json")))
     json.dumps(found)
@@ -339,6 +349,7 @@ def formats(folder: Path, wanted: Sequence[str] = ()) -> dict[str, Format]:
         Format("bench", ".json", [made_bench().to_json().encode()], read_bench, text_changed),
         Format("draws", ".draws", [draws()], read_draws, text_changed),
         Format("checks", ".checks.json", [CHECKS], read_checks_of, text_changed),
+        Format("points", ".npz", [points()], kept_points),
         Format("key", ".txt", [b"5a" * 32, b"5a" * 32 + b"\n"], shared_key),
         *foreign.formats(folder, wanted),
     ]

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = (
-    "store", "attack", "transfer", "ood", "ood-record", "facts", "record", "bench", "draws", "checks", "key", "image",
+    "store", "attack", "transfer", "ood", "ood-record", "facts", "record", "bench", "draws", "checks", "key", "points", "image",
     "parquet", "npz", "cifar", "class-map", "class-lines", "class-names", "tar", "saved", "arrow", "features",
 )  # fmt: skip
 
