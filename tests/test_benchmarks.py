@@ -149,8 +149,9 @@ def test_simulated_workers_finish_a_run(monkeypatch: pytest.MonkeyPatch) -> None
     """The loop, the steps and the run store are the real ones: what changes in them, the simulation has to follow."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     scaling = importlib.import_module("bench_scaling")
+    costs = scaling.RayCosts(batch=1.0, put=1.0, along=1.0, asked=1.0, under_way=1.0)
     done = scaling.simulate(
-        8, images=3, unit=1000.0, cost=0.0
+        8, images=3, unit=1e6, costs=costs
     )  # so long that this machine's own time is nothing beside it
     # 3 · 10,100 samples by 64 are 474 batches, and those of the audit; the last round of eight workers is not full
     assert 474 <= done["batches_per_second"] * done["seconds"] <= 474 + 3 * 9
