@@ -27,6 +27,7 @@ from diffsmooth_trt import zoo
 from diffsmooth_trt.datasets.classes import read_class_map
 from diffsmooth_trt.engine.class_names import names_in_metadata
 
+PAGE = 2**31 // 4  # times four: see `rows_declared`
 RAN = Path(tempfile.gettempdir()) / f"fuzz-ran-{os.getpid()}"
 
 
@@ -76,12 +77,13 @@ def declared(data: bytes) -> int:
 
 
 def rows_declared(data: bytes) -> int:
-    """The largest of the pictures in parquet's rows."""
+    """The largest of the pictures in parquet's rows, or of its pages: Arrow takes at its word what a page says of its size, 2 GiB
+    at most."""
     try:
         rows = pq.read_table(BytesIO(data))["img"].to_pylist()
-        return max([len(data), *(declared(row["bytes"]) for row in rows)])
+        return max([PAGE, *(declared(row["bytes"]) for row in rows)])
     except Exception:  # whatever it is, not read
-        return len(data)
+        return PAGE
 
 
 def parquet() -> bytes:

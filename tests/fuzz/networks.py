@@ -20,6 +20,7 @@ from diffsmooth_trt.exporting.graph.preprocessing import Overrides
 from diffsmooth_trt.exporting.sources.shards import weight_files
 from diffsmooth_trt.exporting.sources.timm_config import SavedConfig
 from diffsmooth_trt.nets.options import FAMILIES
+from diffsmooth_trt.schedule import MOST_STEPS
 
 SIGMA = 0.25
 SIDE = 16384  # pixels that pictures are resized to at most
@@ -91,7 +92,8 @@ def diffusers_folder(folder: Path) -> Format:
 
     files = {"config.json": json.loads(net.to_json_string()), "scheduler_config.json": scheduler}
     weights = {"diffusion_pytorch_model.safetensors": save(dict(net.state_dict()))}
-    return folder_format("diffusers", folder, files, weights, load)
+    made = folder_format("diffusers", folder, files, weights, load)
+    return replace(made, holds=lambda data: 32 * MOST_STEPS)  # a schedule's numbers, in Python
 
 
 def transformers_folder(folder: Path) -> Format:
