@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, shown
 
 PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {
     "int": ("an integer", (int,)),
@@ -61,13 +61,13 @@ def path(name: str, value: Any) -> Path:
 def integer(name: str, value: object, low: int, high: int) -> None:
     """InputError, naming the option `name` (an argument's name), unless `value` is an integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{flag(name)} must be an integer of {low} to {high}, got {value!r}")
+        raise InputError(f"{flag(name)} must be an integer of {low} to {high}, got {shown(value)}")
 
 
 def number(name: str, value: float, low: float, high: float, remedy: str) -> None:
     """InputError unless `value` is a finite number above `low` and below `high`; `remedy` ends the line."""
     if not (is_finite(value) and low < value < high):
-        raise InputError(f"{flag(name)} must lie between {low:g} and {high:g}, got {value!r}: {remedy}")
+        raise InputError(f"{flag(name)} must lie between {low:g} and {high:g}, got {shown(value)}: {remedy}")
 
 
 def is_finite(value: object) -> bool:

@@ -104,7 +104,7 @@ class AttackFile:
                 alpha=float(values["alpha"]),
                 **key_of(values),
                 versions=dict(values["versions"]),
-                seconds=dict(values["seconds"]),
+                seconds={str(name): float(spent) for name, spent in dict(values["seconds"]).items()},
                 kept=None if values.get("kept") is None else str(values["kept"]),
                 images=[_image(line) for line in values["images"]],
             )

@@ -12,6 +12,7 @@ import numpy as np
 from ..files import write_atomically
 from ..report.figures import blank, check_suffix, picture
 from ..runs.evidence import given_keys
+from ..runs.part import SUFFIX as PART
 from ..statistics.bounds import ABSTAIN
 from .file import AttackFile
 
@@ -66,6 +67,8 @@ def text(attack: AttackFile) -> str:
         f"  answers by {attack.n} draws (the run: {record.stopping.n}) at alpha={attack.alpha} an image",
     ]
     lines += [f"  {said}" for said in given_keys({"the run": record.key_drawn, "the attack": attack.key_drawn})]
+    if attack.path.suffix == PART:
+        lines.append("  not finished: these are the images that are done, `attack --resume` goes on with them")
     if record.skipped:
         lines.append(f"  skipped by the run: {len(record.skipped)} that cannot be used, which are not among them")
     head = ["radius", "certified", "attacked", "clean", "tried", "broken", "abstain"]

@@ -80,14 +80,16 @@ class AttackConfig:
         for name, most in (("max", 10**9), ("n", 10**9), ("threads", MOST_THREADS)):
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), 1, most)
+        check_outputs({"--out": self.out}, {"RUN": self.run})
         outputs = {"--out": self.out, "--images": self.kept, "the evidence": self.evidence}
         beside = {"what is kept meanwhile": part_of(self.out), "its points": points_beside(self.out)}
         check_outputs({**outputs, **beside}, {"RUN": self.run})
         if self.kept is not None and self.kept.suffix != ".npz":
             raise InputError(f"--images {self.kept} has suffix {self.kept.suffix!r}: give a name that ends in .npz")
         check_begun(self.out, self.resume)
+        going_on = self.resume and (self.out.exists() or part_of(self.out).exists())
         for option, path in outputs.items():
-            if path is not None and path.exists() and not self.resume:
+            if path is not None and path.exists() and not going_on:
                 raise InputError(f"{option} {path} exists: give another name")
 
     @property

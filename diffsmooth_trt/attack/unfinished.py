@@ -11,10 +11,12 @@ from ..errors import InputError
 from ..grid import Pixels
 from ..images import Image, pixel_digest
 from ..noise import Key
-from ..runs.part import begun, check_images, check_key, check_same, part_of
+from ..runs.part import begun, check_done, check_images, check_key, check_same, part_of, read_begun
 from .file import AttackFile
 from .kept import Found, keep, kept_points, of_contradictions
 from .rule import Attacked
+
+RARELY = 20.0  # what was found is kept at most so many times as long after the last time as that took, but for 10 s
 
 
 def points_beside(out: Path) -> Path:
@@ -33,18 +35,19 @@ class Unfinished:
         self.began, self.spent = time.perf_counter(), time.process_time()
         self.file, self.images, self.found = asked, list[Attacked](), list[Found]()
         self.finished: AttackFile | None = None
+        self.kept_at, self.took = 0.0, 0.0
         path = begun(asked.path, resume)
         if path is None:
             return
-        before = AttackFile.read(path)
+        before = read_begun(path, AttackFile.read)
+        whole = path == asked.path
         check_same(path, _asked(before), _asked(asked))
         check_key(path, before.key, key)
-        if path == asked.path:
-            if len(before.images) != wanted:
-                raise InputError(
-                    f"--out {path} is finished with {len(before.images)} images: give another --out for {wanted}"
-                )
+        check_done(path, len(before.images), wanted, whole=whole)
+        _check_outputs(asked, before, whole=whole, complete=len(before.images) == wanted)
+        if whole:
             self.finished = before
+            _remove_part(path)
             return
         self.images, self.found = list(before.images), _points(path, before, points_beside(asked.path))
         self.file = replace(before, path=asked.path, run=asked.run, kept=asked.kept)
@@ -69,20 +72,47 @@ class Unfinished:
         return replace(self.file, path=path, seconds=seconds, images=list(self.images))
 
     def keep(self) -> None:
-        """Put what was found on disk, to be gone on with."""
+        """Put what was found on disk, to be gone on with; not each time where that takes long."""
+        if time.perf_counter() - self.kept_at < RARELY * self.took - 10:
+            return
+        start = time.perf_counter()
         keep(self.found, points_beside(self.file.path))  # first: the file names no point that is not there
         self._so_far(part_of(self.file.path)).write()
+        self.kept_at = time.perf_counter()
+        self.took = self.kept_at - start
 
     def finish(self, points: Path | None) -> AttackFile:
-        """Write the file, the evidence of contradictions, and all points to `points`."""
+        """Write the evidence of contradictions, all points to `points`, and last the file; what was kept is removed."""
+        self.took = 0.0
+        self.keep()  # first, as it took the longest
         made = self._so_far(self.file.path)
-        made.write()  # first, as it took the longest
         against = {(image.index, point.epsilon) for image, point in made.contradicted}
         keep([each for each in self.found if (each[0].index, each[1].epsilon) in against], of_contradictions(made.path))
         keep(self.found, points)
-        for path in (part_of(made.path), points_beside(made.path)):
-            path.unlink(missing_ok=True)
+        made.write()
+        _remove_part(made.path)
         return made
+
+
+def _remove_part(out: Path) -> None:
+    for path in (part_of(out), points_beside(out)):
+        path.unlink(missing_ok=True)
+
+
+def _check_outputs(asked: AttackFile, before: AttackFile, *, whole: bool, complete: bool) -> None:
+    """InputError for files that are in the way: only an attack whose images were all done has begun to write them."""
+    points = None if asked.kept is None else Path(asked.kept)
+    if whole:
+        if points is not None and (asked.kept != before.kept or not points.exists()):
+            where = f"kept in {before.kept}" if before.kept else "not kept"
+            raise InputError(
+                f"--out {asked.path} is finished, and its points were {where}: leave --images out, or give another --out"
+            )
+        return
+    ours = complete and asked.kept == before.kept
+    for option, path, may in (("--images", points, ours), ("the evidence", of_contradictions(asked.path), complete)):
+        if path is not None and path.exists() and not may:
+            raise InputError(f"{option} {path} exists: give another name")
 
 
 def _asked(file: AttackFile) -> dict[str, object]:
@@ -93,7 +123,10 @@ def _asked(file: AttackFile) -> dict[str, object]:
 
 def _points(path: Path, before: AttackFile, points: Path) -> list[Found]:
     """The points of the attack at `path`, which are kept in `points`."""
-    kept = kept_points(points) if points.exists() else {}
+    try:
+        kept = kept_points(points) if points.exists() else {}
+    except InputError:
+        kept = {}
     found = [
         (image, point, pixels)
         for image in before.images

@@ -75,7 +75,11 @@ class _Arrow:
             for batch in stream:
                 if _within(rows, first, first + len(batch)):
                     chosen = batch.select([column.split(".")[0] for column in columns])
-                    chosen.validate(full=True)  # offsets of a damaged file would end the process
+                    for column in columns:  # offsets of a damaged file would end the process
+                        head, *part = column.split(".")
+                        cells = chosen.column(head)
+                        cells.validate()
+                        (cells.field(part[0]) if part else cells).validate(full=True)
                     yield first, chosen
                 first += len(batch)
 

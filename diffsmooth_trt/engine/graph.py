@@ -41,9 +41,11 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def _texts_are_texts(message: Message) -> bool:
-    """Whether all of its texts are UTF-8: protobuf hands over bytes for others."""
+    """Whether all of its texts but comments are UTF-8: protobuf hands over bytes for others."""
     for described, value in message.ListFields():
         single = isinstance(value, str | bytes | Message)
+        if described.name == "doc_string":
+            continue
         if described.type == described.TYPE_STRING:
             if any(isinstance(each, bytes) for each in ((value,) if single else value)):
                 return False
@@ -153,7 +155,7 @@ def weights_files(path: Path, model: onnx.ModelProto) -> set[str]:
     }
     for name in names:
         file = path.parent / name
-        if not file.resolve().is_relative_to(path.parent.resolve()):
+        if "\0" in name or not file.resolve().is_relative_to(path.parent.resolve()):
             raise InputError(f"{path} keeps weights outside its folder ({name}): export it again")
         if not is_there(file):
             raise InputError(f"{path} needs its weights file {name} beside it: copy both, or export it again")

@@ -11,6 +11,7 @@ from ..errors import InputError, shown
 from ..files import parsed_json
 
 DEPTH = re.compile("layers|depth|blocks", re.IGNORECASE)  # names of numbers of layers in libraries' configurations
+NAMES = ("id2label", "label2id")  # of classes, which may be of layers and depths
 DEEPEST = 1000  # layers or blocks in a row that a configuration may ask for; building more takes minutes
 
 
@@ -87,7 +88,8 @@ def check_depth(path: Path, config: object, name: str = "") -> None:
     """InputError where a library's configuration in the file at `path` asks for more than DEEPEST layers in a row."""
     if isinstance(config, dict):
         for inner, value in config.items():
-            check_depth(path, value, str(inner))
+            if inner not in NAMES:
+                check_depth(path, value, str(inner))
     elif isinstance(config, list):
         for value in config:
             check_depth(path, value, name)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from ..errors import InputError
+from ..errors import InputError, StoreError
 from ..images import Image, pixel_digest
 from ..noise import Key
+
+SUFFIX = ".part"
+Made = TypeVar("Made")
 
 
 def part_of(out: Path) -> Path:
     """Where the command that makes `out` keeps what is done."""
-    return out.with_name(f"{out.name}.part")
+    return out.with_name(f"{out.name}{SUFFIX}")
 
 
 def check_begun(out: Path, resume: bool) -> None:
@@ -26,8 +29,26 @@ def check_begun(out: Path, resume: bool) -> None:
 
 
 def begun(out: Path, resume: bool) -> Path | None:
-    """The file to go on with: the part, or where there is none the whole file; None for a new one."""
-    return next((path for path in (part_of(out), out) if resume and path.exists()), None)
+    """The file to go on with: the whole file, which is written last, or the part; None for a new one."""
+    return next((path for path in (out, part_of(out)) if resume and path.exists()), None)
+
+
+def read_begun(path: Path, read: Callable[[Path], Made]) -> Made:
+    """What `read` makes of the file to go on with; InputError, with what helps, where that is damaged."""
+    try:
+        return read(path)
+    except (InputError, StoreError) as error:
+        if path.suffix != SUFFIX:
+            raise
+        raise InputError(f"{path} is damaged ({error.message}): remove it to start anew") from error
+
+
+def check_done(path: Path, done: int, wanted: int, *, whole: bool) -> None:
+    """InputError unless the `done` images of a whole file are those wanted, and those of a part no more than them."""
+    if whole and done != wanted:
+        raise InputError(f"--out {path} is finished with {done} images: give another --out for {wanted}")
+    if done > wanted:
+        raise InputError(f"{path} has {done} images already, got {wanted}: give as many, or another --out")
 
 
 def check_same(path: Path, recorded: Mapping[str, object], asked: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..errors import InputError
 from ..runs.evidence import given_keys
 from ..runs.file import UNRECORDED
+from ..runs.part import SUFFIX as PART
 from .file import TransferFile
 from .pairs import Alone, Pairs
 
@@ -79,7 +80,9 @@ def notes(transfer: TransferFile) -> list[str]:
     record, lines = transfer.record, []
     if record.skipped:
         lines.append(f"skipped by the run: {len(record.skipped)} that cannot be used, counted as not certified")
-    if transfer.counted < len(record.asked):
+    if transfer.path.suffix == PART:
+        lines.append("not finished: these are the images that are done, `transfer --resume` goes on with them")
+    elif transfer.counted < len(record.asked):
         lines.append(f"{transfer.counted} of {len(record.asked)} images: the run was not finished")
     lines += given_keys({"the run": record.key_drawn, "the pairs": transfer.key_drawn})
     assumed = [part for part, state in transfer.rows.items() if state != "proved"]

@@ -21,7 +21,7 @@ from ..noise.counters import TRANSFER
 from ..runs.config import RunConfig
 from ..runs.engines import open_method
 from ..runs.identity import classifier_id, independence, versions
-from ..runs.part import begun, check_begun, check_images, check_key, check_same, part_of
+from ..runs.part import begun, check_begun, check_done, check_images, check_key, check_same, part_of, read_begun
 from ..runs.record import check_noise_version
 from ..runs.reopen import TOGETHER, check_sha256, find, finished_images, open_as_run, own_slots, recorded_images
 from ..runs.run import check_noise
@@ -57,6 +57,7 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         inputs = {"RUN": self.run, **{f"--{name}": path for name, path in self.files.items()}}
+        check_outputs({"--out": self.out}, inputs)
         check_outputs({"--out": self.out, "what is kept meanwhile": part_of(self.out)}, inputs)
         check_begun(self.out, self.resume)
 
@@ -105,7 +106,8 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
         )
         wanted = len(store.images_with_results())
         made = _begun(asked, config, wanted)
-        if len(made.images) == wanted and made.path.exists():
+        if made.images and made.path.exists():
+            part_of(config.out).unlink(missing_ok=True)
             return made
         images = finished_images(recorded_images(record, both.config.data), store)
         check_images(part_of(config.out), made.images, images)
@@ -116,13 +118,13 @@ def transfer(config: TransferConfig, progress: Progress | None = None) -> Transf
             made = replace(made, images=[*made.images, *evaluated(store, both, rule, made.key, group)])
             certified += sum(store.result(image.index).predict >= 0 for image in group)
             if certified >= EARLY:
-                check_agreement(made.images, certified)
+                check_agreement(made.images, certified, config.out)
             if len(made.images) < wanted:
                 replace(made, path=part_of(config.out)).write()
             shown.update(2 * pairs * len(group), len(group))
         if not made.images:
             raise InputError(f"{store.path} has no results yet: finish the run first")
-        check_agreement(made.images, certified)
+        check_agreement(made.images, certified, config.out)
         made.write()
         part_of(config.out).unlink(missing_ok=True)
     return made
@@ -133,11 +135,10 @@ def _begun(asked: TransferFile, config: TransferConfig, wanted: int) -> Transfer
     path = begun(config.out, config.resume)
     if path is None:
         return asked
-    before = TransferFile.read(path)
+    before = read_begun(path, TransferFile.read)
     check_same(path, _decides(before), _decides(asked))
     check_key(path, before.key, config.key)
-    if path == config.out and len(before.images) != wanted:
-        raise InputError(f"--out {path} is finished with {len(before.images)} images: give another --out for {wanted}")
+    check_done(path, len(before.images), wanted, whole=path == config.out)
     return replace(before, path=asked.path, run=asked.run, files=asked.files)
 
 
@@ -251,10 +252,11 @@ def evaluated(
     return transferred
 
 
-def check_agreement(images: Sequence[Transferred], certified: int) -> None:
-    """InputError where the run certified images and none of them can be certified for g."""
+def check_agreement(images: Sequence[Transferred], certified: int, out: Path) -> None:
+    """InputError where the run certified images and none of them can be certified for g; nothing of that is kept beside `out`."""
     if not certified or any(image.outcome.predict >= 0 for image in images):
         return
+    part_of(out).unlink(missing_ok=True)
     share = sum(image.pairs.agree for image in images) / sum(image.pairs.total for image in images)
     raise InputError(
         f"the two classifiers agree on the run's class in {share:.1%} of draws, too rarely to certify any of {len(images)} "

@@ -346,6 +346,49 @@ def test_an_attack_that_ended_early_goes_on(certified: Any, load_beside: Any, mo
     assert attack(replace(again, resume=True)).images == whole.images  # it is finished
     with pytest.raises(InputError, match=r"is finished with 16 images: give another out for 5"):
         attack(replace(again, resume=True, max=5))
+    with pytest.raises(InputError, match=r"is finished, and its points were kept in .*b.npz: leave images out, or"):
+        attack(replace(again, resume=True, kept=run.with_name("c.npz")))
+
+
+def test_what_lies_in_the_way_of_an_attack_that_goes_on_is_not_overwritten(
+    certified: Any, load_beside: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of points that is not its own, a part that is damaged; and its own points, where the last write failed."""
+    monkeypatch.setattr(attack_run, "TOGETHER", 4)
+    run = certified()
+    foreign, out = run.with_name("mine.npz"), run.with_name("b.json")
+    foreign.write_bytes(b"mine")
+    asked: dict[str, Any] = {"out": out, "key": Key.parse(KEY), "max": 12, "radii": (0.3,)}
+    with pytest.raises(InputError, match=r"^images .*mine.npz exists: give another name"):
+        config(run, **asked, kept=foreign, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        attack(config(run, **asked), load_beside("interrupting.py").Interrupting(2))
+    for changes, message in (
+        ({"kept": foreign}, r"^images .*mine.npz exists: give another name"),
+        ({"max": 4}, r"b.json.part has 8 images already, got 4: give as many, or another out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            attack(config(run, **{**asked, **changes}, resume=True))
+    assert foreign.read_bytes() == b"mine"
+    assert main(["report", str(out.with_name("b.json.part"))]) == 0
+    assert "not finished: these are the images that are done, `attack --resume` goes on" in capsys.readouterr().out
+    part, points = out.with_name("b.json.part"), run.with_name("b.npz")
+    with monkeypatch.context() as patch:
+        real = AttackFile.write
+        patch.setattr(AttackFile, "write", lambda made: real(made) if made.path == part else fails())
+        with pytest.raises(StoreError, match="no space"):
+            attack(config(run, **asked, kept=points, resume=True))
+    assert points.exists() and not out.exists() and len(AttackFile.read(part).images) == 12
+    made = attack(config(run, **asked, kept=points, resume=True))
+    assert len(made.images) == 12 and points.exists() and not part.exists()
+    part.write_bytes(b"{")
+    out.unlink()
+    with pytest.raises(InputError, match=r"^.*b.json.part is damaged \(.*\): remove it to start anew"):
+        attack(config(run, **asked, kept=points, resume=True))
+
+
+def fails() -> None:
+    raise StoreError("no space")
 
 
 def test_only_another_class_inside_the_radius_contradicts() -> None:

@@ -133,6 +133,10 @@ def test_bad_files(tmp_path, linear_classifier, shrinking_denoiser):
     plan.touch()
     identity = one_node(tmp_path / "i.onnx", helper.make_node("Identity", ["x"], ["y"]))
     double = one_node(tmp_path / "d.onnx", helper.make_node("Identity", ["x"], ["y"]), TensorProto.DOUBLE)
+    commented = helper.make_node("Identity", ["x"], ["y"], doc_string="comment")
+    latin = one_node(tmp_path / "l.onnx", commented)
+    latin.write_bytes(latin.read_bytes().replace(b"comment", b"c\xf4mment"))
+    open_engine(latin, batch=2, role="denoiser", sigma=0.25).close()  # what comments say is nobody's business
     garbled = tmp_path / "g.onnx"
     garbled.write_bytes(identity.read_bytes().replace(b"Identity", b"Identit\xff"))
     cases = [

@@ -26,6 +26,7 @@ from diffsmooth_trt.errors import InputError  # noqa: E402
 from diffsmooth_trt.exporting import export_classifier  # noqa: E402
 from diffsmooth_trt.exporting.graph.preprocessing import Overrides  # noqa: E402
 from diffsmooth_trt.exporting.sources.transformers import load_folder, preprocessing_of  # noqa: E402
+from diffsmooth_trt.nets.values import check_depth  # noqa: E402
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48, "image_size": 32}
 PREPROCESSOR = {
@@ -315,6 +316,14 @@ def test_forms_of_preprocessor_files(values: dict[str, Any], want: tuple[Any, ..
     found = preprocessing_of(values, 192)
     assert (found.input_size, found.resize_to, found.crop_at, found.mode) == want
     assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_numbers_of_classes_are_no_depths(tmp_path: Path) -> None:
+    """ "depth charge" may be class 1,400 of a network; its layers are counted elsewhere."""
+    path = tmp_path / "config.json"
+    check_depth(path, {"label2id": {"depth charge": 1400, "players": 2000}, "num_hidden_layers": 48})
+    with pytest.raises(InputError, match="depths in .*config.json is 1400, expected at most 1000"):
+        check_depth(path, {"backbone": {"depths": [2, 1400]}})
 
 
 def test_class_names_are_facts_that_decide_labels(vit, tmp_path):

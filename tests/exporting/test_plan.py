@@ -231,6 +231,9 @@ def test_weights_of_a_stripped_plan_may_lie_in_a_folder_of_their_own(tmp_path: P
     record_path(tmp_path / "d.plan").write_text(record.to_json(), encoding="utf-8")
     plan = read_plan(tmp_path / "d.plan", role="denoiser", sigma=0.25)
     assert plan.source() == tmp_path / "d.onnx"
+    (tmp_path / "d.onnx").rename(tmp_path.parent / "blob")
+    (tmp_path / "d.onnx").symlink_to(tmp_path.parent / "blob")  # as caches of downloads have it
+    assert plan.source() == tmp_path / "d.onnx"
     (tmp_path / "parts" / "w.bin").unlink()
     with pytest.raises(InputError, match="has its weights in parts/w.bin, which is not beside it"):
         plan.source()

@@ -268,6 +268,14 @@ def test_a_transfer_that_ended_early_goes_on(
             transfer(replace(again, resume=True, **changes))
     with pytest.raises(InputError, match="b.json.part was begun with another classifier: "):
         transfer(replace(again, resume=True, engines=EngineChoice(batch=2, backend="onnxruntime", threads=1)))
+    assert "not finished: these are the images that are done, `transfer --resume` goes on" in text(
+        TransferFile.read(part)
+    )
+    out.write_text("somebody's")
+    with pytest.raises(InputError, match="b.json is no file of `diffsmooth-trt transfer`"):
+        transfer(replace(again, resume=True))
+    assert out.read_text() == "somebody's"
+    out.unlink()
     made = transfer(replace(again, resume=True, key=None))
     assert made.images == whole.images and made.key == key and not made.key_drawn and not part.exists()
     assert transfer(replace(again, resume=True)).images == whole.images  # it is finished
