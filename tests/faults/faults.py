@@ -361,7 +361,10 @@ class Harness:
 
     def limited(self, command: Command, kind: int, most: int) -> int:
         """A limit of the process, at random up to `most` (of memory, small ones as often as large ones), and then none."""
-        limit = self.random.randrange(most) if kind == resource.RLIMIT_FSIZE else int(most ** self.random.random())
+        # A file of errors is a file, too: a line has room in it.
+        limit = (
+            1000 + self.random.randrange(most) if kind == resource.RLIMIT_FSIZE else int(most ** self.random.random())
+        )
 
         def limit_it() -> None:
             value = limit if kind == resource.RLIMIT_FSIZE else own_memory() + limit
