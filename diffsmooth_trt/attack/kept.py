@@ -46,7 +46,7 @@ def kept_points(path: Path) -> Mapping[tuple[int, float], Pixels]:
         raise InputError(f"--images {path} does not exist: give what attack --images wrote")
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            images, index, epsilon = (file[name] for name in ("images", "index", "epsilon"))
+            images, index, epsilon = (np.asarray(file[name]) for name in ("images", "index", "epsilon"))
     except Exception as error:  # NumPy and zipfile raise many kinds
         raise InputError(
             f"--images {path} holds no points of an attack ({shortened(error)}): give what attack --images wrote"

@@ -53,9 +53,9 @@ def families(folder: Path) -> list[Format]:
 
 
 def pictured(data: bytes) -> int:
-    """Bytes of a float32 picture of the largest side in an input: what preprocesses pictures is tried on one."""
+    """Bytes of a float64 picture of the largest side in an input: what preprocesses pictures is tried on one."""
     sides = [int(number) for number in re.findall(rb"[0-9]+", data) if len(number) < 6]
-    return max(len(data), *(12 * side**2 for side in sides if side <= SIDE))
+    return max(len(data), *(24 * side**2 for side in sides if side <= SIDE))
 
 
 def folder_format(
