@@ -167,7 +167,9 @@ def connected(address: str, machine: Machine | None = None) -> Iterator[Any]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
     try:
-        with unheard(ray):
+        with unheard(ray), warnings.catch_warnings():
+            # Of the size of messages, which are what a batch needs.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.util\.client")
             yield ray
     finally:
         ray.shutdown()
