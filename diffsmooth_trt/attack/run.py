@@ -24,7 +24,7 @@ from ..noise import PREDICTION, Key
 from ..noise.counters import ATTACK_SELECTION
 from ..ranges import integer, number
 from ..runs.identity import versions
-from ..runs.part import check_begun, part_of
+from ..runs.part import begun, check_begun, part_of
 from ..runs.record import check_noise_version
 from ..runs.reopen import TOGETHER, finished_images, open_as_run, recorded_images
 from ..runs.run import check_noise
@@ -87,7 +87,7 @@ class AttackConfig:
         if self.kept is not None and self.kept.suffix != ".npz":
             raise InputError(f"--images {self.kept} has suffix {self.kept.suffix!r}: give a name that ends in .npz")
         check_begun(self.out, self.resume)
-        going_on = self.resume and (self.out.exists() or part_of(self.out).exists())
+        going_on = begun(self.out, self.resume) is not None
         for option, path in outputs.items():
             if path is not None and path.exists() and not going_on:
                 raise InputError(f"{option} {path} exists: give another name")
@@ -181,7 +181,7 @@ def attack(config: AttackConfig, progress: Progress | None = None) -> AttackFile
             if len(kept.images) < wanted:
                 kept.keep()
             shown.update(0, len(group))
-        return kept.finish(config.kept)
+        return kept.finish()
 
 
 class Attack:

@@ -81,14 +81,14 @@ class Unfinished:
         self.kept_at = time.perf_counter()
         self.took = self.kept_at - start
 
-    def finish(self, points: Path | None) -> AttackFile:
-        """Write the evidence of contradictions, all points to `points`, and last the file; what was kept is removed."""
+    def finish(self) -> AttackFile:
+        """Write the evidence of contradictions, the points where that was asked for, and last the file; remove what was kept."""
         self.took = 0.0
         self.keep()  # first, as it took the longest
         made = self._so_far(self.file.path)
         against = {(image.index, point.epsilon) for image, point in made.contradicted}
         keep([each for each in self.found if (each[0].index, each[1].epsilon) in against], of_contradictions(made.path))
-        keep(self.found, points)
+        keep(self.found, None if made.kept is None else Path(made.kept))
         made.write()
         _remove_part(made.path)
         return made

@@ -46,7 +46,7 @@ from diffsmooth_trt.report import progress as bars
 from diffsmooth_trt.report import tables
 from diffsmooth_trt.runs import merge as merging
 from diffsmooth_trt.runs import run as running
-from diffsmooth_trt.runs.part import part_of
+from diffsmooth_trt.runs.part import begun
 from diffsmooth_trt.transfer import run as transferring
 
 IMPORTED = (backend, ood_run, running, merging, tables)  # before the fork: what a command would import on its way
@@ -231,11 +231,6 @@ def rows(out: Path) -> Any:
     }
 
 
-def begun(out: Path) -> bool:
-    """Whether there is something to go on with."""
-    return out.exists() or part_of(out).exists()
-
-
 def held(out: Path) -> int:
     """How many samples a file knows after a kill; it is copied, so that looking at it mends nothing."""
     with tempfile.TemporaryDirectory() as folder:
@@ -321,7 +316,7 @@ class Harness:
         """Go on to the end, as the command line says; a file that is whole already stays."""
         if out.exists() and not command.goes_on:
             return
-        self.check(command, run(command.argv(out, resume=begun(out))))
+        self.check(command, run(command.argv(out, resume=begun(out, True) is not None)))
 
     def often(self) -> Callable[[], None] | None:
         """In every second round, far more commits than a run makes by itself."""
@@ -345,7 +340,9 @@ class Harness:
                 counted = out.exists() and command.goes_on and command.suffix != ".json"
                 before = held(out) if counted else 0
                 ended = run(
-                    command.argv(out, resume=begun(out)), often, self.random.uniform(0, self.seconds[command.name])
+                    command.argv(out, resume=begun(out, True) is not None),
+                    often,
+                    self.random.uniform(0, self.seconds[command.name]),
                 )
                 if ended.status == 0:
                     break
@@ -436,7 +433,7 @@ class Harness:
         with self.round(command) as out:
             run(command.argv(out), jump, self.random.uniform(0, 1) * self.seconds[command.name])
             if not (out.exists() and not command.goes_on):
-                self.check(command, run(command.argv(out, resume=begun(out)), jump))
+                self.check(command, run(command.argv(out, resume=begun(out, True) is not None), jump))
         return 1
 
     def writers(self, command: Command) -> int:

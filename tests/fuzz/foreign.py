@@ -86,8 +86,7 @@ def rows_declared(data: bytes) -> int:
         return PAGE
 
 
-def parquet() -> bytes:
-    rows = pa.table({"img": [{"bytes": data, "path": "x"} for data in encoded()[:3]], "label": [0, 1, 2]})
+def parquet(rows: Any) -> bytes:
     buffer = BytesIO()
     pq.write_table(rows, buffer)
     return buffer.getvalue()
@@ -253,9 +252,7 @@ def table(features: Any = FEATURES) -> Any:
 
 def features_changed(rng: random.Random, data: bytes) -> bytes:
     """Parquet whose description by `datasets` is changed."""
-    buffer = BytesIO()
-    pq.write_table(table(json_changed(rng, FEATURES)), buffer)
-    return buffer.getvalue()
+    return parquet(table(json_changed(rng, FEATURES)))
 
 
 def saved_sets(folder: Path) -> list[Format]:
@@ -278,18 +275,13 @@ def saved_sets(folder: Path) -> list[Format]:
             (here / "state.json").write_text(json.dumps(state))
         read_images(here)
 
-    buffer = BytesIO()
-    pq.write_table(table(), buffer)
-    said = [
-        several({"state.json": state, "dataset_info.json": info}),
-        several({"dataset_dict.json": {"splits": ["a", "b"]}}),
-    ]
+    said = several({"state.json": state, "dataset_info.json": info})
     return [
-        Format("saved", ".json", said[:1], read, one_changed),
+        Format("saved", ".json", [said], read, one_changed),
         Format(
             "arrow", ".arrow", [arrow], lambda path: read(path, path.read_bytes()), holds=lambda data: 4 * 179 * 10**6
         ),
-        Format("features", ".parquet", [buffer.getvalue()], read_images, features_changed, holds=rows_declared),
+        Format("features", ".parquet", [parquet(table())], read_images, features_changed, holds=rows_declared),
     ]
 
 
@@ -310,7 +302,7 @@ def formats(folder: Path, wanted: Sequence[str] = ()) -> list[Format]:
     """All of them, of networks those that are `wanted`."""
     return [
         Format("image", ".png", encoded(), read_folder, holds=declared),
-        Format("parquet", ".parquet", [parquet()], read_images, holds=rows_declared),
+        Format("parquet", ".parquet", [parquet(table())], read_images, holds=rows_declared),
         Format("npz", ".npz", [npz()], read_images),
         Format("cifar", ".bin", [bytes(3073 * 2)], read_images),
         Format("onnx", ".onnx", [zoo.CLASSIFIER_DDS.read_bytes()], _open),
